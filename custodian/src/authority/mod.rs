@@ -1,0 +1,22 @@
+//! Who may do what: devices, users, sessions, keys, and the [`Permit`] that follows from all of them together (law 3).
+
+mod caller;
+mod device;
+mod key;
+mod permit;
+mod session;
+mod user;
+
+pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
+pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
+pub use key::{KeyState, WrappingKey};
+pub use permit::{Permit, Standing};
+pub use session::{Session, SessionId};
+pub use user::{PasswordHash, Role, Roles, User, UserId};
+
+/// An id of a device, a user or a label that does not keep the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an id has 1 to 63 characters: a-z, 0-9 and '-', for users also '.' and '_', and starts with a letter or digit"
+)]
+pub struct BadId;

@@ -1,0 +1,58 @@
+//! The permit: proof that one operation is allowed.
+
+use custodian_proto::key::KeyId;
+
+use super::{Role, SessionId, SpkiHash};
+
+/// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
+/// authority makes one, and the token call consumes it.
+///
+/// It cannot be made:
+/// ```compile_fail
+/// use custodian::authority::{Permit, Standing};
+/// # fn forge(standing: Standing) -> Permit {
+/// Permit { standing }
+/// # }
+/// ```
+/// nor copied:
+/// ```compile_fail
+/// # fn twice(permit: custodian::authority::Permit) -> (custodian::authority::Permit, custodian::authority::Permit) {
+/// (permit.clone(), permit)
+/// # }
+/// ```
+pub struct Permit {
+    standing: Standing,
+}
+
+impl Permit {
+    /// Only the authority judges.
+    pub(in crate::authority) fn new(standing: Standing) -> Self {
+        Self { standing }
+    }
+
+    /// Uses the permit up. What is left is what must still be true when the attempt is settled.
+    pub fn redeem(self) -> Standing {
+        self.standing
+    }
+
+    /// A permit for tests of what lies behind one.
+    #[cfg(test)]
+    pub(crate) fn for_test(standing: Standing) -> Self {
+        Self { standing }
+    }
+}
+
+/// What a permit was given on, and what the settling transaction reads again (law 2).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// This device must be active.
+    pub(crate) device: Option<SpkiHash>,
+    /// This session must be alive, on that device, and its user enabled.
+    pub(crate) session: Option<SessionId>,
+    /// That user must still have this role.
+    pub(crate) role: Option<Role>,
+    /// This wrapping key must be active.
+    pub(crate) key: Option<KeyId>,
+    /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.
+    pub(crate) hourly_budget: Option<u32>,
+}

@@ -1,0 +1,77 @@
+//! Why an attempt gave nothing.
+
+use custodian_proto::refusal::{self, Refusal};
+
+/// An attempt that gave nothing: refused (theirs) or failed (ours).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// Theirs. The caller learns the refusal; `detail` is for the log alone.
+    #[error("{refusal}")]
+    Refused {
+        /// What the caller is told.
+        refusal: Refusal,
+        /// What the auditor is told beyond that: which field, which of several causes.
+        detail: String,
+    },
+    /// Ours.
+    #[error(transparent)]
+    Failed(#[from] Fault),
+}
+
+impl Denial {
+    /// The code as it stands in the log.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { refusal, .. } => refusal.code(),
+            Self::Failed(fault) => fault.code(),
+        }
+    }
+
+    /// The part that only the log learns.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Refused { detail, .. } => detail,
+            Self::Failed(fault) => fault.detail(),
+        }
+    }
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused { refusal, detail: String::new() }
+    }
+}
+
+/// Something of ours does not work. The detail goes to the log, not to the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No worker could answer within the deadline.
+    #[error("the token does not answer: {0}")]
+    TokenUnavailable(String),
+    /// The ledger could not commit within its deadline (law 1: then nothing leaves).
+    #[error("the ledger cannot record: {0}")]
+    LedgerUnavailable(String),
+    /// A defect.
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+impl Fault {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TokenUnavailable(_) => refusal::fault::TOKEN_UNAVAILABLE,
+            Self::LedgerUnavailable(_) => refusal::fault::LEDGER_UNAVAILABLE,
+            Self::Internal(_) => refusal::fault::INTERNAL,
+        }
+    }
+
+    /// What happened, for the log.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::TokenUnavailable(detail) | Self::LedgerUnavailable(detail) | Self::Internal(detail) => {
+                detail
+            }
+        }
+    }
+}

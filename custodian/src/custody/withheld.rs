@@ -1,0 +1,34 @@
+//! A result that exists but has not been released.
+
+use crate::{authority::Standing, ledger::Release};
+
+/// What the token made, kept back until the record of it is durable (law 1). Only the ledger makes a [`Release`].
+///
+/// It also carries what must still be true in the settling transaction (law 2).
+///
+/// ```compile_fail
+/// # fn peek<T>(withheld: custodian::custody::Withheld<T>) -> T {
+/// withheld.secret
+/// # }
+/// ```
+pub struct Withheld<T> {
+    secret: T,
+    standing: Standing,
+}
+
+impl<T> Withheld<T> {
+    /// Keeps `secret` back until an attempt with this standing is settled.
+    pub(crate) fn new(secret: T, standing: Standing) -> Self {
+        Self { secret, standing }
+    }
+
+    /// What the settling transaction must find still true.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Lets it go: the release proves that the record is durable.
+    pub fn release(self, _: Release) -> T {
+        self.secret
+    }
+}

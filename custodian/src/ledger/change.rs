@@ -1,0 +1,85 @@
+//! What a settled attempt changes.
+
+use custodian_proto::key::KeyId;
+
+use crate::authority::{
+    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, User,
+    UserId, WrappingKey,
+};
+
+/// One change of the ledger's state, made in the transaction that records the attempt.
+///
+/// The transaction refuses what the present state does not allow: NOT_FOUND, ALREADY_EXISTS, STATE_CONFLICT,
+/// ENROLLMENT_REFUSED.
+#[derive(Clone)]
+pub enum Change {
+    /// Adds a session. Its user must be enabled (LOGIN_FAILED).
+    OpenSession(Session),
+    /// Removes a session.
+    CloseSession(SessionId),
+    /// Adds an invitation. No device or open invitation may have that id; an expired or used one is replaced.
+    Invite(Invitation),
+    /// Uses the invitation up and adds the device, ENROLLED. Neither the id nor the key may be in use.
+    Enroll {
+        /// Which invitation.
+        code_hash: [u8; 32],
+        /// The new device.
+        device: Device,
+    },
+    /// Steps a device through its life; see [`DeviceState::may_become`]. Suspending and revoking ends its sessions.
+    SetDeviceState {
+        /// Which device.
+        id: DeviceId,
+        /// Its next state.
+        state: DeviceState,
+        /// Why.
+        reason: String,
+    },
+    /// Adds a user.
+    CreateUser(User),
+    /// Stops a user (ending the sessions) or lets one in again. Already so: no change, no error.
+    SetUserDisabled {
+        /// Which user.
+        id: UserId,
+        /// Stop or not.
+        disabled: bool,
+    },
+    /// Sets a password and ends the user's sessions, except one.
+    SetPassword {
+        /// Which user.
+        id: UserId,
+        /// The new hash.
+        password: PasswordHash,
+        /// The session that made the change, if it is the user's own.
+        keep: Option<SessionId>,
+    },
+    /// Replaces a user's roles.
+    SetRoles {
+        /// Which user.
+        id: UserId,
+        /// The new roles.
+        roles: Roles,
+    },
+    /// Adds a wrapping key. Neither id nor label may be in use.
+    AddKey(WrappingKey),
+    /// Suspends or activates a wrapping key. Already so: STATE_CONFLICT.
+    SetKeyState {
+        /// Which key.
+        id: KeyId,
+        /// Its next state.
+        state: KeyState,
+    },
+}
+
+/// What a change left behind.
+#[derive(Clone)]
+pub enum Changed {
+    /// Nothing to show: sessions and invitations.
+    Done,
+    /// The device as it is now.
+    Device(Device),
+    /// The user as it is now.
+    User(User),
+    /// The key as it is now.
+    Key(WrappingKey),
+}

@@ -1,0 +1,119 @@
+//! The ledger: the one transactional store of devices, users, sessions, keys' metadata and budgets, and the log of
+//! every attempt.
+
+mod change;
+mod record;
+
+use async_trait::async_trait;
+use custodian_proto::{key::KeyId, v1};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+pub use change::{Change, Changed};
+pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
+
+use crate::{
+    authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
+    custody::{Denial, Fault},
+};
+
+/// The store that every decision reads and every attempt is written to.
+///
+/// All writes go through [`Ledger::settle`]: a change and its record are one transaction, committed in groups.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Queues the beginning of an attempt ahead of everything that follows. Does not wait.
+    ///
+    /// If the custodian dies before the attempt is settled, the next start records it with the outcome
+    /// `OUTCOME_UNKNOWN`.
+    fn begin(&self, intent: Intent) -> Attempt;
+
+    /// Records the outcome durably, and for a [`Outcome::Granted`] one first reads, in the same transaction, that its
+    /// standing still holds (law 2), charges the budget and makes the change. If it no longer holds, the record is of
+    /// the refusal.
+    ///
+    /// `Ok`: durably recorded as allowed. `Err`: durably recorded as denied, or the ledger could not record within its
+    /// deadline ([`Fault::LedgerUnavailable`]); either way nothing may leave (law 1).
+    async fn settle(&self, attempt: Attempt, outcome: Outcome) -> Result<(Release, Changed), Denial>;
+
+    /// The device of this key, and the session with its user if one is named: one read.
+    async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
+
+    /// One device.
+    async fn device(&self, id: &DeviceId) -> Result<Option<Device>, LedgerError>;
+    /// Up to `limit` devices with ids greater than `after`, in order.
+    async fn devices(&self, after: Option<DeviceId>, limit: u32) -> Result<Vec<Device>, LedgerError>;
+    /// The invitation of this code, if it is neither used nor expired at `now`.
+    async fn invitation(
+        &self,
+        code_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Invitation>, LedgerError>;
+    /// Whether any invitation is neither used nor expired at `now`.
+    async fn has_open_invitation(&self, now: Timestamp) -> Result<bool, LedgerError>;
+
+    /// One user.
+    async fn user(&self, id: &UserId) -> Result<Option<User>, LedgerError>;
+    /// Up to `limit` users with ids greater than `after`, in order.
+    async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<User>, LedgerError>;
+
+    /// One wrapping key.
+    async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
+    /// Up to `limit` keys with ids greater than `after`, in order.
+    async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
+
+    /// Durable records that match the query, in its order.
+    async fn records(&self, query: RecordQuery) -> Result<Vec<v1::Record>, LedgerError>;
+
+    /// The sequence number of the last durable record (0: none), and a signal for each new one.
+    fn last_sequence(&self) -> watch::Receiver<u64>;
+}
+
+/// Who a certificate and a session belong to.
+#[derive(Clone, Default)]
+pub struct Identity {
+    /// The device of the certificate's key.
+    pub device: Option<Device>,
+    /// The session that was named, whether still alive or not.
+    pub session: Option<Session>,
+    /// The session's user.
+    pub user: Option<User>,
+}
+
+/// Which records to read. Every given field must match.
+#[derive(Clone, Default, Debug)]
+pub struct RecordQuery {
+    /// `users/anna`
+    pub user: Option<String>,
+    /// `devices/laptop-7`
+    pub device: Option<String>,
+    /// `keys/KEY_ID`
+    pub key: Option<String>,
+    /// Hex.
+    pub wrapped_key_sha256: Option<String>,
+    /// `Unwrap`
+    pub operation: Option<String>,
+    /// `OK`; `!OK` for everything else.
+    pub outcome: Option<String>,
+    /// Inclusive.
+    pub start: Option<Timestamp>,
+    /// Exclusive.
+    pub end: Option<Timestamp>,
+    /// Only records beyond this one, in the direction of reading.
+    pub beyond: Option<u64>,
+    /// Newest first instead of oldest first.
+    pub newest_first: bool,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// The ledger cannot record or read now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LedgerError(pub String);
+
+impl From<LedgerError> for Denial {
+    fn from(error: LedgerError) -> Self {
+        Self::Failed(Fault::LedgerUnavailable(error.0))
+    }
+}

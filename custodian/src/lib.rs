@@ -1,0 +1,7 @@
+//! The key custodian. Read in this order: `custody` is the product, the others are what it stands on.
+
+pub mod custody;
+
+pub mod authority;
+pub mod ledger;
+pub mod token;

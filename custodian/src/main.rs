@@ -1,0 +1,3 @@
+//! The custodian.
+
+fn main() {}

@@ -1,0 +1,135 @@
+//! The token: where the private keys are.
+//!
+//! The PKCS#11 module is loaded by a child process, the worker (law 6). This side knows keys by [`KeyId`] only.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use custodian_proto::{
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
+    refusal::Refusal,
+};
+
+use crate::{
+    authority::Permit,
+    custody::{Denial, Fault, Withheld},
+};
+
+/// A token that holds private keys and uses them.
+///
+/// Every operation has a deadline and answers by then, whatever the module does.
+#[async_trait]
+pub trait Token: Send + Sync + 'static {
+    /// Unwraps one file key. Uses the permit up; the key stays withheld until the attempt is settled.
+    ///
+    /// Whatever does not unwrap to exactly 32 bytes is [`TokenError::Rejected`] (laws 4 and 5).
+    async fn unwrap(
+        &self,
+        permit: Permit,
+        wrapped: &WrappedKey,
+        deadline: Instant,
+    ) -> Result<Withheld<FileKey>, TokenError>;
+
+    /// Signs `message` (not its digest) with a signing key: ECDSA P-256 over SHA-256, the signature in DER
+    /// (`Ecdsa-Sig-Value`, RFC 3279 §2.2.3).
+    async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError>;
+
+    /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
+    async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
+
+    /// The keys that passed the check of their attributes (law 7), and how the token is.
+    async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError>;
+
+    /// How often a worker was replaced since the start, and whether one serves now (or why not). Never waits.
+    fn health(&self) -> Health;
+}
+
+/// What a key pair is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyTemplate {
+    /// CKA_LABEL, for people who look into the token with other tools.
+    pub label: String,
+    /// Its one purpose.
+    pub kind: KeyKind,
+}
+
+/// A key's algorithm, size and one purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyKind {
+    /// RSA, to unwrap file keys. The token gives it the strongest wrapping it can do.
+    RsaUnwrap {
+        /// The size of the modulus.
+        modulus_bits: u32,
+    },
+    /// ECDSA on P-256, to sign.
+    EcdsaP256Sign,
+}
+
+/// A key pair in the token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenKey {
+    /// Its id, computed from the public key as the token gives it.
+    pub id: KeyId,
+    /// CKA_LABEL.
+    pub label: String,
+    /// What it is.
+    pub kind: KeyKind,
+    /// For unwrapping keys: the one wrapping it unwraps.
+    pub wrapping: Option<KeyWrapping>,
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+}
+
+/// What a token is and has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    /// The token's label.
+    pub label: String,
+    /// Manufacturer and model, as the token says.
+    pub model: String,
+    /// The strongest wrapping it can do: what new keys get.
+    pub wrapping: KeyWrapping,
+    /// The keys it serves.
+    pub keys: Vec<TokenKey>,
+    /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
+    pub unserved: Vec<String>,
+}
+
+/// How a token is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Health {
+    /// How often a worker was replaced.
+    pub restarts: u32,
+    /// Why it does not serve; `None` when it does.
+    pub trouble: Option<String>,
+}
+
+/// Why the token did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The ciphertext is no wrapped file key of that wrapping key. One answer for every cause (law 5).
+    #[error("the ciphertext is no file key of this wrapping key")]
+    Rejected,
+    /// The token serves no such key for that purpose.
+    #[error("the token serves no key {0} for this")]
+    UnknownKey(KeyId),
+    /// The queue is full.
+    #[error("the token's queue is full")]
+    Busy,
+    /// Not done within the deadline, or the token cannot be reached. Says why, and what to do.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<TokenError> for Denial {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Rejected => Refusal::WrappedKeyRejected.into(),
+            // The ledger knew the key, or we would not be here: the token lost it, or it failed the check at start.
+            TokenError::UnknownKey(_) | TokenError::Unavailable(_) => {
+                Fault::TokenUnavailable(error.to_string()).into()
+            }
+            TokenError::Busy => Refusal::Overloaded.into(),
+        }
+    }
+}

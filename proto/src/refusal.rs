@@ -1,0 +1,156 @@
+//! Refusals: why the custodian said no. The codes are stable: programs and the audit log rely on them.
+
+use std::fmt;
+
+macro_rules! refusals {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal, $hint:literal;)+) => {
+        /// Why the custodian refused. Theirs, not ours: trying again unchanged will not help, except where noted.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Refusal {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Refusal {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The stable code, as in `google.rpc.ErrorInfo.reason` and in the log.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// One sentence for the person who asked.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What that person can do next.
+            pub fn hint(self) -> &'static str {
+                match self { $(Self::$name => $hint,)+ }
+            }
+
+            /// Reads a code. `None` if this version does not know it.
+            pub fn from_code(code: &str) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)+ _ => None }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The TLS handshake failed: no certificate, or not one of the device CA.
+    CertificateRefused = "CERTIFICATE_REFUSED",
+        "the custodian does not accept this client certificate",
+        "check CUSTODIAN_CERT and CUSTODIAN_KEY, or enrol this workstation: envelope enroll";
+    /// The certificate is not yet or no longer valid.
+    CertificateExpired = "CERTIFICATE_EXPIRED",
+        "the device certificate is not valid at this time",
+        "check this machine's clock, or enrol again: envelope enroll";
+    /// A certificate of the CA that belongs to no device on the allow-list.
+    DeviceUnknown = "DEVICE_UNKNOWN",
+        "this workstation is not on the allow-list",
+        "ask an administrator for an invitation, then: envelope enroll";
+    /// Enrolled, but not activated yet.
+    DeviceNotActive = "DEVICE_NOT_ACTIVE",
+        "this workstation is enrolled but not activated yet",
+        "ask an administrator to run: custodianctl device activate";
+    /// Suspended.
+    DeviceSuspended = "DEVICE_SUSPENDED",
+        "this workstation is suspended",
+        "ask an administrator why";
+    /// Revoked, for good.
+    DeviceRevoked = "DEVICE_REVOKED",
+        "this workstation is revoked",
+        "ask an administrator; a revoked workstation must be enrolled anew under another id";
+    /// Unknown user, wrong password or disabled user: outside, one answer.
+    LoginFailed = "LOGIN_FAILED",
+        "user or password is wrong",
+        "check both and log in again: envelope login";
+    /// Too many logins for this user or device. Waiting helps.
+    LoginThrottled = "LOGIN_THROTTLED",
+        "too many logins in a short time",
+        "wait and try again";
+    /// No session, an ended one, or one of another certificate.
+    NotLoggedIn = "NOT_LOGGED_IN",
+        "there is no valid session on this workstation",
+        "log in: envelope login";
+    /// The user was disabled after signing in.
+    UserDisabled = "USER_DISABLED",
+        "this user is disabled",
+        "ask an administrator";
+    /// The user's roles do not allow the operation.
+    RoleMissing = "ROLE_MISSING",
+        "your roles do not allow this",
+        "ask an administrator for the role, or use another account";
+    /// No such wrapping key in the custodian.
+    KeyUnknown = "KEY_UNKNOWN",
+        "the custodian has no such wrapping key",
+        "check with envelope inspect which keys the file is sealed to";
+    /// The wrapping key is suspended.
+    KeySuspended = "KEY_SUSPENDED",
+        "this wrapping key is suspended",
+        "ask an administrator why";
+    /// Anything that does not unwrap to a file key (laws 4 and 5).
+    WrappedKeyRejected = "WRAPPED_KEY_REJECTED",
+        "the wrapped key cannot be unwrapped",
+        "the file is damaged, or was not sealed to this key";
+    /// The user's budget of unwraps is used up. Waiting helps.
+    BudgetExhausted = "BUDGET_EXHAUSTED",
+        "your budget of unwraps for this hour is used up",
+        "wait, or ask an administrator";
+    /// A wrong, used or expired enrolment code.
+    EnrollmentRefused = "ENROLLMENT_REFUSED",
+        "the enrolment code is wrong, used or expired",
+        "ask an administrator for a new invitation";
+    /// The message itself makes no sense.
+    InvalidArgument = "INVALID_ARGUMENT",
+        "the request is not valid",
+        "check the arguments";
+    /// No device, user or key of that name.
+    NotFound = "NOT_FOUND",
+        "there is nothing of that name",
+        "list what there is";
+    /// The id is taken.
+    AlreadyExists = "ALREADY_EXISTS",
+        "that id is in use",
+        "choose another";
+    /// The state does not allow the change: a revoked device cannot be activated.
+    StateConflict = "STATE_CONFLICT",
+        "its present state does not allow that",
+        "look at the state first";
+    /// Too much at once. Waiting a little helps.
+    Overloaded = "OVERLOADED",
+        "the custodian is busy",
+        "try again in a moment";
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.text(), self.code())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The codes of faults: ours, not theirs. Waiting helps.
+pub mod fault {
+    /// The token does not answer.
+    pub const TOKEN_UNAVAILABLE: &str = "TOKEN_UNAVAILABLE";
+    /// The ledger cannot record.
+    pub const LEDGER_UNAVAILABLE: &str = "LEDGER_UNAVAILABLE";
+    /// Something that should not happen; the incident id leads to the custodian's own log.
+    pub const INTERNAL: &str = "INTERNAL";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_read_back() {
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_code(refusal.code()), Some(*refusal));
+        }
+        assert_eq!(Refusal::from_code("NO_SUCH_CODE"), None);
+    }
+}
