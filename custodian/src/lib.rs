@@ -5,3 +5,12 @@ pub mod custody;
 pub mod authority;
 pub mod ledger;
 pub mod token;
+
+pub mod pki;
+
+pub mod api;
+pub mod server;
+
+pub mod config;
+pub mod setup;
+pub mod trouble;

@@ -1,3 +1,111 @@
-//! The custodian.
+//! `custodian`: args → job → exit code.
 
-fn main() {}
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use custodian::{
+    setup::{
+        check,
+        dev::{self, DevArgs},
+        init::{self, InitArgs},
+        serve,
+    },
+    token,
+    trouble::Trouble,
+};
+use tracing_subscriber::EnvFilter;
+
+/// The key custodian: RSA private keys stay in a PKCS#11 token, file keys leave one at a time
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// A running custodian to play with, from nothing: token, CA, sample key, devices, users
+    Dev(DevArgs),
+    /// Set up a custodian for production; never overwrites
+    Init(InitArgs),
+    /// Serve until SIGTERM; SIGHUP reads certificates and rules again
+    Serve {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Tell whether a configuration would serve: certificates, ledger, token, keys
+    Check {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// The child process that loads the PKCS#11 module
+    #[command(hide = true)]
+    Worker,
+    /// The child process that initialises a token for `dev`
+    #[command(hide = true)]
+    InitToken(token::InitTokenArgs),
+}
+
+fn main() -> ExitCode {
+    let job = Args::parse().job;
+    // The child processes start no async runtime: the PKCS#11 module shares a process with as little as possible.
+    let job = match job {
+        Job::Worker => return token::worker_main(),
+        Job::InitToken(args) => return token::init_token_main(args),
+        job => job,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("CUSTODIAN_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(io::stderr)
+        .init();
+    let ran = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::new("cannot start", error))
+        .and_then(|runtime| runtime.block_on(run(job)));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            say(&trouble.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(job: Job) -> Result<(), Trouble> {
+    let mut progress = |step: &str| say(&format!("  {step}"));
+    match job {
+        Job::Dev(args) => {
+            dev::dev(args, &mut progress, |address, dir| {
+                print(&format!("ready {address}"));
+                say(&dev::guide(address, dir));
+            })
+            .await
+        }
+        Job::Init(args) => init::init(args, &mut progress).await.map(|next| print(&next)),
+        Job::Serve { config } => {
+            serve::serve(&config, None, |address| print(&format!("ready {address}"))).await
+        }
+        Job::Check { config } => check::check(&config).await.map(|lines| {
+            lines.iter().for_each(|line| print(line));
+            print("in order");
+        }),
+        Job::Worker | Job::InitToken(_) => Ok(()),
+    }
+}
+
+/// To a person. If nobody reads it, there is nobody to tell.
+fn say(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
+}
+
+/// To a program.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).ok();
+}

@@ -2,6 +2,7 @@
 
 mod caller;
 mod device;
+mod judge;
 mod key;
 mod permit;
 mod session;
@@ -9,6 +10,7 @@ mod user;
 
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
+pub use judge::{Authority, Need, Rules};
 pub use key::{KeyState, WrappingKey};
 pub use permit::{Permit, Standing};
 pub use session::{Session, SessionId};

@@ -1,7 +1,89 @@
 //! The core: what happens between a request and its answer. No network, no token library, no SQL in here.
 
+mod change;
 mod denial;
+mod read;
+mod unwrap;
 mod withheld;
 
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use uuid::Uuid;
+
 pub use denial::{Denial, Fault};
+pub use unwrap::UnwrapRequest;
 pub use withheld::Withheld;
+
+use crate::{
+    authority::{Authority, Caller},
+    ledger::{Intent, Ledger},
+    token::Token,
+};
+
+/// The custodian: authority, token and ledger, and the sequences that join them.
+pub struct Custodian {
+    authority: Arc<Authority>,
+    token: Arc<dyn Token>,
+    ledger: Arc<dyn Ledger>,
+    token_deadline: Duration,
+}
+
+impl Custodian {
+    /// Joins the parts. A token operation that takes longer than `token_deadline` is given up.
+    pub fn new(
+        authority: Arc<Authority>,
+        token: Arc<dyn Token>,
+        ledger: Arc<dyn Ledger>,
+        token_deadline: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self { authority, token, ledger, token_deadline })
+    }
+
+    /// Who may do what.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where the keys are.
+    pub fn token(&self) -> &Arc<dyn Token> {
+        &self.token
+    }
+
+    /// What is recorded.
+    pub fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.ledger
+    }
+
+    /// By when a token operation that starts now must be done.
+    pub fn token_deadline(&self) -> Instant {
+        Instant::now() + self.token_deadline
+    }
+}
+
+/// One call of the API: who asks, and under which id the attempt is recorded.
+#[derive(Clone)]
+pub struct Call {
+    /// Names the attempt to caller and auditor.
+    pub request_id: Uuid,
+    /// When the request arrived.
+    pub arrived: Instant,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+impl Call {
+    /// The intent of this call to do `operation`.
+    pub fn intent(&self, operation: &'static str) -> Intent {
+        Intent::new(self.request_id, self.arrived, operation, &self.caller)
+    }
+}
+
+/// Runs a sequence on a task of its own: a caller that hangs up must not stop it before it is settled.
+async fn to_the_end<T: Send + 'static>(
+    sequence: impl Future<Output = Result<T, Denial>> + Send + 'static,
+) -> Result<T, Denial> {
+    match tokio::spawn(sequence).await {
+        Ok(result) => result,
+        Err(error) => Err(Fault::Internal(format!("the sequence did not end: {error}")).into()),
+    }
+}

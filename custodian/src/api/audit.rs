@@ -1,0 +1,136 @@
+//! `AuditService`.
+
+use std::{pin::Pin, sync::Arc};
+
+use custodian_proto::{
+    limits::MAX_PAGE_SIZE,
+    refusal::Refusal,
+    v1::{self, audit_service_server::AuditService},
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api,
+    call::{Accepted, invalid},
+    resource::{from_timestamp, page_size},
+};
+use crate::{
+    authority::{Need, Role},
+    custody::{Call, Denial},
+    ledger::RecordQuery,
+};
+
+#[tonic::async_trait]
+impl AuditService for Api {
+    async fn list_records(
+        &self,
+        request: Request<v1::ListRecordsRequest>,
+    ) -> Result<Response<v1::ListRecordsResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Auditor), "ListRecords").await?;
+        let request = request.into_inner();
+        let limit = page_size(request.page_size);
+        let query = parse_query(request, limit).map_err(|denial| accepted.status(denial))?;
+        let records = self.custodian.ledger().records(query).await;
+        let records = records.map_err(|error| accepted.status(error.into()))?;
+        let full = records.len() == limit as usize;
+        let last = records.last().filter(|_| full).map(|record| record.sequence.to_string());
+        Ok(Response::new(v1::ListRecordsResponse { records, next_page_token: last.unwrap_or_default() }))
+    }
+
+    type TailRecordsStream = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
+
+    async fn tail_records(
+        &self,
+        request: Request<v1::TailRecordsRequest>,
+    ) -> Result<Response<Self::TailRecordsStream>, Status> {
+        let Accepted { call, .. } =
+            self.accept_reader(&request, Need::Role(Role::Auditor), "TailRecords").await?;
+        let status = |denial: Denial| super::to_status(&denial, call.request_id);
+        let request = request.into_inner();
+        let mut query = parse_filter(request.filter.unwrap_or_default()).map_err(status)?;
+        let newest = *self.custodian.ledger().last_sequence().borrow();
+        query.beyond = Some(match (request.after_sequence, request.from_start) {
+            (0, true) => 0,
+            (0, false) => newest,
+            (sequence, _) => sequence,
+        });
+        query.limit = MAX_PAGE_SIZE;
+        let place = self.tails.clone().try_acquire_owned().map_err(|_| status(Refusal::Overloaded.into()))?;
+        // A reader who does not keep up slows down its own stream, not the ledger.
+        let (sender, receiver) = mpsc::channel(64);
+        let api = self.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(status) = api.tail(&call, query, &sender).await {
+                // The reader may be gone: then there is nobody to tell.
+                sender.send(Err(status)).await.ok();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl Api {
+    /// Sends what is there, then what comes, until the reader goes away or may no longer read.
+    async fn tail(
+        &self,
+        call: &Call,
+        mut query: RecordQuery,
+        sender: &mpsc::Sender<Result<v1::Record, Status>>,
+    ) -> Result<(), Status> {
+        let status = |denial: Denial| super::to_status(&denial, call.request_id);
+        let ledger = Arc::clone(self.custodian.ledger());
+        let mut news = ledger.last_sequence();
+        loop {
+            news.borrow_and_update();
+            // Who was allowed when the stream began may be revoked by now.
+            let caller = self.custodian.authority().look_again(&call.caller).await.map_err(status)?;
+            let now = Call { caller, ..call.clone() };
+            self.custodian.admit(&now, Need::Role(Role::Auditor), "TailRecords").await.map_err(status)?;
+            let records = ledger.records(query.clone()).await.map_err(|error| status(error.into()))?;
+            let full = records.len() == query.limit as usize;
+            for record in records {
+                query.beyond = Some(record.sequence);
+                if sender.send(Ok(record)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if full {
+                continue;
+            }
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return Ok(()) },
+                () = sender.closed() => return Ok(()),
+                () = self.shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+fn parse_query(request: v1::ListRecordsRequest, limit: u32) -> Result<RecordQuery, Denial> {
+    let mut query = parse_filter(request.filter.unwrap_or_default())?;
+    query.limit = limit;
+    query.newest_first = request.newest_first;
+    if !request.page_token.is_empty() {
+        let token = request.page_token.parse().map_err(|_| invalid("page_token: is none of ours"))?;
+        query.beyond = Some(token);
+    }
+    Ok(query)
+}
+
+fn parse_filter(filter: v1::RecordFilter) -> Result<RecordQuery, Denial> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(RecordQuery {
+        user: given(filter.user),
+        device: given(filter.device),
+        key: given(filter.key),
+        wrapped_key_sha256: given(filter.wrapped_key_sha256),
+        operation: given(filter.operation),
+        outcome: given(filter.outcome),
+        start: filter.start_time.map(|time| from_timestamp(time, "filter.start_time")).transpose()?,
+        end: filter.end_time.map(|time| from_timestamp(time, "filter.end_time")).transpose()?,
+        ..RecordQuery::default()
+    })
+}

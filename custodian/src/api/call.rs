@@ -1,0 +1,81 @@
+//! From a tonic request to a [`Call`]: who asks, under which id.
+
+use std::time::Instant;
+
+use custodian_proto::refusal::Refusal;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use super::{Api, status::to_status};
+use crate::{
+    authority::{Need, Peer},
+    custody::{Call, Denial, Fault},
+};
+
+/// A call that was let in. Its place is free again when this is dropped.
+pub(super) struct Accepted {
+    pub(super) call: Call,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Accepted {
+    /// The status for a denial of this call.
+    pub(super) fn status(&self, denial: Denial) -> Status {
+        to_status(&denial, self.call.request_id)
+    }
+}
+
+impl Api {
+    /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once and nothing is
+    /// recorded: the call was never looked at.
+    pub(super) async fn accept<T>(&self, request: &Request<T>) -> Result<Accepted, Status> {
+        let arrived = Instant::now();
+        let request_id = Uuid::now_v7();
+        let denied = |denial: Denial| to_status(&denial, request_id);
+        let place =
+            self.in_flight.clone().try_acquire_owned().map_err(|_| denied(Refusal::Overloaded.into()))?;
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| denied(Fault::Internal("the connection has no peer".into()).into()))?;
+        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = token.and_then(|value| value.strip_prefix("Bearer "));
+        let caller = self.custodian.authority().identify(peer, token).await.map_err(denied)?;
+        Ok(Accepted { call: Call { request_id, arrived, caller }, _place: place })
+    }
+
+    /// [`Api::accept`] for calls that only read: also says whether the caller may.
+    pub(super) async fn accept_reader<T>(
+        &self,
+        request: &Request<T>,
+        need: Need<'_>,
+        operation: &'static str,
+    ) -> Result<Accepted, Status> {
+        let accepted = self.accept(request).await?;
+        self.custodian
+            .admit(&accepted.call, need, operation)
+            .await
+            .map_err(|denial| accepted.status(denial))?;
+        Ok(accepted)
+    }
+
+    /// The parsed request; or, if it makes no sense, the answer that says so, after that is recorded.
+    pub(super) async fn parsed<T>(
+        &self,
+        accepted: &Accepted,
+        operation: &'static str,
+        parsed: Result<T, Denial>,
+    ) -> Result<T, Status> {
+        match parsed {
+            Ok(parsed) => Ok(parsed),
+            Err(denial) => {
+                let refused = self.custodian.refuse(&accepted.call, operation, denial).await;
+                refused.map_err(|denial| accepted.status(denial))
+            }
+        }
+    }
+}
+
+/// The refusal of a request that makes no sense.
+pub(super) fn invalid(detail: impl Into<String>) -> Denial {
+    Denial::Refused { refusal: Refusal::InvalidArgument, detail: detail.into() }
+}

@@ -1,0 +1,113 @@
+//! The gRPC services: parse, call, reply. One file each.
+
+mod audit;
+mod call;
+mod custody;
+mod devices;
+mod keys;
+mod resource;
+mod session;
+mod status;
+mod system;
+mod users;
+
+use std::{sync::Arc, time::Duration};
+
+use custodian_proto::{
+    limits::{MAX_MESSAGE_LEN, MAX_PAGE_LEN},
+    v1::{
+        audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
+        device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        user_service_server::UserServiceServer,
+    },
+};
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    authority::{LoginThrottle, Passwords},
+    custody::Custodian,
+    pki::DeviceCa,
+};
+
+pub(crate) use keys::{GENERATION, make_wrapping_key};
+pub(crate) use session::random_token;
+pub use status::to_status;
+
+/// What the services share.
+#[derive(Clone)]
+pub struct Api {
+    custodian: Arc<Custodian>,
+    passwords: Arc<Passwords>,
+    throttle: Arc<LoginThrottle>,
+    ca: Arc<DeviceCa>,
+    validity: Validity,
+    in_flight: Arc<Semaphore>,
+    tails: Arc<Semaphore>,
+    shutdown: CancellationToken,
+    started: Timestamp,
+}
+
+/// How long what the custodian issues is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Validity {
+    /// Device certificates.
+    pub device: Duration,
+    /// Certificates of wrapping keys.
+    pub wrapping_key: Duration,
+}
+
+/// How much is served at once. Beyond it the answer is RESOURCE_EXHAUSTED, at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimits {
+    /// Calls, over all connections.
+    pub calls: usize,
+    /// Open TailRecords streams.
+    pub tails: usize,
+}
+
+impl Api {
+    /// Serves this custodian. Streams that would never end do so on `shutdown`.
+    pub fn new(
+        custodian: Arc<Custodian>,
+        passwords: Passwords,
+        throttle: LoginThrottle,
+        ca: Arc<DeviceCa>,
+        validity: Validity,
+        limits: ApiLimits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            custodian,
+            passwords: Arc::new(passwords),
+            throttle: Arc::new(throttle),
+            ca,
+            validity,
+            in_flight: Arc::new(Semaphore::new(limits.calls)),
+            tails: Arc::new(Semaphore::new(limits.tails)),
+            shutdown,
+            started: Timestamp::now(),
+        }
+    }
+
+    /// All services of `custodian.v1`, each with its limits on message size.
+    pub fn routes(&self) -> Routes {
+        macro_rules! service {
+            ($server:ident, $out:expr) => {
+                $server::new(self.clone())
+                    .max_decoding_message_size(MAX_MESSAGE_LEN)
+                    .max_encoding_message_size($out)
+            };
+        }
+        Routes::new(service!(CustodyServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(SessionServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(KeyServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
+    }
+}

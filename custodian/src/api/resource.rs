@@ -1,0 +1,155 @@
+//! Resources as the API shows them, and the parts of requests that name them.
+
+use custodian_proto::{
+    key::KeyId,
+    limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TEXT_LEN},
+    v1,
+};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::call::invalid;
+use crate::{
+    authority::{Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey},
+    custody::Denial,
+};
+
+pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
+    if nanos < 0 {
+        // protobuf counts nanoseconds forward, jiff away from zero.
+        (seconds, nanos) = (seconds - 1, nanos + 1_000_000_000);
+    }
+    prost_types::Timestamp { seconds, nanos }
+}
+
+pub(super) fn from_timestamp(time: prost_types::Timestamp, field: &str) -> Result<Timestamp, Denial> {
+    Timestamp::new(time.seconds, time.nanos).map_err(|_| invalid(format!("{field}: is no time")))
+}
+
+impl From<Device> for v1::Device {
+    fn from(device: Device) -> Self {
+        Self {
+            name: device.id.resource_name(),
+            state: v1::DeviceState::from(device.state).into(),
+            spki_sha256: hex::encode(device.spki.0),
+            certificate_sha256: hex::encode(Sha256::digest(&device.certificate)),
+            certificate_expire_time: Some(timestamp(device.expires)),
+            enroll_time: Some(timestamp(device.enrolled)),
+            update_time: Some(timestamp(device.updated)),
+            reason: device.reason,
+        }
+    }
+}
+
+impl From<DeviceState> for v1::DeviceState {
+    fn from(state: DeviceState) -> Self {
+        match state {
+            DeviceState::Enrolled => Self::Enrolled,
+            DeviceState::Active => Self::Active,
+            DeviceState::Suspended => Self::Suspended,
+            DeviceState::Revoked => Self::Revoked,
+        }
+    }
+}
+
+impl From<User> for v1::User {
+    fn from(user: User) -> Self {
+        Self {
+            name: user.id.resource_name(),
+            roles: api_roles(user.roles),
+            disabled: user.disabled,
+            create_time: Some(timestamp(user.created)),
+            update_time: Some(timestamp(user.updated)),
+        }
+    }
+}
+
+impl From<WrappingKey> for v1::Key {
+    fn from(key: WrappingKey) -> Self {
+        let state = match key.state {
+            KeyState::Active => v1::KeyState::Active,
+            KeyState::Suspended => v1::KeyState::Suspended,
+        };
+        Self {
+            name: key.id.resource_name(),
+            label: key.label,
+            state: state.into(),
+            modulus_bits: key.modulus_bits,
+            wrapping: v1::KeyWrapping::from(key.wrapping).into(),
+            certificate: key.certificate,
+            create_time: Some(timestamp(key.created)),
+        }
+    }
+}
+
+/// Roles as the API shows them.
+pub(super) fn api_roles(roles: Roles) -> Vec<i32> {
+    roles
+        .iter()
+        .map(|role| match role {
+            Role::Operator => v1::Role::Operator.into(),
+            Role::Auditor => v1::Role::Auditor.into(),
+            Role::Admin => v1::Role::Admin.into(),
+        })
+        .collect()
+}
+
+/// Roles out of a request.
+pub(super) fn roles(roles: &[i32]) -> Result<Roles, Denial> {
+    roles
+        .iter()
+        .map(|role| match v1::Role::try_from(*role) {
+            Ok(v1::Role::Operator) => Ok(Role::Operator),
+            Ok(v1::Role::Auditor) => Ok(Role::Auditor),
+            Ok(v1::Role::Admin) => Ok(Role::Admin),
+            Ok(v1::Role::Unspecified) | Err(_) => Err(invalid("roles: must be operator, auditor or admin")),
+        })
+        .collect()
+}
+
+/// `devices/laptop-7` out of a request.
+pub(super) fn device_id(name: &str) -> Result<DeviceId, Denial> {
+    let id = name.strip_prefix("devices/").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| invalid("name: must be devices/ID"))
+}
+
+/// `users/anna` out of a request.
+pub(super) fn user_id(name: &str) -> Result<UserId, Denial> {
+    let id = name.strip_prefix("users/").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| invalid("name: must be users/ID"))
+}
+
+/// `keys/KEY_ID` out of a request.
+pub(super) fn key_id(name: &str) -> Result<KeyId, Denial> {
+    KeyId::from_resource_name(name)
+        .map_err(|_| invalid("name: must be keys/KEY_ID, KEY_ID being 40 hex digits"))
+}
+
+/// A reason out of a request.
+pub(super) fn reason(reason: String) -> Result<String, Denial> {
+    if reason.len() > MAX_TEXT_LEN { Err(invalid("reason: may have 1,024 bytes")) } else { Ok(reason) }
+}
+
+/// A page size out of a request.
+pub(super) fn page_size(asked: u32) -> u32 {
+    if asked == 0 { DEFAULT_PAGE_SIZE } else { asked.min(MAX_PAGE_SIZE) }
+}
+
+/// The last element of a page and its successor's token: with a full page there may be more.
+pub(super) fn next_page<T>(page: &[T], size: u32, token: impl Fn(&T) -> String) -> String {
+    if page.len() < size as usize { String::new() } else { page.last().map(token).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_the_api() {
+        for (second, nanosecond) in [(0, 0), (1_700_000_000, 1), (-1, -500_000_000)] {
+            let time = Timestamp::new(second, nanosecond).unwrap();
+            assert_eq!(from_timestamp(timestamp(time), "t").unwrap(), time);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The only table from refusals and faults to what strangers learn.
+
+use std::{collections::HashMap, time::Duration};
+
+use custodian_proto::{ERROR_DOMAIN, refusal::Refusal};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use uuid::Uuid;
+
+use crate::custody::{Denial, Fault};
+
+/// The status of a denied call: code, one sentence, and the details ErrorInfo, RequestInfo and RetryInfo.
+pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
+    let (code, message, retry) = match denial {
+        // The detail is about the caller's own message, and helps nobody else.
+        Denial::Refused { refusal: Refusal::InvalidArgument, detail } if !detail.is_empty() => {
+            (Code::InvalidArgument, detail.clone(), None)
+        }
+        Denial::Refused { refusal, .. } => (code(*refusal), refusal.text().to_owned(), retry(*refusal)),
+        Denial::Failed(fault) => {
+            tracing::error!(%request_id, "{fault}");
+            faulty(fault)
+        }
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info(denial.code(), ERROR_DOMAIN, HashMap::<String, String>::new());
+    details.set_request_info(request_id.to_string(), "");
+    if let Some(delay) = retry {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(code, message, details)
+}
+
+fn code(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::CertificateRefused
+        | Refusal::CertificateExpired
+        | Refusal::LoginFailed
+        | Refusal::NotLoggedIn => Code::Unauthenticated,
+        Refusal::DeviceUnknown
+        | Refusal::DeviceNotActive
+        | Refusal::DeviceSuspended
+        | Refusal::DeviceRevoked
+        | Refusal::UserDisabled
+        | Refusal::RoleMissing
+        | Refusal::EnrollmentRefused => Code::PermissionDenied,
+        Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::Overloaded => Code::ResourceExhausted,
+        Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
+        Refusal::KeySuspended | Refusal::StateConflict => Code::FailedPrecondition,
+        Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
+        Refusal::AlreadyExists => Code::AlreadyExists,
+    }
+}
+
+/// How long to wait before trying the same again, where waiting helps.
+fn retry(refusal: Refusal) -> Option<Duration> {
+    match refusal {
+        Refusal::LoginThrottled => Some(Duration::from_secs(10)),
+        // Budgets are kept by the hour of the clock.
+        Refusal::BudgetExhausted => {
+            let second = jiff::Timestamp::now().as_second().rem_euclid(3600);
+            Some(Duration::from_secs(3600 - second.unsigned_abs()))
+        }
+        Refusal::Overloaded => Some(Duration::from_millis(500)),
+        _ => None,
+    }
+}
+
+fn faulty(fault: &Fault) -> (Code, String, Option<Duration>) {
+    match fault {
+        Fault::TokenUnavailable(_) => {
+            (Code::Unavailable, "the token does not answer".into(), Some(Duration::from_secs(1)))
+        }
+        Fault::LedgerUnavailable(_) => {
+            (Code::Unavailable, "the ledger cannot record now".into(), Some(Duration::from_secs(1)))
+        }
+        Fault::Internal(_) => (Code::Internal, "something went wrong in the custodian".into(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn law_5_a_rejected_key_looks_the_same_whatever_the_cause() {
+        let id = Uuid::nil();
+        let plain = to_status(&Refusal::WrappedKeyRejected.into(), id);
+        let detail = Denial::Refused { refusal: Refusal::WrappedKeyRejected, detail: "bad padding".into() };
+        let detailed = to_status(&detail, id);
+        assert_eq!(plain.code(), detailed.code());
+        assert_eq!(plain.message(), detailed.message());
+        assert_eq!(plain.details(), detailed.details());
+    }
+
+    #[test]
+    fn faults_do_not_tell_strangers_why() {
+        for fault in [Fault::TokenUnavailable, Fault::LedgerUnavailable, Fault::Internal] {
+            let status = to_status(&fault("/secret/path".into()).into(), Uuid::nil());
+            assert!(!status.message().contains("/secret/path"));
+            assert!(!String::from_utf8_lossy(status.details()).contains("/secret/path"));
+        }
+    }
+
+    #[test]
+    fn every_status_names_its_reason_and_request() {
+        for refusal in Refusal::ALL {
+            let status = to_status(&Denial::from(*refusal), Uuid::nil());
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some(refusal.code()));
+            assert_eq!(
+                details.request_info().map(|info| info.request_id.clone()),
+                Some(Uuid::nil().to_string())
+            );
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `UserService`.
+
+use custodian_proto::{
+    refusal::Refusal,
+    secret::Secret,
+    v1::{self, user_service_server::UserService},
+};
+use jiff::Timestamp;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api,
+    call::{Accepted, invalid},
+    resource::{next_page, page_size, reason, roles, user_id},
+};
+use crate::{
+    authority::{Need, Role, User, UserId},
+    custody::{Denial, Fault},
+    ledger::{Change, Changed, Intent},
+};
+
+#[tonic::async_trait]
+impl UserService for Api {
+    async fn create_user(
+        &self,
+        request: Request<v1::CreateUserRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::CreateUserRequest { user_id, password, roles: asked } = request.into_inner();
+        let password = Secret::new(password);
+        let parsed = user_id
+            .parse::<UserId>()
+            .map_err(|error| invalid(format!("user_id: {error}")))
+            .and_then(|id| Ok((id, roles(&asked)?)));
+        let (id, roles) = self.parsed(&accepted, "CreateUser", parsed).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("CreateUser") };
+        let api = self.clone();
+        let create = async move {
+            let password = api.passwords.hash(password).await?;
+            let now = Timestamp::now();
+            Ok(Change::CreateUser(User { id, roles, disabled: false, password, created: now, updated: now }))
+        };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, create).await
+    }
+
+    async fn list_users(
+        &self,
+        request: Request<v1::ListUsersRequest>,
+    ) -> Result<Response<v1::ListUsersResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListUsers").await?;
+        let request = request.into_inner();
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
+            }
+        };
+        let size = page_size(request.page_size);
+        let users = self.custodian.ledger().users(after, size).await;
+        let users = users.map_err(|error| accepted.status(error.into()))?;
+        let next_page_token = next_page(&users, size, |user| user.id.to_string());
+        Ok(Response::new(v1::ListUsersResponse {
+            users: users.into_iter().map(v1::User::from).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn disable_user(
+        &self,
+        request: Request<v1::DisableUserRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::DisableUserRequest { name, reason: why } = request.into_inner();
+        let parsed = user_id(&name).and_then(|id| Ok((id, reason(why)?)));
+        let (id, reason) = self.parsed(&accepted, "DisableUser", parsed).await?;
+        let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent("DisableUser") };
+        let disable = async move { Ok(Change::SetUserDisabled { id, disabled: true }) };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, disable).await
+    }
+
+    async fn enable_user(
+        &self,
+        request: Request<v1::EnableUserRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let id = self.parsed(&accepted, "EnableUser", user_id(&request.into_inner().name)).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("EnableUser") };
+        let enable = async move { Ok(Change::SetUserDisabled { id, disabled: false }) };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, enable).await
+    }
+
+    async fn set_password(
+        &self,
+        request: Request<v1::SetPasswordRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::SetPasswordRequest { name, old_password, new_password } = request.into_inner();
+        let (old, new) = (Secret::new(old_password), Secret::new(new_password));
+        let id = self.parsed(&accepted, "SetPassword", user_id(&name)).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetPassword") };
+        let caller = &accepted.call.caller;
+        let own = caller.user.as_ref().filter(|user| user.id == id).cloned();
+        let need = if own.is_some() { Need::Session } else { Need::Role(Role::Admin) };
+        let keep = caller.session.as_ref().filter(|_| own.is_some()).map(|session| session.id);
+        let spki = caller.peer.certificate.spki;
+        let api = self.clone();
+        let change = async move {
+            if let Some(user) = own {
+                // A stolen session must not be a way to guess the password faster than at the front door.
+                api.throttle.check(user.id.as_str(), spki)?;
+                if !api.passwords.verify(Some(&user), old).await? {
+                    return Err(Refusal::LoginFailed.into());
+                }
+            }
+            Ok(Change::SetPassword { id, password: api.passwords.hash(new).await?, keep })
+        };
+        self.change_user(&accepted, need, intent, change).await
+    }
+
+    async fn set_roles(&self, request: Request<v1::SetRolesRequest>) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::SetRolesRequest { name, roles: asked } = request.into_inner();
+        let parsed = user_id(&name).and_then(|id| Ok((id, roles(&asked)?)));
+        let (id, roles) = self.parsed(&accepted, "SetRoles", parsed).await?;
+        let names: Vec<_> = roles.iter().map(Role::name).collect();
+        let reason = format!("roles: {}", names.join(", "));
+        let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent("SetRoles") };
+        let set = async move { Ok(Change::SetRoles { id, roles }) };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, set).await
+    }
+}
+
+impl Api {
+    async fn change_user(
+        &self,
+        accepted: &Accepted,
+        need: Need<'static>,
+        intent: Intent,
+        prepare: impl Future<Output = Result<Change, Denial>> + Send + 'static,
+    ) -> Result<Response<v1::User>, Status> {
+        let prepare = async move { Ok((prepare.await?, ())) };
+        match self.custodian.change(accepted.call.clone(), need, intent, prepare).await {
+            Ok((Changed::User(user), ())) => Ok(Response::new(user.into())),
+            Ok(_) => Err(accepted.status(Fault::Internal("a user's change left no user".into()).into())),
+            Err(denial) => Err(accepted.status(denial)),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The judgement: from everything known about a caller to a permit, or to the one reason why not.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use custodian_proto::{key::WrappedKey, refusal::Refusal};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Caller, DeviceState, KeyState, Peer, PeerKind, Permit, Role, SessionId, Standing};
+use crate::{custody::Denial, ledger::Ledger};
+
+/// The rules that can change while the custodian runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// An unused session ends after this long.
+    pub session_idle: SignedDuration,
+    /// A session ends after this long, used or not.
+    pub session_lifetime: SignedDuration,
+    /// Unwraps a user may make within one hour of the clock, failed ones included.
+    pub hourly_budget: u32,
+}
+
+/// What an operation asks of its caller, beyond a valid certificate and an active device.
+#[derive(Clone, Copy, Debug)]
+pub enum Need<'a> {
+    /// Nothing: signing in.
+    Device,
+    /// A session.
+    Session,
+    /// A session of a user with this role.
+    Role(Role),
+    /// Everything that unwrapping this key asks for: a session, the operator's role, an active key, budget.
+    Unwrap(&'a WrappedKey),
+}
+
+/// Judges callers by what the ledger says of them.
+pub struct Authority {
+    ledger: Arc<dyn Ledger>,
+    rules: RwLock<Rules>,
+}
+
+impl Authority {
+    /// Judges by this ledger and these rules.
+    pub fn new(ledger: Arc<dyn Ledger>, rules: Rules) -> Self {
+        Self { ledger, rules: RwLock::new(rules) }
+    }
+
+    /// The rules now in force.
+    pub fn rules(&self) -> Rules {
+        *self.rules.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts other rules in force.
+    pub fn set_rules(&self, rules: Rules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// Gathers what is known about a caller. Decides nothing.
+    pub async fn identify(&self, peer: Peer, session_token: Option<&str>) -> Result<Caller, Denial> {
+        let identity =
+            self.ledger.identify(peer.certificate.spki, session_token.map(SessionId::of_token)).await?;
+        Ok(Caller { peer, device: identity.device, session: identity.session, user: identity.user })
+    }
+
+    /// Gathers again what is known about a caller, for calls that last.
+    pub async fn look_again(&self, caller: &Caller) -> Result<Caller, Denial> {
+        let session = caller.session.as_ref().map(|session| session.id);
+        let identity = self.ledger.identify(caller.peer.certificate.spki, session).await?;
+        let peer = caller.peer.clone();
+        Ok(Caller { peer, device: identity.device, session: identity.session, user: identity.user })
+    }
+
+    /// Certificate AND device AND session AND role AND key, or the first that is missing (law 3). The budget is charged
+    /// when the attempt is settled.
+    pub async fn permit(&self, caller: &Caller, need: Need<'_>) -> Result<Permit, Denial> {
+        let now = Timestamp::now();
+        let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
+        let role = match need {
+            Need::Device => return Ok(Permit::new(standing)),
+            Need::Session => None,
+            Need::Role(role) => Some(role),
+            Need::Unwrap(_) => Some(Role::Operator),
+        };
+        standing.session = Some(self.session(caller, role, now)?);
+        standing.role = role;
+        if let Need::Unwrap(wrapped) = need {
+            self.key(wrapped).await?;
+            standing.key = Some(wrapped.key_id());
+            standing.hourly_budget = Some(self.rules().hourly_budget);
+        }
+        Ok(Permit::new(standing))
+    }
+
+    fn session(&self, caller: &Caller, role: Option<Role>, now: Timestamp) -> Result<SessionId, Denial> {
+        let (Some(session), Some(user)) = (&caller.session, &caller.user) else {
+            return Err(Refusal::NotLoggedIn.into());
+        };
+        let why = if session.device != caller.peer.certificate.spki {
+            Some("the session belongs to another certificate")
+        } else if now >= session.expires {
+            Some("the session has ended")
+        } else if now.duration_since(session.used) >= self.rules().session_idle {
+            Some("the session was idle for too long")
+        } else {
+            None
+        };
+        if let Some(detail) = why {
+            return Err(Denial::Refused { refusal: Refusal::NotLoggedIn, detail: detail.into() });
+        }
+        if user.disabled {
+            return Err(Refusal::UserDisabled.into());
+        }
+        match role {
+            Some(role) if !user.roles.contains(role) => Err(Denial::Refused {
+                refusal: Refusal::RoleMissing,
+                detail: format!("needs the role {}", role.name()),
+            }),
+            _ => Ok(session.id),
+        }
+    }
+
+    async fn key(&self, wrapped: &WrappedKey) -> Result<(), Denial> {
+        let key = self.ledger.key(wrapped.key_id()).await?.ok_or(Refusal::KeyUnknown)?;
+        match key.state {
+            KeyState::Suspended => return Err(Refusal::KeySuspended.into()),
+            KeyState::Active => {}
+        }
+        if key.wrapping != wrapped.wrapping() {
+            return Err(Refusal::WrappedKeyRejected.into());
+        }
+        Ok(())
+    }
+}
+
+fn device(caller: &Caller, now: Timestamp) -> Result<super::SpkiHash, Denial> {
+    let certificate = &caller.peer.certificate;
+    if certificate.kind == PeerKind::Newcomer {
+        return Err(Refusal::CertificateRefused.into());
+    }
+    // The handshake checked this too, but connections and TLS sessions outlive certificates.
+    if now < certificate.not_before || now >= certificate.not_after {
+        return Err(Refusal::CertificateExpired.into());
+    }
+    let device = caller.device.as_ref().ok_or(Refusal::DeviceUnknown)?;
+    match device.state {
+        DeviceState::Active => Ok(device.spki),
+        DeviceState::Enrolled => Err(Refusal::DeviceNotActive.into()),
+        DeviceState::Suspended => Err(Refusal::DeviceSuspended.into()),
+        DeviceState::Revoked => Err(Refusal::DeviceRevoked.into()),
+    }
+}

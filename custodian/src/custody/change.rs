@@ -1,0 +1,60 @@
+//! Change: what administrators do, and signing in and out. Recorded in the transaction that makes the change.
+
+use std::sync::Arc;
+
+use super::{Call, Custodian, Denial, to_the_end};
+use crate::{
+    authority::{Need, Standing},
+    ledger::{Change, Changed, Grant, Intent, Outcome},
+};
+
+impl Custodian {
+    /// Makes a change if the caller has what it needs. `prepare` runs once that is known, and makes the change ready:
+    /// hashes a password, generates a key. What it makes besides is returned only after the record is durable (law 1).
+    pub async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        need: Need<'static>,
+        intent: Intent,
+        prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
+    ) -> Result<(Changed, T), Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(async move {
+            let attempt = custodian.ledger.begin(intent);
+            let prepared = match custodian.authority.permit(&call.caller, need).await {
+                Ok(permit) => prepare.await.map(|prepared| (permit.redeem(), prepared)),
+                Err(denial) => Err(denial),
+            };
+            let (outcome, made) = split(prepared);
+            let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;
+            Ok((changed, made?))
+        })
+        .await
+    }
+
+    /// Lets a newcomer enrol: no device and no session stand behind it, only the invitation, which the settling
+    /// transaction uses up.
+    pub async fn enroll<T: Send + 'static>(
+        self: &Arc<Self>,
+        intent: Intent,
+        prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
+    ) -> Result<(Changed, T), Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(async move {
+            let attempt = custodian.ledger.begin(intent);
+            let (outcome, made) = split(prepare.await.map(|prepared| (Standing::default(), prepared)));
+            let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;
+            Ok((changed, made?))
+        })
+        .await
+    }
+}
+
+fn split<T>(prepared: Result<(Standing, (Change, T)), Denial>) -> (Outcome, Result<T, Denial>) {
+    match prepared {
+        Ok((standing, (change, made))) => {
+            (Outcome::Granted(Grant { standing, change: Some(change) }), Ok(made))
+        }
+        Err(denial) => (Outcome::Denied(denial.clone()), Err(denial)),
+    }
+}

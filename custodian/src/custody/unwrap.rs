@@ -1,0 +1,55 @@
+//! Unwrap: the sequence the custodian exists for.
+
+use std::sync::Arc;
+
+use custodian_proto::{
+    key::{FileKey, WrappedKey},
+    v1::Claims,
+};
+
+use super::{Call, Custodian, Denial, Withheld, to_the_end};
+use crate::{
+    authority::Need,
+    ledger::{Intent, Outcome},
+};
+
+/// A checked request to unwrap one file key.
+pub struct UnwrapRequest {
+    /// What to unwrap.
+    pub wrapped: WrappedKey,
+    /// What the caller says about the file.
+    pub claims: Claims,
+}
+
+impl Custodian {
+    /// Unwraps one file key. It is returned only after the record of it is durable (law 1), and only if device, user,
+    /// session and key were still active in the transaction that recorded it (law 2).
+    pub async fn unwrap(self: &Arc<Self>, call: Call, request: UnwrapRequest) -> Result<FileKey, Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(async move {
+            let attempt = custodian.ledger.begin(intent(&call, &request));
+            let key = custodian.permitted_unwrap(&call, &request).await;
+            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&key)).await?;
+            Ok(key?.release(release))
+        })
+        .await
+    }
+
+    async fn permitted_unwrap(
+        &self,
+        call: &Call,
+        request: &UnwrapRequest,
+    ) -> Result<Withheld<FileKey>, Denial> {
+        let permit = self.authority.permit(&call.caller, Need::Unwrap(&request.wrapped)).await?;
+        Ok(self.token.unwrap(permit, &request.wrapped, self.token_deadline()).await?)
+    }
+}
+
+fn intent(call: &Call, request: &UnwrapRequest) -> Intent {
+    Intent {
+        key: Some(request.wrapped.key_id()),
+        wrapped_sha256: Some(request.wrapped.sha256()),
+        claims: Some(request.claims.clone()),
+        ..call.intent("Unwrap")
+    }
+}

@@ -1,0 +1,48 @@
+//! `custodian check`: would this configuration serve?
+
+use std::path::Path;
+
+use super::{Parts, files};
+use crate::{config::Config, pki::PeerIdentity, token::Token as _, trouble::Trouble};
+
+/// What is in order, a line each; or the first thing that is not.
+///
+/// Starts a worker and logs in to the token, once: a wrong PIN costs one try.
+pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
+    let config = Config::read(path)?;
+    let mut lines = vec![format!("configuration  {}", path.display())];
+    let server = PeerIdentity::of(&files::certificates(&config.tls_certificate)?.remove(0))
+        .map_err(|error| Trouble::new(format!("cannot use {}", config.tls_certificate.display()), error))?;
+    lines.push(format!("server         certificate valid until {}", server.not_after));
+    let parts = Parts::assemble(&config).await?;
+    lines.push(format!(
+        "ledger         {}, {} records",
+        config.ledger.display(),
+        *parts.ledger.last_sequence().borrow()
+    ));
+    let survey = parts.token.survey(parts.custodian.token_deadline()).await;
+    let survey = survey.map_err(|error| Trouble::new("cannot look into the token", error))?;
+    lines.push(format!("token          {} ({}), {}", survey.label, survey.model, survey.wrapping));
+    let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
+    for key in keys.map_err(|error| Trouble::new("cannot read the ledger", error))? {
+        if !survey.keys.iter().any(|held| held.id == key.id) {
+            let why = survey.unserved.join("; ");
+            parts.token.shutdown().await;
+            return Err(Trouble::new(
+                format!("the wrapping key {} ({})", key.id, key.label),
+                if why.is_empty() { "is not in the token".into() } else { format!("is not served: {why}") },
+            )
+            .hint("is this the right token? the ledger knows the key, and nothing was deleted"));
+        }
+        lines.push(format!(
+            "key            {} {} RSA-{}, {}",
+            key.id,
+            key.label,
+            key.modulus_bits,
+            key.state.name()
+        ));
+    }
+    lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
+    parts.token.shutdown().await;
+    Ok(lines)
+}

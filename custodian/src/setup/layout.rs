@@ -1,0 +1,269 @@
+//! Laying out a custodian: CA and first wrapping key in the token, certificates, first people with their devices, and
+//! the configuration that ties them together.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use custodian_proto::{limits::DEFAULT_MODULUS_BITS, secret::Secret};
+use jiff::Timestamp;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{
+    files::{self, Mode},
+    parts::{open_ledger, start_token},
+};
+use crate::{
+    api::{GENERATION, make_wrapping_key, random_token},
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
+    },
+    config::{
+        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawSessions, RawTls,
+        RawToken,
+    },
+    ledger::{Change, Grant, Intent, Ledger, Outcome},
+    pki::{DeviceCa, PeerIdentity, pem},
+    token::Token,
+    trouble::Trouble,
+};
+
+/// The CA must outlive the certificates it signs.
+const CA_YEARS: u32 = 20;
+const SERVER_VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
+
+/// What is to be laid out.
+pub(super) struct Plan {
+    /// The configuration to write. Everything else goes beside it.
+    pub(super) config: PathBuf,
+    pub(super) listen: SocketAddr,
+    /// Names and addresses by which clients will know the server.
+    pub(super) names: Vec<String>,
+    /// Stands in the CA's name.
+    pub(super) organisation: String,
+    pub(super) token: RawToken,
+    /// The label of the first wrapping key.
+    pub(super) key_label: String,
+    pub(super) people: Vec<Person>,
+}
+
+/// Somebody to begin with, and the device to begin on.
+pub(super) struct Person {
+    pub(super) user: UserId,
+    pub(super) roles: Vec<Role>,
+    pub(super) password: Secret,
+    pub(super) device: DeviceId,
+    /// Where `device.crt` and `device.key` go.
+    pub(super) folder: PathBuf,
+}
+
+impl Plan {
+    /// Makes everything. Nothing that exists is overwritten: what is in the way is named before anything is made.
+    ///
+    /// The configuration is written last: while it is missing, the set-up is not complete.
+    pub(super) async fn lay_out(self, progress: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+        let folder = match self.config.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        files::folder(&folder)?;
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| Trouble::new(format!("cannot use the folder {}", folder.display()), error))?;
+        self.refuse_to_overwrite(&folder)?;
+        let text = toml::to_string(&self.raw_config())
+            .map_err(|error| Trouble::new("cannot write the configuration", error))?;
+        let config = Config::parse(&text, &self.config, &folder)?;
+
+        progress("starting the token");
+        let supervisor = start_token(&config).await?;
+        let token: Arc<dyn Token> = supervisor.clone();
+        let made = self.make(&config, &folder, token, progress).await;
+        supervisor.shutdown().await;
+        made?;
+        files::create(&self.config, text.as_bytes(), Mode::Public)
+    }
+
+    async fn make(
+        &self,
+        config: &Config,
+        folder: &Path,
+        token: Arc<dyn Token>,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<(), Trouble> {
+        progress("making the device CA in the token");
+        let ca = DeviceCa::create(Arc::clone(&token), &self.organisation, CA_YEARS)
+            .await
+            .map_err(|error| Trouble::new("cannot make the device CA", error))?;
+        files::create(&config.ca_certificate, pem(ca.certificate()).as_bytes(), Mode::Public)?;
+
+        progress("certifying the server");
+        let server = SoftKey::generate()?;
+        let certificate = ca
+            .issue_server(&self.names, &server.spki, SERVER_VALIDITY)
+            .await
+            .map_err(|error| Trouble::new("cannot certify the server", error))?;
+        server.write(&config.tls_key)?;
+        files::create(&config.tls_certificate, pem(&certificate).as_bytes(), Mode::Public)?;
+
+        let ledger = open_ledger(config)?;
+        progress("making the first wrapping key in the token (RSA-3072)");
+        let key = make_wrapping_key(
+            token.as_ref(),
+            &ca,
+            self.key_label.clone(),
+            DEFAULT_MODULUS_BITS,
+            config.validity.wrapping_key,
+            Instant::now() + GENERATION,
+        )
+        .await
+        .map_err(|error| Trouble::new("cannot make the first wrapping key", error))?;
+        files::folder(&folder.join("keys"))?;
+        let path = key_path(folder, &self.key_label);
+        files::create(&path, pem(&key.certificate).as_bytes(), Mode::Public)?;
+        settle(ledger.as_ref(), key.id.resource_name(), Change::AddKey(key)).await?;
+
+        for person in &self.people {
+            progress(&format!("enrolling {} on {}", person.user, person.device));
+            person.enroll(ledger.as_ref(), &ca, config).await?;
+        }
+        Ok(())
+    }
+
+    fn refuse_to_overwrite(&self, folder: &Path) -> Result<(), Trouble> {
+        let named = ["ca.crt", "server.crt", "server.key", "ledger.db"].map(|name| folder.join(name));
+        let people = self
+            .people
+            .iter()
+            .flat_map(|person| [person.folder.join("device.crt"), person.folder.join("device.key")]);
+        let all =
+            named.into_iter().chain(people).chain([self.config.clone(), key_path(folder, &self.key_label)]);
+        match all.into_iter().find(|path| path.exists()) {
+            None => Ok(()),
+            Some(path) => {
+                Err(Trouble::new("cannot set up a custodian", format!("{} exists", path.display()))
+                    .hint("nothing is ever overwritten: choose another folder, or move the old files away"))
+            }
+        }
+    }
+
+    fn raw_config(&self) -> RawConfig {
+        RawConfig {
+            listen: self.listen,
+            reflection: false,
+            tls: RawTls { certificate: "server.crt".into(), key: "server.key".into() },
+            ca: RawCa { certificate: "ca.crt".into() },
+            ledger: RawLedger::at("ledger.db"),
+            sessions: RawSessions::default(),
+            budget: RawBudget::default(),
+            certificates: RawCertificates::default(),
+            limits: RawLimits::default(),
+            token: vec![self.token.clone()],
+        }
+    }
+}
+
+/// Where the certificate of a wrapping key goes.
+pub(super) fn key_path(folder: &Path, label: &str) -> PathBuf {
+    folder.join("keys").join(format!("{label}.crt"))
+}
+
+impl Person {
+    async fn enroll(&self, ledger: &dyn Ledger, ca: &DeviceCa, config: &Config) -> Result<(), Trouble> {
+        let trouble =
+            |error: &dyn std::fmt::Display| Trouble::new(format!("cannot enrol {}", self.device), error);
+        let key = SoftKey::generate()?;
+        let certificate = ca
+            .issue_device(&self.device, &key.spki, config.validity.device)
+            .await
+            .map_err(|error| trouble(&error))?;
+        let identity = PeerIdentity::of(&certificate).map_err(|error| trouble(&error))?;
+        files::folder(&self.folder)?;
+        key.write(&self.folder.join("device.key"))?;
+        files::create(&self.folder.join("device.crt"), pem(&certificate).as_bytes(), Mode::Public)?;
+
+        let now = Timestamp::now();
+        // The same steps as over the network, so that the log begins with them.
+        let code = random_token().map_err(|error| trouble(&error))?;
+        let code_hash = Sha256::digest(code.expose()).into();
+        let device = Device {
+            id: self.device.clone(),
+            spki: SpkiHash(Sha256::digest(&key.spki).into()),
+            state: DeviceState::Enrolled,
+            certificate,
+            expires: identity.not_after,
+            enrolled: now,
+            updated: now,
+            reason: String::new(),
+        };
+        let expires = now + jiff::SignedDuration::from_mins(1);
+        let invitation = Invitation { code_hash, device: self.device.clone(), invited_by: None, expires };
+        let target = self.device.resource_name();
+        settle(ledger, target.clone(), Change::Invite(invitation)).await?;
+        settle(ledger, target.clone(), Change::Enroll { code_hash, device }).await?;
+        let activate = Change::SetDeviceState {
+            id: self.device.clone(),
+            state: DeviceState::Active,
+            reason: String::new(),
+        };
+        settle(ledger, target, activate).await?;
+
+        let password = Passwords::new(1).hash(self.password.clone()).await.map_err(|denial| {
+            Trouble::new(format!("cannot set the password of {}", self.user), denial.detail())
+        })?;
+        let user = User {
+            id: self.user.clone(),
+            roles: self.roles.iter().copied().collect(),
+            disabled: false,
+            password,
+            created: now,
+            updated: now,
+        };
+        settle(ledger, self.user.resource_name(), Change::CreateUser(user)).await
+    }
+}
+
+/// Makes one change of the set-up, with its record.
+async fn settle(ledger: &dyn Ledger, target: String, change: Change) -> Result<(), Trouble> {
+    let attempt = ledger.begin(Intent {
+        request_id: Uuid::now_v7(),
+        arrived: Instant::now(),
+        operation: "Init",
+        user: String::new(),
+        device: String::new(),
+        certificate: None,
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        key: None,
+        wrapped_sha256: None,
+        claims: None,
+        target: target.clone(),
+        reason: String::new(),
+    });
+    let outcome = Outcome::Granted(Grant { standing: Standing::default(), change: Some(change) });
+    let settled = ledger.settle(attempt, outcome).await;
+    settled.map(drop).map_err(|denial| Trouble::new(format!("cannot record {target}"), denial))
+}
+
+/// A P-256 key in a file: for TLS, where the token would be too slow for every handshake.
+struct SoftKey {
+    pem: Zeroizing<String>,
+    spki: Vec<u8>,
+}
+
+impl SoftKey {
+    fn generate() -> Result<Self, Trouble> {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| Trouble::new("cannot make a TLS key", error))?;
+        Ok(Self { pem: Zeroizing::new(pair.serialize_pem()), spki: pair.subject_public_key_info() })
+    }
+
+    fn write(&self, path: &Path) -> Result<(), Trouble> {
+        files::create(path, self.pem.as_bytes(), Mode::Secret)
+    }
+}

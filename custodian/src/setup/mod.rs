@@ -1,0 +1,11 @@
+//! From a configuration to a running custodian, and from nothing to a configuration.
+
+pub mod check;
+pub mod dev;
+mod files;
+pub mod init;
+mod layout;
+mod parts;
+pub mod serve;
+
+pub use parts::Parts;

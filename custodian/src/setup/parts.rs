@@ -1,0 +1,103 @@
+//! From a configuration to the parts of a custodian.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::files;
+use crate::{
+    api::Api,
+    authority::{Authority, LoginThrottle, Passwords},
+    config::Config,
+    custody::Custodian,
+    ledger::{Ledger, LedgerOptions, SqliteLedger},
+    pki::DeviceCa,
+    server::Tls,
+    token::{Supervisor, Token, WorkerCommand},
+    trouble::Trouble,
+};
+
+/// A custodian that is ready to serve.
+pub struct Parts {
+    /// The services.
+    pub api: Api,
+    /// The sequences.
+    pub custodian: Arc<Custodian>,
+    /// The token's supervisor.
+    pub token: Arc<Supervisor>,
+    /// The ledger.
+    pub ledger: Arc<dyn Ledger>,
+    /// The device CA.
+    pub ca: Arc<DeviceCa>,
+    /// What new connections use.
+    pub tls: watch::Sender<Arc<Tls>>,
+    /// Cancelled: everything stops.
+    pub shutdown: CancellationToken,
+}
+
+impl Parts {
+    /// Starts the token's worker, opens the ledger, loads the certificates, and joins them.
+    pub async fn assemble(config: &Config) -> Result<Self, Trouble> {
+        let tls = load_tls(config)?;
+        let ledger = open_ledger(config)?;
+        let supervisor = start_token(config).await?;
+        let token: Arc<dyn Token> = supervisor.clone();
+        let certificate = ca_certificate(config)?;
+        let ca = DeviceCa::open(Arc::clone(&token), certificate).await.map_err(|error| {
+            Trouble::new(format!("cannot use the device CA {}", config.ca_certificate.display()), error)
+                .hint("the CA's key must be in the token: is this the token that init used?")
+        })?;
+        let ca = Arc::new(ca);
+        let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules));
+        let shutdown = CancellationToken::new();
+        let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
+        let api = Api::new(
+            Arc::clone(&custodian),
+            Passwords::new(config.logins_at_once),
+            LoginThrottle::default(),
+            Arc::clone(&ca),
+            config.validity,
+            config.api_limits,
+            shutdown.clone(),
+        );
+        Ok(Self {
+            api,
+            custodian,
+            token: supervisor,
+            ledger,
+            ca,
+            tls: watch::Sender::new(Arc::new(tls)),
+            shutdown,
+        })
+    }
+}
+
+/// The TLS material of a configuration.
+pub(super) fn load_tls(config: &Config) -> Result<Tls, Trouble> {
+    let chain = files::certificates(&config.tls_certificate)?;
+    let key = files::private_key(&config.tls_key)?;
+    let ca = rustls::pki_types::CertificateDer::from(ca_certificate(config)?);
+    Tls::new(chain, key, ca).map_err(|error| {
+        Trouble::new("cannot set up TLS", error).hint("check [tls] and [ca] in the configuration")
+    })
+}
+
+pub(super) fn open_ledger(config: &Config) -> Result<Arc<dyn Ledger>, Trouble> {
+    let options = LedgerOptions { deadline: config.ledger_deadline, ..LedgerOptions::default() };
+    let ledger = SqliteLedger::open(&config.ledger, options).map_err(|error| {
+        Trouble::new(format!("cannot open the ledger {}", config.ledger.display()), error)
+    })?;
+    Ok(Arc::new(ledger))
+}
+
+pub(super) async fn start_token(config: &Config) -> Result<Arc<Supervisor>, Trouble> {
+    Supervisor::start(config.token.clone(), WorkerCommand::default())
+        .await
+        .map(Arc::new)
+        .map_err(|error| Trouble::new("cannot use the token", error))
+}
+
+fn ca_certificate(config: &Config) -> Result<Vec<u8>, Trouble> {
+    Ok(files::certificates(&config.ca_certificate)?.remove(0).to_vec())
+}

@@ -1,0 +1,212 @@
+//! A custodian, as `custodian dev` makes it.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use tempfile::TempDir;
+
+use crate::programs::{Ran, bin, run};
+
+/// A running custodian with a SoftHSM token, a CA and people of its own. Everything ends with it.
+pub struct Dev {
+    folder: TempDir,
+    child: Child,
+    address: String,
+    log: thread::JoinHandle<String>,
+}
+
+/// What a start came to.
+pub enum Start {
+    Serving(Dev),
+    /// It ended instead.
+    Ended(Ran),
+}
+
+/// The people that `custodian dev` makes; each has a device `NAME-laptop`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Person {
+    Operator,
+    Admin,
+    Auditor,
+}
+
+impl Person {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl Dev {
+    /// A custodian made from nothing.
+    pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// The custodian of this folder, made if it is not there.
+    pub fn start_in(folder: TempDir) -> Self {
+        match Self::try_start_in(folder) {
+            Start::Serving(dev) => dev,
+            Start::Ended(ran) => panic!("the custodian ended with {:?}: {}", ran.code, ran.stderr),
+        }
+    }
+
+    /// As [`Dev::start_in`], for tests of starts that fail.
+    pub fn try_start_in(folder: TempDir) -> Start {
+        let mut child = Command::new(bin("custodian"))
+            .args(["dev", "--dir"])
+            .arg(folder.path().join("dev"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let log = thread::spawn(move || {
+            let mut text = Vec::new();
+            // Ends with the process.
+            stderr.read_to_end(&mut text).ok();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        match line.trim().strip_prefix("ready ") {
+            Some(address) => Start::Serving(Self { folder, child, address: address.to_owned(), log }),
+            None => {
+                let status = child.wait().unwrap();
+                Start::Ended(Ran { code: status.code(), stdout: line, stderr: log.join().unwrap() })
+            }
+        }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The folder that `custodian dev` made.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("dev")
+    }
+
+    /// A folder for the test's own files, on the same file system.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// The certificate to seal to.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir().join("keys/sample.crt")
+    }
+
+    /// A program with the settings of this person, as `DIR/NAME.env` gives them.
+    pub fn command(&self, program: &str, person: Person) -> Command {
+        let mut command = Command::new(bin(program));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.folder.path());
+        let text = fs::read_to_string(self.dir().join(format!("{}.env", person.name()))).unwrap();
+        for line in text.lines() {
+            let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();
+            command.env(name, value.trim_matches('\''));
+        }
+        command
+    }
+
+    /// Runs `envelope` as this person.
+    pub fn envelope<A: AsRef<OsStr>>(&self, person: Person, args: impl IntoIterator<Item = A>) -> Ran {
+        run(self.command("envelope", person).args(args))
+    }
+
+    /// Runs `custodianctl` as this person.
+    pub fn ctl<A: AsRef<OsStr>>(&self, person: Person, args: impl IntoIterator<Item = A>) -> Ran {
+        run(self.command("custodianctl", person).args(args))
+    }
+
+    /// Seals `path` to the sample key.
+    pub fn seal(&self, path: &Path, envelope: &Path) {
+        let certificate = self.certificate();
+        let args: [&OsStr; 6] = [
+            "seal".as_ref(),
+            "--to".as_ref(),
+            certificate.as_ref(),
+            "-o".as_ref(),
+            envelope.as_ref(),
+            path.as_ref(),
+        ];
+        self.envelope(Person::Operator, args).expect(0);
+    }
+
+    /// Every record of the log, oldest first, as `custodianctl audit ls --json` gives them.
+    pub fn records(&self) -> Vec<serde_json::Value> {
+        let ran = self.ctl(Person::Auditor, ["audit", "ls", "--limit", "1000000", "--json"]).expect(0);
+        match ran.json() {
+            serde_json::Value::Array(records) => records,
+            other => panic!("not an array: {other}"),
+        }
+    }
+
+    /// The worker process: the child that has the PKCS#11 module loaded.
+    pub fn worker(&self) -> Option<u32> {
+        let parent = self.child.id();
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .find(|pid: &u32| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                // After the name, which is in parentheses: state, parent.
+                let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
+                after.split_whitespace().nth(1) == Some(&parent.to_string()) && command.contains("worker")
+            })
+    }
+
+    /// The custodian's own process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to a process.
+    pub fn signal(pid: u32, name: &str) {
+        run(Command::new("kill").args(["-s", name, &pid.to_string()])).expect(0);
+    }
+
+    /// kill -9, as a power failure would. What is left can be started again.
+    pub fn kill(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.leave().0
+    }
+
+    /// SIGTERM. What it said in its life, and what is left.
+    pub fn stop(mut self) -> (TempDir, Ran) {
+        Self::signal(self.child.id(), "TERM");
+        let status = self.child.wait().unwrap();
+        let (folder, log) = self.leave();
+        (folder, Ran { code: status.code(), stdout: String::new(), stderr: log })
+    }
+
+    fn leave(mut self) -> (TempDir, String) {
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let log = std::mem::replace(&mut self.log, thread::spawn(String::new));
+        (folder, log.join().unwrap())
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,89 @@
+//! Load: many callers that unwrap, and remember every key they were given.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use sha2::{Digest, Sha256};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{Dev, Person, Wire, sealed_key};
+
+/// One key that a caller received.
+#[derive(Clone, Debug)]
+pub struct Unwrapped {
+    pub request_id: String,
+    /// SHA-256 of the wrapped key, hex.
+    pub wrapped_sha256: String,
+}
+
+/// Callers at work.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    received: watch::Receiver<usize>,
+    callers: JoinSet<Vec<Unwrapped>>,
+}
+
+impl Load {
+    /// `callers` callers, all on the operator's one session, until stopped or until the connection is gone for good.
+    /// Calls that fail are simply made again.
+    pub async fn start(dev: &Dev, callers: usize) -> Self {
+        let wire = Wire::login(dev, Person::Operator).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (count, received) = watch::channel(0);
+        let mut set = JoinSet::new();
+        for _ in 0..callers {
+            set.spawn(call(wire.clone(), dev.certificate(), Arc::clone(&stop), count.clone()));
+        }
+        Self { stop, received, callers: set }
+    }
+
+    /// Waits until this many keys were received in all.
+    pub async fn received(&mut self, keys: usize) {
+        self.received.wait_for(|count| *count >= keys).await.unwrap();
+    }
+
+    /// How many keys were received so far.
+    pub fn count(&self) -> usize {
+        *self.received.borrow()
+    }
+
+    /// Ends the load. Every key that any caller received.
+    pub async fn stop(mut self) -> Vec<Unwrapped> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Vec::new();
+        while let Some(received) = self.callers.join_next().await {
+            all.extend(received.unwrap());
+        }
+        all
+    }
+}
+
+async fn call(
+    wire: Wire,
+    certificate: PathBuf,
+    stop: Arc<AtomicBool>,
+    count: watch::Sender<usize>,
+) -> Vec<Unwrapped> {
+    let mut received = Vec::new();
+    let mut file_key = [0; 32];
+    while !stop.load(Ordering::SeqCst) {
+        aws_lc_rs::rand::fill(&mut file_key).unwrap();
+        let (key, wrapped) = sealed_key(&certificate, &file_key);
+        let wrapped_sha256 = hex::encode(Sha256::digest(&wrapped));
+        match wire.unwrap(&key, wrapped).await {
+            Ok(answer) => {
+                assert_eq!(answer.file_key, file_key, "a wrong key was returned");
+                received.push(Unwrapped { request_id: answer.request_id, wrapped_sha256 });
+                count.send_modify(|count| *count += 1);
+            }
+            // Refused or gone: let others run before asking again.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+    received
+}

@@ -1,0 +1,180 @@
+//! A client of the gRPC API, made from the .proto files alone: what a stranger would write.
+
+use std::{fs, path::Path, sync::Arc};
+
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use custodian_proto::v1::{
+    self, audit_service_client::AuditServiceClient, custody_service_client::CustodyServiceClient,
+    device_service_client::DeviceServiceClient, session_service_client::SessionServiceClient,
+};
+use der::{Decode, Encode};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::{Request, transport::Endpoint};
+use x509_cert::Certificate;
+
+use crate::{Dev, Person};
+
+pub use tonic::transport::Channel;
+
+/// What a client shows in the TLS handshake.
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// That of a person's device.
+    pub fn of(dev: &Dev, person: Person) -> Self {
+        let folder = dev.dir().join(person.name());
+        Self {
+            certificate: CertificateDer::from_pem_file(folder.join("device.crt")).unwrap(),
+            key: PrivateKeyDer::from_pem_file(folder.join("device.key")).unwrap(),
+        }
+    }
+
+    /// One that names itself like a device, but that the CA did not sign.
+    pub fn of_another_ca() -> Self {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new([]).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "another CA");
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "operator-laptop");
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        Self {
+            certificate: certificate.der().clone(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+
+    /// SHA-256 of the certificate, hex: as records show it.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        hex::encode(Sha256::digest(&self.certificate))
+    }
+}
+
+/// One connection, and the session on it.
+#[derive(Clone)]
+pub struct Wire {
+    channel: Channel,
+    token: Option<String>,
+}
+
+impl Wire {
+    /// Connects. The error is of TCP or TLS.
+    pub async fn connect(dev: &Dev, identity: &Identity) -> Result<Self, tonic::transport::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(dev.dir().join("ca.crt")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let address = dev.address().to_owned();
+        let connect = tower::service_fn(move |_| {
+            let (connector, address) = (connector.clone(), address.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                let name = ServerName::try_from("localhost").unwrap();
+                Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("https://{}", dev.address())).unwrap();
+        Ok(Self { channel: endpoint.connect_with_connector(connect).await?, token: None })
+    }
+
+    /// Connects as a person's device and signs in as that person.
+    pub async fn login(dev: &Dev, person: Person) -> Self {
+        let mut wire = Self::connect(dev, &Identity::of(dev, person)).await.unwrap();
+        let password = fs::read_to_string(dev.dir().join(person.name()).join("password")).unwrap();
+        wire.sign_in(person.name(), &password).await.unwrap();
+        wire
+    }
+
+    /// Signs in on this connection.
+    pub async fn sign_in(&mut self, user: &str, password: &str) -> Result<(), tonic::Status> {
+        let request = v1::LoginRequest { user: user.to_owned(), password: password.to_owned() };
+        let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?;
+        self.token = Some(answer.into_inner().session_token);
+        Ok(())
+    }
+
+    /// The session's token, if signed in.
+    pub fn token(&self) -> Option<String> {
+        self.token.clone()
+    }
+
+    /// Uses another session token from now on.
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// A request in this session.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        request
+    }
+
+    /// Asks for one file key.
+    pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<v1::UnwrapResponse, tonic::Status> {
+        let request = v1::UnwrapRequest {
+            key: key.to_owned(),
+            wrapping: v1::KeyWrapping::RsaOaepSha1.into(),
+            wrapped_key,
+            claims: Some(v1::Claims {
+                file_name: "test.mtd".into(),
+                file_size: 1,
+                format: "mtd".into(),
+                reason: "test".into(),
+            }),
+        };
+        Ok(self.custody().unwrap(self.request(request)).await?.into_inner())
+    }
+
+    pub fn custody(&self) -> CustodyServiceClient<Channel> {
+        CustodyServiceClient::new(self.channel.clone())
+    }
+
+    pub fn devices(&self) -> DeviceServiceClient<Channel> {
+        DeviceServiceClient::new(self.channel.clone())
+    }
+
+    pub fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone())
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}
+
+/// `keys/KEY_ID` of a certificate, and `plaintext` wrapped to it with OAEP and SHA-1, all that SoftHSM can do.
+pub fn sealed_key(certificate: &Path, plaintext: &[u8]) -> (String, Vec<u8>) {
+    let der = CertificateDer::from_pem_file(certificate).unwrap();
+    let certificate = Certificate::from_der(&der).unwrap();
+    let spki = certificate.tbs_certificate().subject_public_key_info();
+    let id = custodian_proto::key::KeyId::of_public_key(spki.subject_public_key.raw_bytes());
+    let key = PublicEncryptingKey::from_der(&spki.to_der().unwrap()).unwrap();
+    let key = OaepPublicEncryptingKey::new(key).unwrap();
+    let mut wrapped = vec![0; key.ciphertext_size()];
+    key.encrypt(&OAEP_SHA1_MGF1SHA1, plaintext, &mut wrapped, None).unwrap();
+    (id.resource_name(), wrapped)
+}
