@@ -2,7 +2,10 @@
 //! every attempt.
 
 mod change;
+mod committer;
+mod entry;
 mod record;
+mod sqlite;
 
 use async_trait::async_trait;
 use custodian_proto::{key::KeyId, v1};
@@ -11,6 +14,7 @@ use tokio::sync::watch;
 
 pub use change::{Change, Changed};
 pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
+pub use sqlite::{LedgerOptions, OpenError, SqliteLedger};
 
 use crate::{
     authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
