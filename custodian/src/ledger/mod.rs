@@ -3,6 +3,8 @@
 
 mod change;
 mod committer;
+#[cfg(test)]
+pub(crate) mod contract;
 mod entry;
 mod record;
 mod sqlite;

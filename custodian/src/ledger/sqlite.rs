@@ -10,6 +10,8 @@ mod readers;
 mod rows;
 mod schema;
 mod standing;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -70,8 +72,10 @@ pub struct SqliteLedger {
     /// For the log and for lists, so that nobody's long search holds up a decision.
     long: Readers,
     committer: Committer,
-    /// Last, so that it waits for threads that have been told to end.
+    /// Behind those, so that it waits for threads that have been told to end.
     _threads: Threads,
+    #[cfg(test)]
+    directory: Option<tempfile::TempDir>,
 }
 
 impl SqliteLedger {
@@ -101,7 +105,23 @@ impl SqliteLedger {
         };
         let (committer, started) = Committer::start(commit, last, queue, deadline).map_err(io)?;
         threads.running.push(started);
-        Ok(Self { quick, long, committer, _threads: threads })
+        Ok(Self {
+            quick,
+            long,
+            committer,
+            _threads: threads,
+            #[cfg(test)]
+            directory: None,
+        })
+    }
+
+    /// An empty ledger that is gone when dropped.
+    #[cfg(test)]
+    pub(crate) fn for_test(options: LedgerOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Self::open(&directory.path().join("ledger.db"), options).unwrap();
+        ledger.directory = Some(directory);
+        ledger
     }
 }
 

@@ -168,7 +168,8 @@ impl Batch<'_> {
         }
         let set = "UPDATE users SET disabled = ?2, updated = ?3 WHERE id = ?1";
         self.update(set, params![id.as_str(), disabled, micros(self.now)])?;
-        if disabled {
+        // The sessions of a disabled user are dead, but stay until then: so their owner learns why (USER_DISABLED).
+        if !disabled {
             self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;
         }
         self.changed_user(id)
