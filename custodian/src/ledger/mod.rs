@@ -2,7 +2,12 @@
 //! every attempt.
 
 mod change;
+mod committer;
+#[cfg(test)]
+pub(crate) mod contract;
+mod entry;
 mod record;
+mod sqlite;
 
 use async_trait::async_trait;
 use custodian_proto::{key::KeyId, v1};
@@ -11,6 +16,7 @@ use tokio::sync::watch;
 
 pub use change::{Change, Changed};
 pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
+pub use sqlite::{LedgerOptions, OpenError, SqliteLedger};
 
 use crate::{
     authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},

@@ -1,11 +1,11 @@
 //! An attempt, from its beginning to its record.
 
-use std::{net::IpAddr, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use custodian_proto::{key::KeyId, v1};
 use uuid::Uuid;
 
-use super::Change;
+use super::{Change, committer::Slot};
 use crate::{
     authority::{Caller, Standing},
     custody::{Denial, Withheld},
@@ -67,8 +67,11 @@ impl Intent {
 }
 
 /// An attempt that has begun and must be settled. Only the ledger makes one; settling consumes it.
+///
+/// Dropped without being settled (a panic), it is recorded as [`OUTCOME_UNKNOWN`].
 pub struct Attempt {
-    pub(in crate::ledger) intent: Intent,
+    pub(in crate::ledger) intent: Arc<Intent>,
+    pub(in crate::ledger) slot: Slot,
 }
 
 impl Attempt {

@@ -1,0 +1,277 @@
+//! The committer: one thread that owns the writing and commits for all who wait (group commit).
+
+use std::{convert::Infallible, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{Attempt, Changed, Intent, LedgerError, Outcome, Release};
+use crate::custody::{Denial, Fault};
+
+/// Most jobs of one transaction. Beyond this a larger group gains nothing and the first in it wait longer.
+const MAX_BATCH: usize = 512;
+
+/// How long after a failed commit to try again what is still to be recorded, if no new job comes before.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What settling answers.
+pub(super) type Verdict = Result<(Release, Changed), Denial>;
+
+/// One thing to write.
+pub(super) struct Job {
+    /// What is tried.
+    pub(super) intent: Arc<Intent>,
+    /// The last durable sequence number when the attempt began.
+    pub(super) since: u64,
+    /// How far it got.
+    pub(super) step: Step,
+    reply: Option<oneshot::Sender<Verdict>>,
+}
+
+impl Job {
+    /// Nobody waits for the answer any more, so nothing can leave, and the record must not say that it did.
+    fn deny_if_given_up(&mut self) {
+        let given_up = self.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
+        if given_up && matches!(self.step, Step::Settle(Outcome::Granted(_))) {
+            let denial = unavailable("recorded after the deadline: nothing was released".to_owned());
+            self.step = Step::Settle(Outcome::Denied(denial));
+        }
+    }
+
+    fn answer(&mut self, verdict: Option<Verdict>) {
+        if let (Some(reply), Some(verdict)) = (self.reply.take(), verdict)
+            && reply.send(verdict).is_err()
+        {
+            let request_id = self.intent.request_id;
+            tracing::warn!(%request_id, "the record of this attempt came too late for its caller");
+        }
+    }
+}
+
+/// How far an attempt got.
+pub(super) enum Step {
+    /// Remember it until it is settled.
+    Begin,
+    /// Record it, with everything that depends on that.
+    Settle(Outcome),
+    /// Record that nobody knows how it ended.
+    Abandon,
+}
+
+/// What a commit made.
+pub(super) struct Committed {
+    /// The sequence number of the last durable record.
+    pub(super) last: u64,
+    /// One for each job, in the same order; `None` for those that only begin.
+    pub(super) verdicts: Vec<Option<Verdict>>,
+}
+
+/// An attempt's place in the queue, kept for its settling from its beginning on. So what has begun can always be
+/// settled, however many others wait.
+pub(super) struct Slot {
+    place: Option<mpsc::OwnedPermit<Job>>,
+    since: u64,
+    settled: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.slot.settled {
+            return;
+        }
+        let request_id = self.request_id();
+        match self.slot.place.take() {
+            Some(place) => drop(place.send(Job {
+                intent: Arc::clone(&self.intent),
+                since: self.slot.since,
+                step: Step::Abandon,
+                reply: None,
+            })),
+            None => {
+                tracing::error!(%request_id, "an attempt was given up while the ledger's queue was full: not recorded")
+            }
+        }
+    }
+}
+
+/// The handle of the committing thread. When it is dropped, the thread commits what is queued and ends.
+pub(super) struct Committer {
+    jobs: mpsc::Sender<Job>,
+    last: watch::Receiver<u64>,
+    deadline: Duration,
+    _alive: oneshot::Sender<Infallible>,
+}
+
+impl Committer {
+    /// Starts the thread. `last` is the last durable sequence number; `commit` makes all of a batch in one durable
+    /// transaction, or nothing of it.
+    pub(super) fn start<C>(
+        commit: C,
+        last: u64,
+        queue: usize,
+        deadline: Duration,
+    ) -> std::io::Result<(Self, thread::JoinHandle<()>)>
+    where
+        C: FnMut(&[Job]) -> Result<Committed, LedgerError> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (jobs, queued) = mpsc::channel(queue.max(2));
+        let (last, last_seen) = watch::channel(last);
+        let (alive, ended) = oneshot::channel();
+        let work = Work { commit, last, unrecorded: Vec::new(), most_unrecorded: queue };
+        let thread = thread::Builder::new()
+            .name("ledger-commit".to_owned())
+            .spawn(move || runtime.block_on(work.run(queued, ended)))?;
+        Ok((Self { jobs, last: last_seen, deadline, _alive: alive }, thread))
+    }
+
+    /// The sequence number of the last durable record, and a signal for each new one.
+    pub(super) fn last_sequence(&self) -> watch::Receiver<u64> {
+        self.last.clone()
+    }
+
+    /// Queues the beginning and keeps a place for the settling. If there is no room for both, the settling queues
+    /// both: a record needs no beginning.
+    pub(super) fn begin(&self, intent: Intent) -> Attempt {
+        let intent = Arc::new(intent);
+        let since = *self.last.borrow();
+        let begin = || {
+            let place = self.jobs.clone().try_reserve_owned().ok()?;
+            let (intent, step) = (Arc::clone(&intent), Step::Begin);
+            self.jobs.try_send(Job { intent, since, step, reply: None }).ok()?;
+            Some(place)
+        };
+        let slot = Slot { place: begin(), since, settled: false };
+        Attempt { intent, slot }
+    }
+
+    /// Waits until the outcome is durable, at most until the deadline.
+    pub(super) async fn settle(&self, mut attempt: Attempt, outcome: Outcome) -> Verdict {
+        let deadline = Instant::now() + self.deadline;
+        let request_id = attempt.request_id();
+        attempt.slot.settled = true;
+        let (reply, verdict) = oneshot::channel();
+        let job = Job {
+            intent: Arc::clone(&attempt.intent),
+            since: attempt.slot.since,
+            step: Step::Settle(outcome),
+            reply: Some(reply),
+        };
+        match attempt.slot.place.take() {
+            Some(place) => drop(place.send(job)),
+            None => self.enqueue(job, request_id, deadline).await?,
+        }
+        match tokio::time::timeout_at(deadline, verdict).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(unavailable(format!("no commit within {:?}", self.deadline))),
+        }
+    }
+
+    async fn enqueue(&self, job: Job, request_id: Uuid, deadline: Instant) -> Result<(), Denial> {
+        match tokio::time::timeout_at(deadline, self.jobs.send(job)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => {
+                tracing::error!(%request_id, "the ledger's queue stayed full: denied and not recorded");
+                Err(unavailable(format!("its queue stayed full for {:?}", self.deadline)))
+            }
+        }
+    }
+}
+
+fn unavailable(why: String) -> Denial {
+    Fault::LedgerUnavailable(why).into()
+}
+
+fn stopped() -> Denial {
+    unavailable("its committer has stopped; restart the custodian".to_owned())
+}
+
+/// What the thread works with.
+struct Work<C> {
+    commit: C,
+    last: watch::Sender<u64>,
+    /// Denied attempts that a failed commit left without record.
+    unrecorded: Vec<Job>,
+    most_unrecorded: usize,
+}
+
+impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>, mut ended: oneshot::Receiver<Infallible>) {
+        loop {
+            let mut batch = Vec::new();
+            tokio::select! {
+                biased;
+                count = queue.recv_many(&mut batch, MAX_BATCH) => if count == 0 { break },
+                () = tokio::time::sleep(RETRY), if !self.unrecorded.is_empty() => {}
+                _ = &mut ended => break,
+            }
+            self.commit(batch);
+        }
+        // Attempts that are still under way stay begun; the next start records them.
+        let mut rest = Vec::new();
+        while let Ok(job) = queue.try_recv() {
+            rest.push(job);
+            if rest.len() == MAX_BATCH {
+                self.commit(std::mem::take(&mut rest));
+            }
+        }
+        self.commit(rest);
+        if !self.unrecorded.is_empty() {
+            tracing::error!(
+                attempts = self.unrecorded.len(),
+                "the ledger ends with denied attempts unrecorded"
+            );
+        }
+    }
+
+    /// Commits what earlier failures left and the new jobs, then answers all of them.
+    fn commit(&mut self, new: Vec<Job>) {
+        let old = self.unrecorded.len().min(MAX_BATCH);
+        let mut batch: Vec<Job> = self.unrecorded.drain(..old).collect();
+        batch.extend(new);
+        if batch.is_empty() {
+            return;
+        }
+        batch.iter_mut().for_each(Job::deny_if_given_up);
+        match (self.commit)(&batch) {
+            Ok(committed) => {
+                // Ahead of the answers: whoever begins after one of them must see a number not below its record's.
+                self.last.send_replace(committed.last);
+                for (mut job, verdict) in batch.into_iter().zip(committed.verdicts) {
+                    job.answer(verdict);
+                }
+            }
+            Err(error) => self.keep(batch, &error),
+        }
+    }
+
+    /// Denies everybody of a failed batch, and keeps what is to be recorded of it once the ledger recovers.
+    fn keep(&mut self, batch: Vec<Job>, error: &LedgerError) {
+        tracing::error!(%error, jobs = batch.len(), "the ledger could not commit");
+        let mut lost = 0;
+        for mut job in batch {
+            let denial = Denial::from(error.clone());
+            if matches!(job.step, Step::Settle(Outcome::Granted(_))) {
+                job.step = Step::Settle(Outcome::Denied(denial.clone()));
+            }
+            job.answer(Some(Err(denial)));
+            // A beginning is not tried again: its settling may overtake it, and then it would look interrupted.
+            if matches!(job.step, Step::Begin) {
+                continue;
+            }
+            if self.unrecorded.len() < self.most_unrecorded {
+                self.unrecorded.push(job);
+            } else {
+                lost += 1;
+            }
+        }
+        if lost > 0 {
+            tracing::error!(lost, "too many denied attempts wait for the ledger: these stay unrecorded");
+        }
+    }
+}

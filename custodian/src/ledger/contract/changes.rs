@@ -1,0 +1,303 @@
+//! What each change does and refuses.
+
+use std::sync::Arc;
+
+use custodian_proto::refusal::Refusal;
+
+use super::world::*;
+use crate::{
+    authority::{
+        Device, DeviceState, Invitation, KeyState, PasswordHash, Role, Roles, SessionId, SpkiHash, Standing,
+        User, WrappingKey,
+    },
+    ledger::{Change, Changed, Grant, Ledger, Outcome},
+};
+
+fn enroll(code: u8, device: Device) -> Change {
+    Change::Enroll { code_hash: [code; 32], device }
+}
+
+pub(crate) async fn an_invitation_is_used_once<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    assert!(!world.ledger.has_open_invitation(now()).await.unwrap());
+    let invited = invitation(1, "laptop-1");
+    world.done(Change::Invite(invited.clone())).await;
+    assert!(world.ledger.has_open_invitation(now()).await.unwrap());
+    assert_eq!(world.ledger.invitation([1; 32], now()).await.unwrap(), Some(invited.clone()));
+    assert_eq!(world.ledger.invitation([1; 32], invited.expires).await.unwrap(), None);
+
+    // Whatever state it claims to be in, it begins as enrolled.
+    let claimed = Device { state: DeviceState::Active, ..device("laptop-1", 1) };
+    let Changed::Device(enrolled) = world.done(enroll(1, claimed.clone())).await else { panic!() };
+    assert_eq!(enrolled, Device { state: DeviceState::Enrolled, ..claimed });
+    assert_eq!(world.ledger.device(&enrolled.id).await.unwrap(), Some(enrolled));
+
+    assert_eq!(world.ledger.invitation([1; 32], now()).await.unwrap(), None);
+    assert!(!world.ledger.has_open_invitation(now()).await.unwrap());
+    world.refuses_change(enroll(1, device("laptop-1", 2)), Refusal::EnrollmentRefused).await;
+}
+
+pub(crate) async fn an_invitation_is_for_one_device<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    world.done(Change::Invite(invitation(1, "laptop-1"))).await;
+    world.refuses_change(enroll(1, device("laptop-2", 2)), Refusal::EnrollmentRefused).await;
+    world.refuses_change(enroll(9, device("laptop-1", 1)), Refusal::EnrollmentRefused).await;
+    world.refuses_change(Change::Invite(invitation(2, "laptop-1")), Refusal::AlreadyExists).await;
+    world.refuses_change(Change::Invite(invitation(1, "laptop-3")), Refusal::AlreadyExists).await;
+    // None of that used it up.
+    world.done(enroll(1, device("laptop-1", 1))).await;
+    world.refuses_change(Change::Invite(invitation(3, "laptop-1")), Refusal::AlreadyExists).await;
+}
+
+pub(crate) async fn an_expired_invitation_is_replaced<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let expired = Invitation { expires: ago(1), invited_by: None, ..invitation(1, "laptop-1") };
+    world.done(Change::Invite(expired)).await;
+    assert!(!world.ledger.has_open_invitation(now()).await.unwrap());
+    world.refuses_change(enroll(1, device("laptop-1", 1)), Refusal::EnrollmentRefused).await;
+    world.done(Change::Invite(invitation(2, "laptop-1"))).await;
+    world.refuses_change(enroll(1, device("laptop-1", 1)), Refusal::EnrollmentRefused).await;
+    world.done(enroll(2, device("laptop-1", 1))).await;
+}
+
+pub(crate) async fn ids_and_keys_of_devices_are_not_used_twice<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    world.has_device("laptop-1", 1).await;
+    world.done(Change::Invite(invitation(2, "laptop-2"))).await;
+    world.refuses_change(enroll(2, device("laptop-2", 1)), Refusal::AlreadyExists).await;
+    // The refusal did not use the invitation up.
+    world.done(enroll(2, device("laptop-2", 2))).await;
+    world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+    world.refuses_change(Change::Invite(invitation(3, "laptop-1")), Refusal::AlreadyExists).await;
+    world.done(Change::Invite(invitation(3, "laptop-3"))).await;
+    world.refuses_change(enroll(3, device("laptop-3", 1)), Refusal::AlreadyExists).await;
+}
+
+pub(crate) async fn a_device_lives_as_it_should<L: Ledger>(ledger: Arc<L>) {
+    use DeviceState::{Active, Enrolled, Revoked, Suspended};
+    let world = World::empty(ledger);
+    let ways: [&[DeviceState]; 5] =
+        [&[], &[Active], &[Active, Suspended], &[Active, Suspended, Active], &[Active, Revoked]];
+    for (number, way) in (1..).zip(ways) {
+        for next in [Enrolled, Active, Suspended, Revoked] {
+            let id = format!("laptop-{number}-{}", next.name());
+            let spki = number * 10 + next as u8;
+            world.done(Change::Invite(invitation(spki, &id))).await;
+            world.done(enroll(spki, device(&id, spki))).await;
+            for step in way {
+                world.sets_device(&id, *step).await.unwrap();
+            }
+            let before = world.ledger.device(&device_id(&id)).await.unwrap().unwrap();
+            let made = world.sets_device(&id, next).await;
+            let after = world.ledger.device(&device_id(&id)).await.unwrap().unwrap();
+            if before.state.may_become(next) {
+                let Changed::Device(changed) = made.ok().unwrap() else { panic!() };
+                assert_eq!((changed.state, &changed), (next, &after));
+                assert!(after.updated >= before.updated);
+                if matches!(next, Suspended | Revoked) {
+                    assert_eq!(after.reason, format!("to be {}", next.name()));
+                }
+            } else {
+                assert_eq!(made.err().unwrap().code(), Refusal::StateConflict.code(), "{id}");
+                assert_eq!(before, after);
+            }
+        }
+    }
+}
+
+pub(crate) async fn stopping_a_device_ends_its_sessions<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.has_device("laptop-2", 2).await;
+    world.done(Change::OpenSession(session(2, "anna", 2))).await;
+    world.sets_device("laptop-1", DeviceState::Suspended).await.unwrap();
+    world.sets_device("laptop-1", DeviceState::Active).await.unwrap();
+    world.refuses(world.standing(), Refusal::NotLoggedIn).await;
+    assert!(has_session(&world, 2).await);
+    world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
+    assert!(!has_session(&world, 2).await);
+}
+
+pub(crate) async fn users_are_created_once<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let anna = user("anna", &[Role::Operator, Role::Admin]);
+    let Changed::User(created) = world.done(Change::CreateUser(anna.clone())).await else { panic!() };
+    let read = world.ledger.user(&anna.id).await.unwrap().unwrap();
+    for user in [created, read] {
+        assert_eq!((&user.id, user.roles, user.disabled), (&anna.id, anna.roles, false));
+        assert_eq!(user.password.as_phc(), anna.password.as_phc());
+        assert_eq!((user.created, user.updated), (anna.created, anna.updated));
+    }
+    world.refuses_change(Change::CreateUser(user("anna", &[])), Refusal::AlreadyExists).await;
+    assert!(world.ledger.user(&user_id("bob")).await.unwrap().is_none());
+}
+
+pub(crate) async fn stopping_a_user_ends_the_sessions<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let set = |disabled| Change::SetUserDisabled { id: user_id("anna"), disabled };
+    for disabled in [true, true] {
+        let Changed::User(anna) = world.done(set(disabled)).await else { panic!() };
+        assert!(anna.disabled);
+        world.refuses(world.standing(), Refusal::UserDisabled).await;
+    }
+    for disabled in [false, false] {
+        let Changed::User(anna) = world.done(set(disabled)).await else { panic!() };
+        assert!(!anna.disabled);
+        world.refuses(world.standing(), Refusal::NotLoggedIn).await;
+    }
+    world.done(Change::OpenSession(session(1, "anna", 1))).await;
+    // Already enabled: nothing changes.
+    world.done(set(false)).await;
+    assert!(world.unwraps(world.standing()).await.is_ok());
+}
+
+pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.done(Change::CreateUser(user("bob", &[]))).await;
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+    world.done(Change::OpenSession(session(3, "bob", 1))).await;
+    let set = |phc: &str, keep: Option<u8>| Change::SetPassword {
+        id: user_id("anna"),
+        password: PasswordHash::from_phc(phc.to_owned()),
+        keep: keep.map(|id| SessionId([id; 32])),
+    };
+    let Changed::User(anna) = world.done(set("second", Some(2))).await else { panic!() };
+    assert_eq!(anna.password.as_phc(), "second");
+    assert!(!has_session(&world, 1).await && has_session(&world, 2).await && has_session(&world, 3).await);
+    world.done(set("third", None)).await;
+    assert!(!has_session(&world, 2).await && has_session(&world, 3).await);
+}
+
+pub(crate) async fn a_password_that_changes_during_a_login_stops_it<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let login = world.ledger.begin(intent("Login"));
+    let password = PasswordHash::from_phc("second".to_owned());
+    world.done(Change::SetPassword { id: user_id("anna"), password, keep: None }).await;
+    let change = Some(Change::OpenSession(session(2, "anna", 1)));
+    let grant = Grant { standing: Standing::default(), change };
+    let denial = world.ledger.settle(login, Outcome::Granted(grant)).await.err().unwrap();
+    assert_eq!(denial.code(), Refusal::LoginFailed.code());
+    assert!(!has_session(&world, 2).await);
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+}
+
+pub(crate) async fn roles_are_replaced<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    for roles in [&[][..], &[Role::Admin], &[Role::Operator, Role::Auditor]] {
+        let roles: Roles = roles.iter().copied().collect();
+        let Changed::User(anna) = world.done(Change::SetRoles { id: user_id("anna"), roles }).await else {
+            panic!()
+        };
+        assert_eq!(anna.roles, roles);
+    }
+}
+
+pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let main = key("main");
+    let Changed::Key(added) = world.done(Change::AddKey(main.clone())).await else { panic!() };
+    assert_eq!(added, main);
+    assert_eq!(world.ledger.key(main.id).await.unwrap(), Some(main.clone()));
+    assert_eq!(world.ledger.key(key("other").id).await.unwrap(), None);
+    let same_id = WrappingKey { label: "other".to_owned(), ..main.clone() };
+    let same_label = WrappingKey { id: key("other").id, ..main };
+    for taken in [same_id, same_label] {
+        world.refuses_change(Change::AddKey(taken), Refusal::AlreadyExists).await;
+    }
+}
+
+pub(crate) async fn keys_are_suspended_and_activated<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let set = |state| Change::SetKeyState { id: key("main").id, state };
+    for state in [KeyState::Suspended, KeyState::Active] {
+        let Changed::Key(changed) = world.done(set(state)).await else { panic!() };
+        assert_eq!(changed.state, state);
+        assert_eq!(world.ledger.key(changed.id).await.unwrap(), Some(changed));
+        world.refuses_change(set(state), Refusal::StateConflict).await;
+    }
+}
+
+pub(crate) async fn sessions_open_only_for_enabled_users<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.refuses_change(Change::OpenSession(session(2, "bob", 1)), Refusal::LoginFailed).await;
+    world.done(Change::CreateUser(User { disabled: true, ..user("bob", &[]) })).await;
+    world.refuses_change(Change::OpenSession(session(2, "bob", 1)), Refusal::LoginFailed).await;
+    world.refuses_change(Change::OpenSession(session(2, "anna", 9)), Refusal::DeviceUnknown).await;
+    world.refuses_change(Change::OpenSession(session(1, "anna", 1)), Refusal::AlreadyExists).await;
+    world.done(Change::SetUserDisabled { id: user_id("bob"), disabled: false }).await;
+    let opened = session(2, "bob", 1);
+    world.done(Change::OpenSession(opened.clone())).await;
+    let identity = world.ledger.identify(SpkiHash([9; 32]), Some(opened.id)).await.unwrap();
+    assert_eq!(identity.session, Some(opened));
+}
+
+pub(crate) async fn what_is_not_there_cannot_be_changed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let password = PasswordHash::from_phc("any".to_owned());
+    let (anna, reason) = (user_id("anna"), String::new());
+    let changes = [
+        Change::CloseSession(SessionId([1; 32])),
+        Change::SetDeviceState { id: device_id("laptop-1"), state: DeviceState::Revoked, reason },
+        Change::SetUserDisabled { id: anna.clone(), disabled: true },
+        Change::SetPassword { id: anna.clone(), password, keep: None },
+        Change::SetRoles { id: anna, roles: Roles::default() },
+        Change::SetKeyState { id: key("main").id, state: KeyState::Suspended },
+    ];
+    for change in changes {
+        world.refuses_change(change, Refusal::NotFound).await;
+    }
+}
+
+/// Among many that succeed in the same transaction, one that is refused leaves nothing behind.
+pub(crate) async fn a_refused_change_changes_nothing<L: Ledger>(ledger: Arc<L>) {
+    let world = Arc::new(World::peopled(ledger).await);
+    let tasks = (0..64).map(|number| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            let id = format!("user-{number}");
+            match number % 2 {
+                0 => drop(world.done(Change::CreateUser(user(&id, &[]))).await),
+                // The standing holds and is charged; then the change is refused.
+                _ => {
+                    let standing = Standing { hourly_budget: Some(32), ..world.standing() };
+                    let change = Some(Change::CreateUser(user("anna", &[])));
+                    let attempt = world.ledger.begin(intent("CreateUser"));
+                    let outcome = Outcome::Granted(Grant { standing, change });
+                    let denial = world.ledger.settle(attempt, outcome).await.err().unwrap();
+                    assert_eq!(denial.code(), Refusal::AlreadyExists.code());
+                }
+            }
+        })
+    });
+    super::refusals::futures(tasks.collect()).await;
+    assert_eq!(world.ledger.users(None, 100).await.unwrap().len(), 33);
+    let standing = Standing { hourly_budget: Some(1), ..world.standing() };
+    assert!(world.unwraps(standing).await.is_ok(), "the refused ones were charged");
+}
+
+pub(crate) async fn lists_are_paged_in_order<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    for number in [3, 1, 5, 2, 4] {
+        world.has_device(&format!("laptop-{number}"), number).await;
+        world.done(Change::CreateUser(user(&format!("user-{number}"), &[]))).await;
+        world.done(Change::AddKey(key(&format!("key-{number}")))).await;
+    }
+    let mut devices = world.ledger.devices(None, 2).await.unwrap();
+    devices.extend(world.ledger.devices(Some(devices[1].id.clone()), 9).await.unwrap());
+    let ids: Vec<_> = devices.iter().map(|device| device.id.as_str()).collect();
+    assert_eq!(ids, ["laptop-1", "laptop-2", "laptop-3", "laptop-4", "laptop-5"]);
+
+    let mut users = world.ledger.users(None, 2).await.unwrap();
+    users.extend(world.ledger.users(Some(users[1].id.clone()), 9).await.unwrap());
+    let ids: Vec<_> = users.iter().map(|user| user.id.as_str()).collect();
+    assert_eq!(ids, ["user-1", "user-2", "user-3", "user-4", "user-5"]);
+
+    let mut keys = world.ledger.keys(None, 2).await.unwrap();
+    keys.extend(world.ledger.keys(Some(keys[1].id), 9).await.unwrap());
+    assert_eq!(keys.len(), 5);
+    assert!(keys.is_sorted_by_key(|key| key.id));
+}
+
+async fn has_session<L: Ledger>(world: &World<L>, id: u8) -> bool {
+    let identity = world.ledger.identify(SpkiHash([1; 32]), Some(SessionId([id; 32]))).await.unwrap();
+    identity.session.is_some()
+}

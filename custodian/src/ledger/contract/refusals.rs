@@ -1,0 +1,147 @@
+//! What the settling transaction refuses (law 2).
+
+use std::sync::Arc;
+
+use custodian_proto::refusal::Refusal;
+
+use super::world::*;
+use crate::{
+    authority::{DeviceState, KeyState, Role, Session, SessionId, SpkiHash, Standing},
+    custody::Denial,
+    ledger::{Change, Intent, Ledger, Outcome},
+};
+
+pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let on = |spki: u8| Standing { device: Some(SpkiHash([spki; 32])), ..Default::default() };
+    world.refuses(on(9), Refusal::DeviceUnknown).await;
+    world.done(Change::Invite(invitation(2, "laptop-2"))).await;
+    world.done(Change::Enroll { code_hash: [2; 32], device: device("laptop-2", 2) }).await;
+    world.refuses(on(2), Refusal::DeviceNotActive).await;
+    world.sets_device("laptop-2", DeviceState::Active).await.unwrap();
+    assert!(world.unwraps(on(2)).await.is_ok());
+    world.sets_device("laptop-2", DeviceState::Suspended).await.unwrap();
+    world.refuses(on(2), Refusal::DeviceSuspended).await;
+    world.sets_device("laptop-2", DeviceState::Active).await.unwrap();
+    assert!(world.unwraps(on(2)).await.is_ok());
+    world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
+    world.refuses(on(2), Refusal::DeviceRevoked).await;
+}
+
+pub(crate) async fn a_session_must_be_alive<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let of = |id: u8| Standing { session: Some(SessionId([id; 32])), ..world.standing() };
+    assert!(world.unwraps(of(1)).await.is_ok());
+    world.refuses(of(9), Refusal::NotLoggedIn).await;
+
+    let idle = SESSION_IDLE.as_secs().cast_signed();
+    let sessions = [
+        (2, Session { used: ago(idle + 1), ..session(2, "anna", 1) }, false),
+        (3, Session { used: ago(idle - 60), ..session(3, "anna", 1) }, true),
+        (4, Session { expires: ago(1), ..session(4, "anna", 1) }, false),
+    ];
+    for (id, session, alive) in sessions {
+        world.done(Change::OpenSession(session)).await;
+        match alive {
+            true => assert!(world.unwraps(of(id)).await.is_ok()),
+            false => world.refuses(of(id), Refusal::NotLoggedIn).await,
+        }
+    }
+    world.done(Change::CloseSession(SessionId([1; 32]))).await;
+    world.refuses(of(1), Refusal::NotLoggedIn).await;
+}
+
+pub(crate) async fn a_session_works_on_its_device_alone<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.has_device("laptop-2", 2).await;
+    let stolen = Standing { device: Some(SpkiHash([2; 32])), ..world.standing() };
+    world.refuses(stolen, Refusal::NotLoggedIn).await;
+    world.refuses(Standing { device: None, ..world.standing() }, Refusal::NotLoggedIn).await;
+}
+
+pub(crate) async fn a_user_must_be_enabled_and_have_the_role<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let auditor = Standing { role: Some(Role::Auditor), ..world.standing() };
+    world.refuses(auditor, Refusal::RoleMissing).await;
+    let roles = [Role::Auditor].into_iter().collect();
+    world.done(Change::SetRoles { id: user_id("anna"), roles }).await;
+    world.refuses(world.standing(), Refusal::RoleMissing).await;
+    world.done(Change::SetUserDisabled { id: user_id("anna"), disabled: true }).await;
+    world.refuses(world.standing(), Refusal::UserDisabled).await;
+}
+
+pub(crate) async fn a_wrapping_key_must_be_active<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let unknown = Standing { key: Some(key("other").id), ..world.standing() };
+    world.refuses(unknown, Refusal::KeyUnknown).await;
+    world.done(Change::SetKeyState { id: key("main").id, state: KeyState::Suspended }).await;
+    world.refuses(world.standing(), Refusal::KeySuspended).await;
+    world.done(Change::SetKeyState { id: key("main").id, state: KeyState::Active }).await;
+    assert!(world.unwraps(world.standing()).await.is_ok());
+}
+
+pub(crate) async fn a_budget_is_not_exceeded<L: Ledger>(ledger: Arc<L>) {
+    let world = Arc::new(World::peopled(ledger).await);
+    let budget = 20;
+    // The budget is of an hour by the clock: within one that turns meanwhile, twice as many would be right.
+    let hours = [ahead(0), ahead(60)].map(|time| time.as_second() / 3_600);
+    let turns = hours[0] != hours[1];
+    let tries = (0..50).map(|_| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            let standing = Standing { hourly_budget: Some(budget), ..world.standing() };
+            world.unwraps(standing).await.map_err(|denial| denial.code())
+        })
+    });
+    let mut spent = 0;
+    for result in futures(tries.collect()).await {
+        match result {
+            Ok(_) => spent += 1,
+            Err(code) => assert_eq!(code, Refusal::BudgetExhausted.code()),
+        }
+    }
+    assert!(spent == budget || turns && (budget..=2 * budget).contains(&spent), "{spent}");
+    // Another user's budget is another.
+    world.done(Change::CreateUser(user("bob", &[Role::Operator]))).await;
+    world.done(Change::OpenSession(session(2, "bob", 1))).await;
+    let bob = Standing { session: Some(SessionId([2; 32])), hourly_budget: Some(1), ..world.standing() };
+    assert!(world.unwraps(bob).await.is_ok());
+    world.refuses(Standing { hourly_budget: Some(0), ..world.standing() }, Refusal::BudgetExhausted).await;
+}
+
+pub(crate) async fn rejected_ciphertexts_are_charged<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let denied = async |operation: &'static str, refusal: Refusal| {
+        let intent = Intent { user: "users/anna".to_owned(), ..intent(operation) };
+        let attempt = world.ledger.begin(intent);
+        let settled = world.ledger.settle(attempt, Outcome::Denied(refusal.into())).await;
+        assert_eq!(settled.err(), Some(Denial::from(refusal)));
+    };
+    let with = |budget| Standing { hourly_budget: Some(budget), ..world.standing() };
+    // These cost nothing.
+    denied("Unwrap", Refusal::KeyUnknown).await;
+    denied("Login", Refusal::WrappedKeyRejected).await;
+    assert!(world.unwraps(with(1)).await.is_ok());
+    // These do.
+    denied("Unwrap", Refusal::WrappedKeyRejected).await;
+    denied("Unwrap", Refusal::WrappedKeyRejected).await;
+    world.refuses(with(3), Refusal::BudgetExhausted).await;
+    assert!(world.unwraps(with(4)).await.is_ok());
+}
+
+pub(crate) async fn a_role_needs_a_session<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let role = Standing { session: None, ..world.standing() };
+    world.refuses(role, Refusal::NotLoggedIn).await;
+    let budget = Standing { hourly_budget: Some(9), ..Default::default() };
+    world.refuses(budget, Refusal::NotLoggedIn).await;
+}
+
+/// Waits for all of them.
+pub(crate) async fn futures<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> Vec<T> {
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}

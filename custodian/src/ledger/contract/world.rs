@@ -1,0 +1,217 @@
+//! A small world to test ledgers in: one device, one user, one session, one key.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    refusal::Refusal,
+    v1,
+};
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Role, Roles, Session, SessionId,
+        SpkiHash, Standing, User, UserId, WrappingKey,
+    },
+    custody::Denial,
+    ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Outcome, RecordQuery, Release},
+};
+
+/// How long the sessions of the suite live without use.
+pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(900);
+
+/// What the suite expects of a ledger. The deadline is long: the suite is not about speed.
+pub(crate) fn options() -> LedgerOptions {
+    LedgerOptions { deadline: Duration::from_secs(30), session_idle: SESSION_IDLE, ..Default::default() }
+}
+
+/// Now, as exact as a ledger keeps it.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
+}
+
+pub(crate) fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+pub(crate) fn ahead(seconds: i64) -> Timestamp {
+    now() + SignedDuration::from_secs(seconds)
+}
+
+/// An attempt of nobody.
+pub(crate) fn intent(operation: &'static str) -> Intent {
+    Intent {
+        request_id: Uuid::now_v7(),
+        arrived: Instant::now(),
+        operation,
+        user: String::new(),
+        device: String::new(),
+        certificate: None,
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        key: None,
+        wrapped_sha256: None,
+        claims: None,
+        target: String::new(),
+        reason: String::new(),
+    }
+}
+
+pub(crate) fn device_id(id: &str) -> DeviceId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn user_id(id: &str) -> UserId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn device(id: &str, spki: u8) -> Device {
+    Device {
+        id: device_id(id),
+        spki: SpkiHash([spki; 32]),
+        state: DeviceState::Enrolled,
+        certificate: vec![spki; 500],
+        expires: ahead(86_400),
+        enrolled: now(),
+        updated: now(),
+        reason: String::new(),
+    }
+}
+
+pub(crate) fn invitation(code: u8, device: &str) -> Invitation {
+    Invitation {
+        code_hash: [code; 32],
+        device: device_id(device),
+        invited_by: Some(user_id("root")),
+        expires: ahead(600),
+    }
+}
+
+pub(crate) fn user(id: &str, roles: &[Role]) -> User {
+    User {
+        id: user_id(id),
+        roles: roles.iter().copied().collect::<Roles>(),
+        disabled: false,
+        password: PasswordHash::from_phc("$argon2id$first".to_owned()),
+        created: now(),
+        updated: now(),
+    }
+}
+
+pub(crate) fn session(id: u8, user: &str, device: u8) -> Session {
+    Session {
+        id: SessionId([id; 32]),
+        user: user_id(user),
+        device: SpkiHash([device; 32]),
+        created: now(),
+        used: now(),
+        expires: ahead(3_600),
+    }
+}
+
+pub(crate) fn key(label: &str) -> WrappingKey {
+    WrappingKey {
+        id: KeyId::of_public_key(label.as_bytes()),
+        label: label.to_owned(),
+        state: KeyState::Active,
+        modulus_bits: 3072,
+        wrapping: KeyWrapping::OaepSha256,
+        certificate: vec![1, 2, 3],
+        created: now(),
+    }
+}
+
+/// The verbs the suite speaks in.
+pub(crate) struct World<L> {
+    pub(crate) ledger: Arc<L>,
+}
+
+impl<L: Ledger> World<L> {
+    /// Nobody in it.
+    pub(crate) fn empty(ledger: Arc<L>) -> Self {
+        Self { ledger }
+    }
+
+    /// `laptop-1` is active, `anna` may unwrap and is signed in there, the key `main` is active.
+    pub(crate) async fn peopled(ledger: Arc<L>) -> Self {
+        let world = Self::empty(ledger);
+        world.has_device("laptop-1", 1).await;
+        world.done(Change::CreateUser(user("anna", &[Role::Operator]))).await;
+        world.done(Change::OpenSession(session(1, "anna", 1))).await;
+        world.done(Change::AddKey(key("main"))).await;
+        world
+    }
+
+    /// What an unwrap by anna rests on.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            device: Some(SpkiHash([1; 32])),
+            session: Some(SessionId([1; 32])),
+            role: Some(Role::Operator),
+            key: Some(key("main").id),
+            hourly_budget: None,
+        }
+    }
+
+    /// Enrols a device and activates it.
+    pub(crate) async fn has_device(&self, id: &str, spki: u8) {
+        self.done(Change::Invite(invitation(spki, id))).await;
+        self.done(Change::Enroll { code_hash: [spki; 32], device: device(id, spki) }).await;
+        self.sets_device(id, DeviceState::Active).await.unwrap();
+    }
+
+    pub(crate) async fn sets_device(&self, id: &str, state: DeviceState) -> Result<Changed, Denial> {
+        let reason = format!("to be {}", state.name());
+        self.change(Change::SetDeviceState { id: device_id(id), state, reason }).await
+    }
+
+    /// Tries a change that nothing but itself can stop.
+    pub(crate) async fn change(&self, change: Change) -> Result<Changed, Denial> {
+        let grant = Grant { standing: Standing::default(), change: Some(change) };
+        let attempt = self.ledger.begin(intent("Change"));
+        Ok(self.ledger.settle(attempt, Outcome::Granted(grant)).await?.1)
+    }
+
+    /// Makes a change that must succeed.
+    pub(crate) async fn done(&self, change: Change) -> Changed {
+        self.change(change).await.unwrap_or_else(|denial| panic!("{} {}", denial.code(), denial.detail()))
+    }
+
+    /// Tries an unwrap on this standing.
+    pub(crate) async fn unwraps(&self, standing: Standing) -> Result<Release, Denial> {
+        let intent = Intent { user: "users/anna".to_owned(), ..intent("Unwrap") };
+        let attempt = self.ledger.begin(intent);
+        Ok(self.ledger.settle(attempt, Outcome::Granted(Grant { standing, change: None })).await?.0)
+    }
+
+    /// The newest record.
+    pub(crate) async fn last_record(&self) -> v1::Record {
+        let query = RecordQuery { newest_first: true, limit: 1, ..Default::default() };
+        self.ledger.records(query).await.unwrap().pop().unwrap()
+    }
+
+    /// All records, from the first on.
+    pub(crate) async fn all_records(&self) -> Vec<v1::Record> {
+        self.ledger.records(RecordQuery { limit: u32::MAX, ..Default::default() }).await.unwrap()
+    }
+
+    /// An unwrap on this standing is refused so, and the log says so.
+    pub(crate) async fn refuses(&self, standing: Standing, refusal: Refusal) {
+        let denial = self.unwraps(standing).await.err().unwrap();
+        assert_eq!(denial.code(), refusal.code(), "{}", denial.detail());
+        let record = self.last_record().await;
+        assert_eq!((record.operation.as_str(), record.outcome.as_str()), ("Unwrap", refusal.code()));
+    }
+
+    /// This change is refused so, and the log says so.
+    pub(crate) async fn refuses_change(&self, change: Change, refusal: Refusal) {
+        let denial = self.change(change).await.err().unwrap();
+        assert_eq!(denial.code(), refusal.code(), "{}", denial.detail());
+        assert_eq!(self.last_record().await.outcome, refusal.code());
+    }
+}

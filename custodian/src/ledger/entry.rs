@@ -1,0 +1,121 @@
+//! What of an attempt goes into the log.
+
+use custodian_proto::{
+    limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
+    v1,
+};
+use jiff::Timestamp;
+
+use super::Intent;
+
+/// The record of an attempt as far as it is known when it begins: without sequence, outcome, detail and duration.
+pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
+    v1::Record {
+        sequence: 0,
+        time: Some(message_time(now)),
+        request_id: intent.request_id.to_string(),
+        operation: intent.operation.to_owned(),
+        user: clean(&intent.user, MAX_TEXT_LEN),
+        device: clean(&intent.device, MAX_TEXT_LEN),
+        certificate_sha256: intent.certificate.map(hex::encode).unwrap_or_default(),
+        peer_ip: intent.ip.to_string(),
+        key: intent.key.map(|key| key.resource_name()).unwrap_or_default(),
+        wrapped_key_sha256: intent.wrapped_sha256.map(hex::encode).unwrap_or_default(),
+        claims: intent.claims.as_ref().map(clean_claims),
+        target: clean(&intent.target, MAX_TEXT_LEN),
+        outcome: String::new(),
+        detail: String::new(),
+        duration_us: 0,
+    }
+}
+
+/// The record of an attempt that ends now.
+pub(super) fn ending(
+    intent: &Intent,
+    now: Timestamp,
+    sequence: u64,
+    outcome: &str,
+    detail: &str,
+) -> v1::Record {
+    let detail = if detail.is_empty() { &intent.reason } else { detail };
+    v1::Record {
+        sequence,
+        outcome: outcome.to_owned(),
+        detail: clean(detail, MAX_TEXT_LEN),
+        duration_us: u64::try_from(intent.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
+        ..beginning(intent, now)
+    }
+}
+
+fn clean_claims(claims: &v1::Claims) -> v1::Claims {
+    v1::Claims {
+        file_name: clean(&claims.file_name, MAX_TEXT_LEN),
+        file_size: claims.file_size,
+        format: clean(&claims.format, MAX_FORMAT_LEN),
+        reason: clean(&claims.reason, MAX_TEXT_LEN),
+    }
+}
+
+/// A text for the log: at most `limit` bytes, cut between characters, and every character that could make a terminal
+/// or an editor show something else than what is there replaced by U+FFFD: control characters, line separators, and
+/// the bidirectional marks of Unicode Standard Annex #9.
+pub(super) fn clean(text: &str, limit: usize) -> String {
+    let mut cleaned = String::with_capacity(text.len().min(limit));
+    for character in text.chars() {
+        let character = if misleads(character) { char::REPLACEMENT_CHARACTER } else { character };
+        if cleaned.len() + character.len_utf8() > limit {
+            break;
+        }
+        cleaned.push(character);
+    }
+    cleaned
+}
+
+fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A time as it stands in messages, to the microsecond.
+pub(super) fn message_time(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.as_microsecond();
+    let nanos = micros.rem_euclid(1_000_000) * 1_000;
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}
+
+/// Microseconds since 1970 of a time in a message.
+pub(super) fn message_micros(time: &prost_types::Timestamp) -> i64 {
+    time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_in_records_are_cut_between_characters() {
+        assert_eq!(clean("äää", 5), "ää");
+        assert_eq!(clean("abc", 3), "abc");
+        assert_eq!(clean(&"x".repeat(5_000), MAX_TEXT_LEN).len(), MAX_TEXT_LEN);
+    }
+
+    #[test]
+    fn no_text_in_a_record_can_fool_a_terminal() {
+        assert_eq!(clean("a\x1b[2Kb\r\nc", 99), "a\u{FFFD}[2Kb\u{FFFD}\u{FFFD}c");
+        assert_eq!(clean("exe.\u{202E}fdp", 99), "exe.\u{FFFD}fdp");
+        assert_eq!(clean("\u{85}\u{2028}\0", 99), "\u{FFFD}\u{FFFD}\u{FFFD}");
+        assert_eq!(clean("Müller & Söhne 👍", 99), "Müller & Söhne 👍");
+    }
+
+    #[test]
+    fn times_before_1970_survive_messages() {
+        for micros in [-1, -1_000_001, 0, 1_700_000_000_123_456] {
+            let time = Timestamp::from_microsecond(micros).unwrap();
+            assert_eq!(message_micros(&message_time(time)), micros);
+            assert!((0..1_000_000_000).contains(&message_time(time).nanos));
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The ledger in one SQLite file, for one custodian.
+//!
+//! One thread writes (see [`committer`](super::committer)); others read beside it. Write-ahead log with
+//! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
+
+mod changes;
+mod log;
+mod open;
+mod readers;
+mod rows;
+mod schema;
+mod standing;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use custodian_proto::{key::KeyId, v1};
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use tokio::sync::watch;
+
+use self::{readers::Readers, rows::micros, writer::Writer};
+use super::{
+    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Outcome, RecordQuery, Release,
+    committer::{Committer, Job},
+};
+use crate::{
+    authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
+    custody::Denial,
+};
+
+pub use open::OpenError;
+
+/// How a ledger behaves.
+#[derive(Clone, Debug)]
+pub struct LedgerOptions {
+    /// How long settling and reading may take before the answer is that the ledger is unavailable.
+    pub deadline: Duration,
+    /// How long a session lives without being used.
+    pub session_idle: Duration,
+    /// Most writes, and most reads, that wait. An attempt takes the places of two writes from beginning to end.
+    pub queue: usize,
+    /// Threads for the short reads that decisions need. Long ones, of the log and of lists, have one of their own.
+    pub readers: usize,
+}
+
+impl Default for LedgerOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(2),
+            session_idle: Duration::from_secs(15 * 60),
+            queue: 8_192,
+            readers: thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// A ledger in a SQLite file.
+///
+/// Dropping it commits what is queued and closes the file, waiting no longer than the deadline.
+pub struct SqliteLedger {
+    /// For single rows.
+    quick: Readers,
+    /// For the log and for lists, so that nobody's long search holds up a decision.
+    long: Readers,
+    committer: Committer,
+    /// Behind those, so that it waits for threads that have been told to end.
+    _threads: Threads,
+    #[cfg(test)]
+    directory: Option<tempfile::TempDir>,
+}
+
+impl SqliteLedger {
+    /// Opens the ledger at `path`, or makes it. The file is then this process's alone. Attempts that an earlier run left
+    /// in the middle are recorded first.
+    pub fn open(path: &Path, options: LedgerOptions) -> Result<Self, OpenError> {
+        let LedgerOptions { deadline, session_idle, queue, readers } = options;
+        let io = |error| OpenError::Io { path: path.to_owned(), error };
+        let lock = open::lock(path)?;
+        open::make_private(path)?;
+        let mut writer = Writer::new(open::writing(path, deadline)?, session_idle);
+        let last = writer.recover()?;
+        let start_readers = |count| {
+            let connections = (0..count).map(|_| open::reading(path, deadline));
+            let connections = connections.collect::<Result<Vec<_>, _>>()?;
+            Readers::start(connections, queue, deadline).map_err(io)
+        };
+        let mut threads = Threads { running: Vec::new(), patience: deadline };
+        let (quick, started) = start_readers(readers.max(1))?;
+        threads.running.extend(started);
+        let (long, started) = start_readers(1)?;
+        threads.running.extend(started);
+        let commit = move |jobs: &[Job]| {
+            // The lock goes when the writing connection goes.
+            let _held = &lock;
+            writer.commit(jobs)
+        };
+        let (committer, started) = Committer::start(commit, last, queue, deadline).map_err(io)?;
+        threads.running.push(started);
+        Ok(Self {
+            quick,
+            long,
+            committer,
+            _threads: threads,
+            #[cfg(test)]
+            directory: None,
+        })
+    }
+
+    /// An empty ledger that is gone when dropped.
+    #[cfg(test)]
+    pub(crate) fn for_test(options: LedgerOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Self::open(&directory.path().join("ledger.db"), options).unwrap();
+        ledger.directory = Some(directory);
+        ledger
+    }
+}
+
+/// Threads that have been told to end, or soon will be.
+struct Threads {
+    running: Vec<JoinHandle<()>>,
+    patience: Duration,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        let (ended, all_ended) = mpsc::channel::<()>();
+        // A thread of its own waits, since a commit that hangs must not keep the custodian from ending.
+        let joiner = thread::Builder::new().spawn(move || {
+            let panicked = running.into_iter().filter_map(|thread| thread.join().err()).count();
+            if panicked > 0 {
+                tracing::error!(panicked, "threads of the ledger panicked");
+            }
+            drop(ended);
+        });
+        let waited = all_ended.recv_timeout(self.patience);
+        if joiner.is_err() || waited == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the ledger did not close in time; what was not committed is not recorded");
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    fn begin(&self, intent: Intent) -> Attempt {
+        self.committer.begin(intent)
+    }
+
+    async fn settle(&self, attempt: Attempt, outcome: Outcome) -> Result<(Release, Changed), Denial> {
+        self.committer.settle(attempt, outcome).await
+    }
+
+    async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError> {
+        self.quick.read(move |connection| identify(connection, spki, session)).await
+    }
+
+    async fn device(&self, id: &DeviceId) -> Result<Option<Device>, LedgerError> {
+        let id = id.clone();
+        let from = (rows::DEVICE, "devices WHERE id = ?");
+        self.quick.read(move |connection| rows::one(connection, from, [id.as_str()], rows::device)).await
+    }
+
+    async fn devices(&self, after: Option<DeviceId>, limit: u32) -> Result<Vec<Device>, LedgerError> {
+        let from = (rows::DEVICE, "devices WHERE id > ? ORDER BY id LIMIT ?");
+        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        self.long
+            .read(move |connection| rows::many(connection, from, params![after, limit], rows::device))
+            .await
+    }
+
+    async fn invitation(
+        &self,
+        code_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Invitation>, LedgerError> {
+        let from = (rows::INVITATION, "invitations WHERE code_hash = ? AND expires > ?");
+        let params = (code_hash, micros(now));
+        self.quick.read(move |connection| rows::one(connection, from, params, rows::invitation)).await
+    }
+
+    async fn has_open_invitation(&self, now: Timestamp) -> Result<bool, LedgerError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM invitations WHERE expires > ?)";
+        let read = move |connection: &Connection| {
+            connection.prepare_cached(sql)?.query_row([micros(now)], |row| row.get(0))
+        };
+        self.quick.read(read).await
+    }
+
+    async fn user(&self, id: &UserId) -> Result<Option<User>, LedgerError> {
+        let id = id.clone();
+        let from = (rows::USER, "users WHERE id = ?");
+        self.quick.read(move |connection| rows::one(connection, from, [id.as_str()], rows::user)).await
+    }
+
+    async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<User>, LedgerError> {
+        let from = (rows::USER, "users WHERE id > ? ORDER BY id LIMIT ?");
+        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        self.long
+            .read(move |connection| rows::many(connection, from, params![after, limit], rows::user))
+            .await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {
+        let from = (rows::KEY, "keys WHERE id = ?");
+        self.quick.read(move |connection| rows::one(connection, from, [id.as_bytes()], rows::key)).await
+    }
+
+    async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError> {
+        let from = (rows::KEY, "keys WHERE id > ? ORDER BY id LIMIT ?");
+        let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        self.long.read(move |connection| rows::many(connection, from, params![after, limit], rows::key)).await
+    }
+
+    async fn records(&self, query: RecordQuery) -> Result<Vec<v1::Record>, LedgerError> {
+        self.long.read(move |connection| log::records(connection, &query)).await
+    }
+
+    fn last_sequence(&self) -> watch::Receiver<u64> {
+        self.committer.last_sequence()
+    }
+}
+
+/// All of it from one state of the ledger.
+fn identify(
+    connection: &Connection,
+    spki: SpkiHash,
+    session: Option<SessionId>,
+) -> rusqlite::Result<Identity> {
+    let state = connection.unchecked_transaction()?;
+    let device = rows::one(&state, (rows::DEVICE, "devices WHERE spki = ?"), [spki.0], rows::device)?;
+    let from = (rows::SESSION, "sessions WHERE id = ?");
+    let session: Option<Session> = match session {
+        Some(id) => rows::one(&state, from, [id.0], rows::session)?,
+        None => None,
+    };
+    let user = match &session {
+        Some(session) => {
+            rows::one(&state, (rows::USER, "users WHERE id = ?"), [session.user.as_str()], rows::user)?
+        }
+        None => None,
+    };
+    state.finish()?;
+    Ok(Identity { device, session, user })
+}

@@ -1,0 +1,234 @@
+//! Making a [`Change`], or refusing what the present state does not allow.
+
+use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
+use rusqlite::{Params, params};
+
+use super::{
+    rows::{self, micros},
+    writer::{Batch, Stop},
+};
+use crate::{
+    authority::{Device, DeviceId, DeviceState, Invitation, KeyState, Session, User, UserId, WrappingKey},
+    ledger::{Change, Changed, entry},
+};
+
+/// How long a session that has reached its end is kept, in microseconds: so that the log can still say whose it was.
+const KEEP_ENDED_SESSIONS: i64 = 86_400_000_000;
+
+type Made = Result<Changed, Stop>;
+
+/// Makes the change for an attempt that began when `since` was the last record.
+pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
+    match change {
+        Change::OpenSession(session) => batch.open_session(since, session),
+        Change::CloseSession(id) => match batch.execute("DELETE FROM sessions WHERE id = ?", [id.0])? {
+            0 => Err(Refusal::NotFound.into()),
+            _ => Ok(Changed::Done),
+        },
+        Change::Invite(invitation) => batch.invite(invitation),
+        Change::Enroll { code_hash, device } => batch.enroll(code_hash, device),
+        Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, reason),
+        Change::CreateUser(user) => batch.create_user(user),
+        Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
+        Change::SetPassword { id, password, keep } => {
+            let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4 WHERE id = ?1";
+            let since = batch.sequence.cast_signed();
+            batch.update(set, params![id.as_str(), password.as_phc(), since, micros(batch.now)])?;
+            let end = "DELETE FROM sessions WHERE user = ? AND id IS NOT ?";
+            batch.execute(end, params![id.as_str(), keep.map(|id| id.0)])?;
+            batch.changed_user(id)
+        }
+        Change::SetRoles { id, roles } => {
+            let set = "UPDATE users SET roles = ?2, updated = ?3 WHERE id = ?1";
+            batch.update(set, params![id.as_str(), roles.bits(), micros(batch.now)])?;
+            batch.changed_user(id)
+        }
+        Change::AddKey(key) => batch.add_key(key),
+        Change::SetKeyState { id, state } => {
+            let found = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
+            let key = found.ok_or(Refusal::NotFound)?;
+            batch.set_key_state(key, *state)
+        }
+    }
+}
+
+impl Batch<'_> {
+    fn open_session(&self, since: u64, session: &Session) -> Made {
+        let id = session.user.as_str();
+        let mut user = self.tx.prepare_cached("SELECT disabled, password_since FROM users WHERE id = ?")?;
+        let user = rusqlite::OptionalExtension::optional(
+            user.query_row([id], |row| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?))),
+        )?;
+        match user {
+            None => return Err(Stop::refused(Refusal::LoginFailed, "no such user")),
+            Some((true, _)) => return Err(Stop::refused(Refusal::LoginFailed, "the user is disabled")),
+            // The password that was verified may be the old one.
+            Some((_, password_since)) if password_since.unsigned_abs() > since => {
+                return Err(Stop::refused(Refusal::LoginFailed, "the password changed during this login"));
+            }
+            Some(_) => {}
+        }
+        if self.device_by("spki", session.device.0)?.is_none() {
+            return Err(Refusal::DeviceUnknown.into());
+        }
+        let long_ended = micros(self.now).saturating_sub(KEEP_ENDED_SESSIONS);
+        self.execute("DELETE FROM sessions WHERE expires < ?", [long_ended])?;
+        let [created, used, expires] = [session.created, session.used, session.expires].map(micros);
+        self.add(
+            "INSERT INTO sessions (id, user, device, created, used, expires) VALUES (?, ?, ?, ?, ?, ?)
+             ON CONFLICT DO NOTHING",
+            params![session.id.0, id, session.device.0, created, used, expires],
+        )?;
+        Ok(Changed::Done)
+    }
+
+    fn invite(&self, invitation: &Invitation) -> Made {
+        let device = invitation.device.as_str();
+        if self.device_by("id", device)?.is_some() {
+            return Err(Stop::refused(Refusal::AlreadyExists, "a device has this id"));
+        }
+        self.execute("DELETE FROM invitations WHERE expires <= ?", [micros(self.now)])?;
+        let invited_by = invitation.invited_by.as_ref().map(UserId::as_str);
+        self.add(
+            "INSERT INTO invitations (code_hash, device, invited_by, expires) VALUES (?, ?, ?, ?)
+             ON CONFLICT DO NOTHING",
+            params![invitation.code_hash, device, invited_by, micros(invitation.expires)],
+        )?;
+        Ok(Changed::Done)
+    }
+
+    fn enroll(&self, code_hash: &[u8; 32], device: &Device) -> Made {
+        let refused = |why: &str| Stop::refused(Refusal::EnrollmentRefused, why);
+        let from = (rows::INVITATION, "invitations WHERE code_hash = ?");
+        let invitation = rows::one(self.tx, from, [code_hash], rows::invitation)?
+            .ok_or_else(|| refused("no such code, or it was used"))?;
+        if invitation.expires <= self.now {
+            return Err(refused("the code has expired"));
+        }
+        if invitation.device != device.id {
+            return Err(refused("the code is for another device"));
+        }
+        self.execute("DELETE FROM invitations WHERE code_hash = ?", [code_hash])?;
+        let [expires, enrolled, updated] = [device.expires, device.enrolled, device.updated].map(micros);
+        self.add(
+            "INSERT INTO devices (id, spki, state, certificate, expires, enrolled, updated, reason)
+             VALUES (?, ?, ?, ?, ?, ?, ?, '') ON CONFLICT DO NOTHING",
+            params![
+                device.id.as_str(),
+                device.spki.0,
+                DeviceState::Enrolled.name(),
+                device.certificate,
+                expires,
+                enrolled,
+                updated
+            ],
+        )?;
+        self.changed_device(&device.id)
+    }
+
+    fn set_device_state(&self, id: &DeviceId, state: DeviceState, reason: &str) -> Made {
+        let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
+        if !device.state.may_become(state) {
+            let detail = format!("{} cannot become {}", device.state.name(), state.name());
+            return Err(Stop::refused(Refusal::StateConflict, detail));
+        }
+        let (name, now) = (state.name(), micros(self.now));
+        if matches!(state, DeviceState::Suspended | DeviceState::Revoked) {
+            let set = "UPDATE devices SET state = ?2, updated = ?3, reason = ?4 WHERE id = ?1";
+            self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN)])?;
+            self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
+        } else {
+            let set = "UPDATE devices SET state = ?2, updated = ?3 WHERE id = ?1";
+            self.update(set, params![id.as_str(), name, now])?;
+        }
+        self.changed_device(id)
+    }
+
+    fn create_user(&self, user: &User) -> Made {
+        self.add(
+            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated)
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            params![
+                user.id.as_str(),
+                user.roles.bits(),
+                user.disabled,
+                user.password.as_phc(),
+                self.sequence.cast_signed(),
+                micros(user.created),
+                micros(user.updated)
+            ],
+        )?;
+        self.changed_user(&user.id)
+    }
+
+    fn set_user_disabled(&self, id: &UserId, disabled: bool) -> Made {
+        let user = self.user(id)?.ok_or(Refusal::NotFound)?;
+        if user.disabled == disabled {
+            return Ok(Changed::User(user));
+        }
+        let set = "UPDATE users SET disabled = ?2, updated = ?3 WHERE id = ?1";
+        self.update(set, params![id.as_str(), disabled, micros(self.now)])?;
+        // The sessions of a disabled user are dead, but stay until then: so their owner learns why (USER_DISABLED).
+        if !disabled {
+            self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;
+        }
+        self.changed_user(id)
+    }
+
+    fn add_key(&self, key: &WrappingKey) -> Made {
+        self.add(
+            "INSERT INTO keys (id, label, state, modulus_bits, wrapping, certificate, created)
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            params![
+                key.id.as_bytes(),
+                key.label,
+                key.state.name(),
+                key.modulus_bits,
+                key.wrapping.name(),
+                key.certificate,
+                micros(key.created)
+            ],
+        )?;
+        Ok(Changed::Key(key.clone()))
+    }
+
+    fn set_key_state(&self, key: WrappingKey, state: KeyState) -> Made {
+        if key.state == state {
+            let detail = format!("it is {} already", state.name());
+            return Err(Stop::refused(Refusal::StateConflict, detail));
+        }
+        self.update("UPDATE keys SET state = ?2 WHERE id = ?1", params![key.id.as_bytes(), state.name()])?;
+        Ok(Changed::Key(WrappingKey { state, ..key }))
+    }
+
+    fn changed_device(&self, id: &DeviceId) -> Made {
+        Ok(Changed::Device(self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?))
+    }
+
+    fn changed_user(&self, id: &UserId) -> Made {
+        Ok(Changed::User(self.user(id)?.ok_or(Refusal::NotFound)?))
+    }
+
+    fn user(&self, id: &UserId) -> rusqlite::Result<Option<User>> {
+        rows::one(self.tx, (rows::USER, "users WHERE id = ?"), [id.as_str()], rows::user)
+    }
+
+    fn device_by(&self, column: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<Option<Device>> {
+        let from = format!("devices WHERE {column} = ?");
+        rows::one(self.tx, (rows::DEVICE, &from), [value], rows::device)
+    }
+
+    /// Adds a row, unless an id or another unique part of it is in use.
+    fn add(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
+        if self.execute(sql, params)? == 0 { Err(Refusal::AlreadyExists.into()) } else { Ok(()) }
+    }
+
+    /// Changes one row that must be there.
+    fn update(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
+        if self.execute(sql, params)? == 0 { Err(Refusal::NotFound.into()) } else { Ok(()) }
+    }
+
+    fn execute(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+        self.tx.prepare_cached(sql)?.execute(params)
+    }
+}

@@ -1,0 +1,78 @@
+//! Reading: threads with a read-only connection each, so that no read ever holds up the async runtime.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use crate::ledger::LedgerError;
+
+type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Threads that read. They end when this is dropped.
+pub(super) struct Readers {
+    jobs: SyncSender<Job>,
+    deadline: Duration,
+}
+
+impl Readers {
+    /// Starts a thread for each connection.
+    pub(super) fn start(
+        connections: Vec<Connection>,
+        queue: usize,
+        deadline: Duration,
+    ) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let (jobs, queued) = sync_channel(queue);
+        let queued = Arc::new(Mutex::new(queued));
+        let threads = connections.into_iter().map(|connection| {
+            let queued = Arc::clone(&queued);
+            let name = "ledger-read".to_owned();
+            thread::Builder::new().name(name).spawn(move || serve(&connection, &queued))
+        });
+        let threads = threads.collect::<io::Result<_>>()?;
+        Ok((Self { jobs, deadline }, threads))
+    }
+
+    /// Runs `read` on one of the threads. Answers by the deadline; what nobody waits for any more is not begun.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let job = move |connection: &Connection| {
+            if !reply.is_closed() {
+                // The caller may have given up meanwhile: then nobody misses the answer.
+                drop(reply.send(read(connection)));
+            }
+        };
+        self.jobs.try_send(Box::new(job)).map_err(|error| match error {
+            TrySendError::Full(_) => LedgerError("too many reads are waiting".to_owned()),
+            TrySendError::Disconnected(_) => stopped(),
+        })?;
+        match tokio::time::timeout(self.deadline, answer).await {
+            Ok(Ok(rows)) => rows.map_err(|error| LedgerError(format!("cannot read: {error}"))),
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(LedgerError(format!("no read within {:?}", self.deadline))),
+        }
+    }
+}
+
+fn serve(connection: &Connection, queued: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = queued.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        job(connection);
+    }
+}
+
+fn stopped() -> LedgerError {
+    LedgerError("its readers have stopped; restart the custodian".to_owned())
+}

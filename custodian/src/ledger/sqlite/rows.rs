@@ -1,0 +1,130 @@
+//! Rows of the tables, to and from the words of the field. Times are kept to the microsecond.
+
+use std::str::FromStr;
+
+use custodian_proto::key::{KeyId, KeyWrapping};
+use jiff::Timestamp;
+use rusqlite::{
+    Connection, OptionalExtension, Params, Result, Row,
+    types::{FromSqlError, Type},
+};
+
+use crate::authority::{
+    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, SpkiHash,
+    User, UserId, WrappingKey,
+};
+
+/// The columns of [`device`], in its order.
+pub(super) const DEVICE: &str = "id, spki, state, certificate, expires, enrolled, updated, reason";
+/// The columns of [`invitation`], in its order.
+pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
+/// The columns of [`user`], in its order.
+pub(super) const USER: &str = "id, roles, disabled, password, created, updated";
+/// The columns of [`session`], in its order.
+pub(super) const SESSION: &str = "id, user, device, created, used, expires";
+/// The columns of [`key`], in its order.
+pub(super) const KEY: &str = "id, label, state, modulus_bits, wrapping, certificate, created";
+
+pub(super) fn device(row: &Row<'_>) -> Result<Device> {
+    Ok(Device {
+        id: parsed(row, 0)?,
+        spki: SpkiHash(row.get(1)?),
+        state: named(row, 2, DeviceState::from_name)?,
+        certificate: row.get(3)?,
+        expires: time(row, 4)?,
+        enrolled: time(row, 5)?,
+        updated: time(row, 6)?,
+        reason: row.get(7)?,
+    })
+}
+
+pub(super) fn invitation(row: &Row<'_>) -> Result<Invitation> {
+    let invited_by = match row.get::<_, Option<String>>(2)? {
+        Some(_) => Some(parsed::<UserId>(row, 2)?),
+        None => None,
+    };
+    Ok(Invitation {
+        code_hash: row.get(0)?,
+        device: parsed::<DeviceId>(row, 1)?,
+        invited_by,
+        expires: time(row, 3)?,
+    })
+}
+
+pub(super) fn user(row: &Row<'_>) -> Result<User> {
+    Ok(User {
+        id: parsed(row, 0)?,
+        roles: Roles::from_bits(row.get(1)?),
+        disabled: row.get(2)?,
+        password: PasswordHash::from_phc(row.get(3)?),
+        created: time(row, 4)?,
+        updated: time(row, 5)?,
+    })
+}
+
+pub(super) fn session(row: &Row<'_>) -> Result<Session> {
+    Ok(Session {
+        id: SessionId(row.get(0)?),
+        user: parsed(row, 1)?,
+        device: SpkiHash(row.get(2)?),
+        created: time(row, 3)?,
+        used: time(row, 4)?,
+        expires: time(row, 5)?,
+    })
+}
+
+pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
+    let id: [u8; KeyId::LEN] = row.get(0)?;
+    Ok(WrappingKey {
+        id: KeyId::from_bytes(&id).ok_or_else(|| unreadable(0, "no key id"))?,
+        label: row.get(1)?,
+        state: named(row, 2, KeyState::from_name)?,
+        modulus_bits: row.get(3)?,
+        wrapping: named(row, 4, KeyWrapping::from_name)?,
+        certificate: row.get(5)?,
+        created: time(row, 6)?,
+    })
+}
+
+/// The one row of `columns` in `table` that keeps `condition`.
+pub(super) fn one<T>(
+    connection: &Connection,
+    (columns, from): (&str, &str),
+    params: impl Params,
+    read: fn(&Row<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {columns} FROM {from}"))?;
+    statement.query_row(params, read).optional()
+}
+
+/// All such rows, in the order given.
+pub(super) fn many<T>(
+    connection: &Connection,
+    (columns, from): (&str, &str),
+    params: impl Params,
+    read: fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {columns} FROM {from}"))?;
+    statement.query_map(params, read)?.collect()
+}
+
+/// A time as it stands in the tables.
+pub(super) fn micros(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+    Timestamp::from_microsecond(row.get(column)?).map_err(|_| unreadable(column, "no time"))
+}
+
+fn parsed<T: FromStr>(row: &Row<'_>, column: usize) -> Result<T> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|_| unreadable(column, "no id"))
+}
+
+fn named<T>(row: &Row<'_>, column: usize, from_name: fn(&str) -> Option<T>) -> Result<T> {
+    from_name(row.get_ref(column)?.as_str()?).ok_or_else(|| unreadable(column, "no name this version knows"))
+}
+
+fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(FromSqlError::Other(what.into())))
+}

@@ -1,0 +1,146 @@
+//! The tables, and how a file comes to have them.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::OpenError;
+
+/// Marks a SQLite file as a custodian's ledger: "CSTD".
+const APPLICATION_ID: u32 = 0x4353_5444;
+
+/// The version of the tables below. A change adds a step to [`migrate`].
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE devices (
+    id TEXT PRIMARY KEY,
+    spki BLOB NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    certificate BLOB NOT NULL,
+    expires INTEGER NOT NULL,
+    enrolled INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE invitations (
+    code_hash BLOB PRIMARY KEY,
+    device TEXT NOT NULL UNIQUE,
+    invited_by TEXT,
+    expires INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE users (
+    id TEXT PRIMARY KEY,
+    roles INTEGER NOT NULL,
+    disabled INTEGER NOT NULL,
+    password TEXT NOT NULL,
+    -- The number of the record that set the password.
+    password_since INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sessions (
+    id BLOB PRIMARY KEY,
+    user TEXT NOT NULL REFERENCES users (id),
+    device BLOB NOT NULL REFERENCES devices (spki),
+    created INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    expires INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_user ON sessions (user);
+CREATE INDEX sessions_device ON sessions (device);
+CREATE INDEX sessions_expires ON sessions (expires);
+
+CREATE TABLE keys (
+    id BLOB PRIMARY KEY,
+    label TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    modulus_bits INTEGER NOT NULL,
+    wrapping TEXT NOT NULL,
+    certificate BLOB NOT NULL,
+    created INTEGER NOT NULL
+) STRICT;
+
+-- What each user spent in the hour it last spent something.
+CREATE TABLE budgets (
+    user TEXT PRIMARY KEY REFERENCES users (id),
+    hour INTEGER NOT NULL,
+    spent INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Attempts that have begun and are not in the log yet. The entry is the beginning of their record.
+CREATE TABLE pending (
+    request_id BLOB PRIMARY KEY,
+    entry BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The log. The entry is the record; the other columns repeat parts of it, to find it by. NULL: it has none.
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    user TEXT,
+    device TEXT,
+    key TEXT,
+    wrapped_sha256 BLOB,
+    operation TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    entry BLOB NOT NULL
+) STRICT;
+CREATE INDEX records_time ON records (time);
+CREATE INDEX records_user ON records (user) WHERE user IS NOT NULL;
+CREATE INDEX records_device ON records (device) WHERE device IS NOT NULL;
+CREATE INDEX records_key ON records (key) WHERE key IS NOT NULL;
+CREATE INDEX records_wrapped ON records (wrapped_sha256) WHERE wrapped_sha256 IS NOT NULL;
+-- Nearly all records are of an Unwrap, and OK: only the others are worth an index.
+CREATE INDEX records_operation ON records (operation) WHERE operation <> 'Unwrap';
+CREATE INDEX records_outcome ON records (outcome) WHERE outcome <> 'OK';
+CREATE INDEX records_denied ON records (seq) WHERE outcome <> 'OK';
+
+CREATE TRIGGER records_are_not_changed BEFORE UPDATE ON records BEGIN
+    SELECT RAISE(ABORT, 'records are never changed');
+END;
+CREATE TRIGGER records_are_not_deleted BEFORE DELETE ON records BEGIN
+    SELECT RAISE(ABORT, 'records are never deleted');
+END;
+CREATE TRIGGER records_have_no_gap BEFORE INSERT ON records
+WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM records) BEGIN
+    SELECT RAISE(ABORT, 'records are numbered without a gap');
+END;
+";
+
+/// Refuses a file whose header does not say that it is ours.
+pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
+    if !header.starts_with(b"SQLite format 3\0") {
+        return Err(OpenError::NotALedger("it is no SQLite database".to_owned()));
+    }
+    if header.get(68..72) != Some(&APPLICATION_ID.to_be_bytes()) {
+        return Err(OpenError::NotALedger("it is a database of another program".to_owned()));
+    }
+    Ok(())
+}
+
+/// Makes the tables in a new file; refuses a file that is not ours or newer than we are.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
+        (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
+        (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
+            return Err(OpenError::Newer { found: version, known: VERSION });
+        }
+        (0, 0) if is_empty(&tx)? => {}
+        _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
+    }
+    tx.execute_batch(TABLES)?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    Ok(tx.commit()?)
+}
+
+fn number(tx: &Transaction<'_>, pragma: &str) -> rusqlite::Result<i64> {
+    tx.pragma_query_value(None, pragma, |row| row.get(0))
+}
+
+fn is_empty(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+    tx.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}

@@ -1,0 +1,120 @@
+//! What must still be true when an attempt is recorded as allowed (law 2).
+
+use custodian_proto::refusal::Refusal;
+use jiff::SignedDuration;
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    rows::{self, micros},
+    writer::{Batch, Stop},
+};
+use crate::authority::{DeviceState, KeyState, Roles, Session, SessionId, SpkiHash, Standing};
+
+/// The span in which a budget is spent, in microseconds.
+const HOUR: i64 = 3_600_000_000;
+
+/// Reads again what the standing rests on. If all of it holds, charges the budget and marks the session as used.
+pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
+    if let Some(spki) = standing.device {
+        device_is_active(batch, spki)?;
+    }
+    let session = match standing.session {
+        Some(id) => Some(session_is_alive(batch, id, standing.device)?),
+        None => None,
+    };
+    match &session {
+        Some(session) => user_may(batch, session, standing)?,
+        None if standing.role.is_some() || standing.hourly_budget.is_some() => {
+            return Err(Stop::refused(Refusal::NotLoggedIn, "a role or a budget without a session"));
+        }
+        None => {}
+    }
+    if let Some(id) = standing.key {
+        let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
+        match key.map(|key| key.state) {
+            None => return Err(Refusal::KeyUnknown.into()),
+            Some(KeyState::Suspended) => return Err(Refusal::KeySuspended.into()),
+            Some(KeyState::Active) => {}
+        }
+    }
+    let Some(session) = session else { return Ok(()) };
+    if let Some(budget) = standing.hourly_budget {
+        spend(batch, session.user.as_str(), budget)?;
+    }
+    let mut used = batch.tx.prepare_cached("UPDATE sessions SET used = ? WHERE id = ?")?;
+    used.execute(params![micros(batch.now), session.id.0])?;
+    Ok(())
+}
+
+fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {
+    let mut state = batch.tx.prepare_cached("SELECT state FROM devices WHERE spki = ?")?;
+    let state: Option<String> = state.query_row([spki.0], |row| row.get(0)).optional()?;
+    let Some(state) = state else { return Err(Refusal::DeviceUnknown.into()) };
+    match DeviceState::from_name(&state) {
+        Some(DeviceState::Active) => Ok(()),
+        Some(DeviceState::Enrolled) => Err(Refusal::DeviceNotActive.into()),
+        Some(DeviceState::Suspended) => Err(Refusal::DeviceSuspended.into()),
+        Some(DeviceState::Revoked) => Err(Refusal::DeviceRevoked.into()),
+        None => Err(Stop::refused(Refusal::DeviceNotActive, format!("unknown state {state:?}"))),
+    }
+}
+
+fn session_is_alive(batch: &Batch<'_>, id: SessionId, device: Option<SpkiHash>) -> Result<Session, Stop> {
+    let ended = |why: &str| Err(Stop::refused(Refusal::NotLoggedIn, why));
+    let from = (rows::SESSION, "sessions WHERE id = ?");
+    let Some(session) = rows::one(batch.tx, from, [id.0], rows::session)? else {
+        return ended("no such session, or it was ended");
+    };
+    // A session without a device to hold it against is as good as one of another device.
+    if device != Some(session.device) {
+        return ended("the session belongs to another device");
+    }
+    if session.expires <= batch.now {
+        return ended("the session has reached its end");
+    }
+    let idle = SignedDuration::try_from(batch.session_idle).unwrap_or(SignedDuration::MAX);
+    if batch.now.duration_since(session.used) >= idle {
+        return ended("the session was idle for too long");
+    }
+    Ok(session)
+}
+
+fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
+    let mut user = batch.tx.prepare_cached("SELECT disabled, roles FROM users WHERE id = ?")?;
+    let (disabled, roles): (bool, u8) =
+        user.query_row([session.user.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if disabled {
+        return Err(Refusal::UserDisabled.into());
+    }
+    match standing.role {
+        Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
+        _ => Ok(()),
+    }
+}
+
+fn spend(batch: &Batch<'_>, user: &str, budget: u32) -> Result<(), Stop> {
+    let mut spent = batch.tx.prepare_cached("SELECT spent FROM budgets WHERE user = ? AND hour = ?")?;
+    let spent: Option<i64> = spent.query_row(params![user, hour(batch)], |row| row.get(0)).optional()?;
+    if spent.unwrap_or(0) >= i64::from(budget) {
+        return Err(Stop::refused(
+            Refusal::BudgetExhausted,
+            format!("{budget} unwraps within this hour (UTC)"),
+        ));
+    }
+    Ok(charge(batch, user)?)
+}
+
+/// Charges one unwrap to a user, if there is such a user.
+pub(super) fn charge(batch: &Batch<'_>, user: &str) -> rusqlite::Result<()> {
+    let mut charge = batch.tx.prepare_cached(
+        "INSERT INTO budgets (user, hour, spent) SELECT id, ?2, 1 FROM users WHERE id = ?1
+         ON CONFLICT (user) DO UPDATE SET
+             spent = CASE WHEN hour = excluded.hour THEN spent + 1 ELSE 1 END,
+             hour = excluded.hour",
+    )?;
+    charge.execute(params![user, hour(batch)]).map(drop)
+}
+
+fn hour(batch: &Batch<'_>) -> i64 {
+    micros(batch.now).div_euclid(HOUR)
+}

@@ -1,0 +1,251 @@
+//! The writing connection: what one batch does, in one transaction.
+
+use std::{collections::HashSet, time::Duration};
+
+use custodian_proto::{refusal::Refusal, v1};
+use jiff::Timestamp;
+use prost::Message as _;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use uuid::Uuid;
+
+use super::{changes, rows::micros, standing};
+use crate::{
+    custody::{Denial, Fault},
+    ledger::{
+        Changed, Grant, Intent, LedgerError, OK, OUTCOME_UNKNOWN, Outcome, Release,
+        committer::{Committed, Job, Step, Verdict},
+        entry,
+    },
+};
+
+/// The operation whose rejected ciphertexts are charged (law 5).
+const UNWRAP: &str = "Unwrap";
+
+/// Why one job does not get what it asks for.
+pub(super) enum Stop {
+    /// The present state does not allow it.
+    Refused(Denial),
+    /// The database did not do it.
+    Broken(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+impl Stop {
+    /// A refusal of which the log learns more.
+    pub(super) fn refused(refusal: Refusal, detail: impl Into<String>) -> Self {
+        Self::Refused(Denial::Refused { refusal, detail: detail.into() })
+    }
+}
+
+/// Owns the writing connection.
+pub(super) struct Writer {
+    connection: Connection,
+    session_idle: Duration,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, session_idle: Duration) -> Self {
+        Self { connection, session_idle }
+    }
+
+    /// Records what an earlier run left in the middle. Returns the sequence number of the last record.
+    pub(super) fn recover(&mut self) -> rusqlite::Result<u64> {
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let now = Timestamp::now();
+        let mut sequence = last_sequence(&tx)?;
+        let first_unknown = sequence + 1;
+        {
+            // Ids are UUIDs of version 7: in the order of beginning.
+            let mut left = tx.prepare("SELECT entry FROM pending ORDER BY request_id")?;
+            let mut left = left.query([])?;
+            while let Some(row) = left.next()? {
+                sequence += 1;
+                let began = v1::Record::decode(row.get_ref(0)?.as_blob()?).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+                })?;
+                insert(&tx, &interrupted(began, sequence, now))?;
+            }
+        }
+        tx.execute("DELETE FROM pending", [])?;
+        tx.commit()?;
+        if sequence >= first_unknown {
+            let attempts = sequence - first_unknown + 1;
+            tracing::warn!(
+                attempts,
+                "the last run ended in the middle of these; recorded as OUTCOME_UNKNOWN"
+            );
+        }
+        Ok(sequence)
+    }
+
+    /// Makes all of a batch in one durable transaction, or nothing of it.
+    pub(super) fn commit(&mut self, jobs: &[Job]) -> Result<Committed, LedgerError> {
+        self.try_commit(jobs).map_err(|error| LedgerError(error.to_string()))
+    }
+
+    fn try_commit(&mut self, jobs: &[Job]) -> rusqlite::Result<Committed> {
+        let ending = |job: &&Job| !matches!(job.step, Step::Begin);
+        let ending: HashSet<Uuid> = jobs.iter().filter(ending).map(|job| job.intent.request_id).collect();
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut last = last_sequence(&tx)?;
+        let mut verdicts = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            // What ends in the same transaction need not be remembered.
+            if matches!(job.step, Step::Begin) {
+                if !ending.contains(&job.intent.request_id) {
+                    remember(&tx, &job.intent)?;
+                }
+                verdicts.push(None);
+                continue;
+            }
+            last += 1;
+            let now = Timestamp::now();
+            let batch = Batch { tx: &tx, now, sequence: last, session_idle: self.session_idle };
+            verdicts.push(Some(batch.end(job)?));
+        }
+        tx.commit()?;
+        Ok(Committed { last, verdicts })
+    }
+}
+
+/// One job's view of the transaction.
+pub(super) struct Batch<'a> {
+    pub(super) tx: &'a Transaction<'a>,
+    pub(super) now: Timestamp,
+    /// The number of the record that this job makes.
+    pub(super) sequence: u64,
+    pub(super) session_idle: Duration,
+}
+
+impl Batch<'_> {
+    fn end(&self, job: &Job) -> rusqlite::Result<Verdict> {
+        let verdict = match &job.step {
+            Step::Settle(Outcome::Granted(grant)) => self.grant(job.since, grant)?,
+            Step::Settle(Outcome::Denied(denial)) => {
+                self.charge_rejected(&job.intent, denial)?;
+                Err(denial.clone())
+            }
+            Step::Begin | Step::Abandon => {
+                Err(Fault::Internal("given up without an outcome".to_owned()).into())
+            }
+        };
+        let (outcome, detail) = match (&job.step, &verdict) {
+            (Step::Settle(_), Ok(_)) => (OK, ""),
+            (Step::Settle(_), Err(denial)) => (denial.code(), denial.detail()),
+            (Step::Begin | Step::Abandon, _) => {
+                (OUTCOME_UNKNOWN, "the custodian gave it up in the middle; nothing was released")
+            }
+        };
+        insert(self.tx, &entry::ending(&job.intent, self.now, self.sequence, outcome, detail))?;
+        self.forget(job.intent.request_id)?;
+        Ok(verdict.map(|changed| (Release { sequence: self.sequence }, changed)))
+    }
+
+    /// Grants or denies. Fails only with what makes the whole batch fail.
+    fn grant(&self, since: u64, grant: &Grant) -> rusqlite::Result<Result<Changed, Denial>> {
+        self.run("SAVEPOINT grant_one")?;
+        let granted = standing::hold(self, &grant.standing).and_then(|()| match &grant.change {
+            Some(change) => changes::make(self, since, change),
+            None => Ok(Changed::Done),
+        });
+        let denial = match granted {
+            Ok(changed) => {
+                self.run("RELEASE grant_one")?;
+                return Ok(Ok(changed));
+            }
+            Err(Stop::Refused(denial)) => denial,
+            Err(Stop::Broken(error)) if is_of_one_job(&error) => {
+                Fault::Internal(format!("the ledger: {error}")).into()
+            }
+            Err(Stop::Broken(error)) => return Err(error),
+        };
+        self.run("ROLLBACK TO grant_one")?;
+        self.run("RELEASE grant_one")?;
+        Ok(Err(denial))
+    }
+
+    /// A rejected ciphertext costs as much as an unwrapped key, so that guessing has its limit (law 5).
+    fn charge_rejected(&self, intent: &Intent, denial: &Denial) -> rusqlite::Result<()> {
+        let rejected = matches!(denial, Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. });
+        match intent.user.strip_prefix("users/") {
+            Some(user) if rejected && intent.operation == UNWRAP => standing::charge(self, user),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(&self, request_id: Uuid) -> rusqlite::Result<()> {
+        self.tx
+            .prepare_cached("DELETE FROM pending WHERE request_id = ?")?
+            .execute([request_id.as_bytes()])
+            .map(drop)
+    }
+
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.tx.prepare_cached(sql)?.execute([]).map(drop)
+    }
+}
+
+/// Whether the error is about one job's rows, and the transaction can go on without it.
+fn is_of_one_job(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) => error.code == ErrorCode::ConstraintViolation,
+        _ => true,
+    }
+}
+
+fn last_sequence(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let last: i64 =
+        tx.prepare_cached("SELECT coalesce(max(seq), 0) FROM records")?.query_row([], |row| row.get(0))?;
+    Ok(last.unsigned_abs())
+}
+
+fn remember(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
+    let entry = entry::beginning(intent, Timestamp::now()).encode_to_vec();
+    tx.prepare_cached("INSERT OR REPLACE INTO pending (request_id, entry) VALUES (?, ?)")?
+        .execute(params![intent.request_id.as_bytes(), entry])
+        .map(drop)
+}
+
+fn interrupted(began: v1::Record, sequence: u64, now: Timestamp) -> v1::Record {
+    let began_at = began.time.as_ref().map_or(0, entry::message_micros);
+    v1::Record {
+        sequence,
+        time: Some(entry::message_time(now)),
+        outcome: OUTCOME_UNKNOWN.to_owned(),
+        detail: "the custodian stopped in the middle; nothing was released".to_owned(),
+        duration_us: u64::try_from(micros(now).saturating_sub(began_at)).unwrap_or_default(),
+        ..began
+    }
+}
+
+/// Appends a record to the log.
+fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<()> {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO records (seq, time, user, device, key, wrapped_sha256, operation, outcome, entry)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    insert.execute(params![
+        record.sequence.cast_signed(),
+        record.time.as_ref().map_or(0, entry::message_micros),
+        some(&record.user),
+        some(&record.device),
+        some(&record.key),
+        hex::decode(&record.wrapped_key_sha256).ok().filter(|hash| !hash.is_empty()),
+        record.operation,
+        record.outcome,
+        record.encode_to_vec(),
+    ])?;
+    Ok(())
+}
