@@ -52,9 +52,12 @@ impl PasswordSource {
                     File::open(path).map_err(|error| cannot(format!("{}: {error}", path.display())))?;
                 first_line(file).map_err(|why| cannot(format!("{}: {why}", path.display())))
             }
-            Self::Stdin => first_line(io::stdin().lock()).map_err(|why| cannot(format!("standard input: {why}"))),
-            Self::Terminal if !self.is_there() => Err(cannot("there is no terminal to ask on".into())
-                .hint("give it in a file: --password-file F, or - for standard input, or CUSTODIAN_PASSWORD_FILE")),
+            Self::Stdin => {
+                first_line(io::stdin().lock()).map_err(|why| cannot(format!("standard input: {why}")))
+            }
+            Self::Terminal if !self.is_there() => Err(cannot("there is no terminal to ask on".into()).hint(
+                "give it in a file: --password-file F, or - for standard input, or CUSTODIAN_PASSWORD_FILE",
+            )),
             Self::Terminal => match rpassword::prompt_password(format!("{name}: ")) {
                 Ok(text) => checked(Zeroizing::new(text)).map_err(cannot),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -73,9 +76,12 @@ impl PasswordSource {
         let secret = self.read(name)?;
         let cannot = |why: String| Error::new(Kind::Usage, format!("cannot set the {name}"), why);
         if secret.expose().len() < MIN_PASSWORD_LEN {
-            return Err(cannot(format!("it is shorter than {MIN_PASSWORD_LEN} bytes")).hint("choose a longer one"));
+            return Err(
+                cannot(format!("it is shorter than {MIN_PASSWORD_LEN} bytes")).hint("choose a longer one")
+            );
         }
-        if matches!(self, Self::Terminal) && self.read(&format!("{name}, again"))?.expose() != secret.expose() {
+        if matches!(self, Self::Terminal) && self.read(&format!("{name}, again"))?.expose() != secret.expose()
+        {
             return Err(cannot("the two are not the same".into()).hint("try again"));
         }
         Ok(secret)

@@ -348,7 +348,8 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("[::1]:9".parse::<Address>().unwrap().host(), "::1");
-        for text in ["", "host", "host:", ":1", "host:70000", "ho st:1", "http://host:1", "::1:2", "[host]:1"] {
+        for text in ["", "host", "host:", ":1", "host:70000", "ho st:1", "http://host:1", "::1:2", "[host]:1"]
+        {
             assert_eq!(text.parse::<Address>(), Err(NotAnAddress), "{text}");
         }
     }

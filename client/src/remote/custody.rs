@@ -23,9 +23,8 @@ impl Unwrapper for Remote {
             wrapped_key: wrapped.ciphertext().to_vec(),
             claims: Some(claims.clone()),
         };
-        let mut answer = self.call(WHAT, async |service| {
-            CustodyServiceClient::new(service).unwrap(request.clone()).await
-        })?;
+        let mut answer = self
+            .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
         // Law 4 holds at this end too.
         FileKey::take(&mut answer.file_key).ok_or_else(|| {
             let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
@@ -39,8 +38,13 @@ impl Unwrapper for Remote {
             match self.find_key(&wrapped.key_id(), WHAT) {
                 Ok(key) if key.state() != v1::KeyState::Active => {
                     let refusal = Refusal::KeySuspended;
-                    let why =
-                        format!("{}: {} {} ({})", refusal.text(), key.label, wrapped.key_id(), refusal.code());
+                    let why = format!(
+                        "{}: {} {} ({})",
+                        refusal.text(),
+                        key.label,
+                        wrapped.key_id(),
+                        refusal.code()
+                    );
                     not_served = Some(Error::new(Kind::Refused, WHAT, why).hint(refusal.hint()));
                 }
                 Ok(_) => return Ok(index),

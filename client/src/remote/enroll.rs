@@ -12,7 +12,7 @@ use custodian_proto::{
     v1::{self, device_service_client::DeviceServiceClient},
 };
 use der::{
-    Decode, Encode,
+    Decode,
     pem::{LineEnding, encode_string},
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -154,10 +154,11 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 /// Names the new files, unless the person has settings already.
 fn write_settings(settings: &Settings, folder: &Path) -> Result<Option<PathBuf>> {
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("client.toml")) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-        opened => opened.map_err(local)?,
-    };
+    let mut file =
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("client.toml")) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            opened => opened.map_err(local)?,
+        };
     let mut lines = toml::Table::new();
     let mut add = |name: &str, value: &str| lines.insert(name.to_owned(), value.into());
     add("addr", &settings.address()?.to_string());
@@ -236,7 +237,8 @@ mod tests {
     #[test]
     fn a_certificate_of_another_key_is_not_accepted() {
         let (ours, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-        let certificate = |key: &KeyPair| CertificateParams::default().self_signed(key).unwrap().der().to_vec();
+        let certificate =
+            |key: &KeyPair| CertificateParams::default().self_signed(key).unwrap().der().to_vec();
         assert!(check_certificate(&certificate(&ours), &ours).is_ok());
         assert!(check_certificate(&certificate(&other), &ours).is_err());
         assert!(check_certificate(b"junk", &ours).is_err());

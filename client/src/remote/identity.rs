@@ -27,12 +27,12 @@ pub(super) struct Identity {
 impl Identity {
     /// Reads both. The key must be readable by its owner alone.
     pub(super) fn read(cert: &Path, key: &Path) -> Result<Self> {
-        Ok(Self { chain: certificates(cert)?, key: private_key(key)? })
+        Ok(Self { chain: certificates_in(cert)?, key: private_key(key)? })
     }
 
     /// The device's own certificate.
     pub(super) fn certificate(&self) -> &CertificateDer<'static> {
-        // `certificates` never returns an empty list.
+        // `certificates_in` never returns an empty list.
         &self.chain[0]
     }
 }
@@ -40,7 +40,7 @@ impl Identity {
 /// The certificates that may vouch for the custodian. Not the system's: no public CA has a say here.
 pub(super) fn roots(ca: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
+    for certificate in certificates_in(ca)? {
         roots.add(certificate).map_err(|error| {
             Error::new(Kind::Local, format!("cannot trust {}", ca.display()), error)
                 .hint("CUSTODIAN_CA must be a CA certificate")
@@ -49,8 +49,15 @@ pub(super) fn roots(ca: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// The certificates of a PEM file, or the one of a DER file. At least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a PEM file, or the one of a DER file, in DER. At least one.
+///
+/// # Errors
+/// The file cannot be read, or there is no certificate in it.
+pub fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
+    Ok(certificates_in(path)?.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let cannot = |why: String| Error::new(Kind::Local, format!("cannot read {}", path.display()), why);
     let bytes = read(path).map_err(&cannot)?;
     if bytes.first() == Some(&0x30) {
@@ -59,7 +66,9 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
     let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(cannot("there is no certificate in it".into()).hint("it must be an X.509 certificate in PEM")),
+        Ok(_) => {
+            Err(cannot("there is no certificate in it".into()).hint("it must be an X.509 certificate in PEM"))
+        }
         Err(error) => Err(cannot(error.to_string())),
     }
 }

@@ -69,8 +69,8 @@ impl Remote {
         let mut page_token = String::new();
         loop {
             let request = v1::ListKeysRequest { page_size: MAX_PAGE_SIZE, page_token };
-            let page =
-                self.call("cannot list keys", async |service| client(service).list_keys(request.clone()).await)?;
+            let page = self
+                .call("cannot list keys", async |service| client(service).list_keys(request.clone()).await)?;
             keys.extend(page.keys);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -152,7 +152,11 @@ mod tests {
         let keys: Vec<_> = ids
             .iter()
             .enumerate()
-            .map(|(index, id)| v1::Key { name: format!("keys/{id}"), label: label(index), ..v1::Key::default() })
+            .map(|(index, id)| v1::Key {
+                name: format!("keys/{id}"),
+                label: label(index),
+                ..v1::Key::default()
+            })
             .collect();
         let find = |text: &str| text.parse::<WhichKey>().unwrap().among(&keys).map(|id| id.to_string());
         assert_eq!(find(&ids[0]).unwrap(), ids[0]);

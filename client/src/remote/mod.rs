@@ -15,6 +15,7 @@ mod users;
 mod wire;
 
 pub use enroll::{Enrolled, enroll};
+pub use identity::certificates;
 pub use keys::WhichKey;
 
 use std::sync::{Mutex, PoisonError};

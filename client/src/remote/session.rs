@@ -115,7 +115,8 @@ impl SessionCache {
     pub(super) fn load(&self) -> Option<Session> {
         let path = self.path();
         let found = fs::symlink_metadata(&path).ok()?;
-        let ours = found.uid() == rustix::process::geteuid().as_raw() && found.permissions().mode() & 0o077 == 0;
+        let ours =
+            found.uid() == rustix::process::geteuid().as_raw() && found.permissions().mode() & 0o077 == 0;
         if !found.is_file() || !ours || found.len() > MAX_FILE_LEN {
             return None;
         }

@@ -88,7 +88,9 @@ fn of_fault(code: &str) -> Option<(Kind, String, &'static str)> {
     let (text, hint) = match code {
         fault::TOKEN_UNAVAILABLE => ("the custodian's token does not answer", again),
         fault::LEDGER_UNAVAILABLE => ("the custodian cannot record, so it releases nothing", again),
-        fault::INTERNAL => ("something is wrong inside the custodian", "tell the administrators the request id"),
+        fault::INTERNAL => {
+            ("something is wrong inside the custodian", "tell the administrators the request id")
+        }
         _ => return None,
     };
     Some((Kind::Unreachable, text.to_owned(), hint))

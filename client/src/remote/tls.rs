@@ -87,14 +87,18 @@ impl Trouble {
     /// Tells a person. `what` failed.
     pub(super) fn error(&self, what: &str, address: &Address) -> Error {
         match self {
-            Self::Unreachable(why) => {
-                Error::new(Kind::Unreachable, what, format!("the custodian at {address} cannot be reached: {why}"))
-                    .hint("check CUSTODIAN_ADDR and the network, and that the custodian runs")
-            }
-            Self::NotACustodian(why) => {
-                Error::new(Kind::Unreachable, what, format!("what answers at {address} is no custodian: {why}"))
-                    .hint("check CUSTODIAN_ADDR")
-            }
+            Self::Unreachable(why) => Error::new(
+                Kind::Unreachable,
+                what,
+                format!("the custodian at {address} cannot be reached: {why}"),
+            )
+            .hint("check CUSTODIAN_ADDR and the network, and that the custodian runs"),
+            Self::NotACustodian(why) => Error::new(
+                Kind::Unreachable,
+                what,
+                format!("what answers at {address} is no custodian: {why}"),
+            )
+            .hint("check CUSTODIAN_ADDR"),
             Self::ServerNotTrusted(why) => {
                 let why = format!("the certificate of the custodian at {address} is not trusted: {why}");
                 Error::new(Kind::Local, what, why)
@@ -178,7 +182,11 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
         self.noted(context, result)
     }

@@ -20,7 +20,9 @@ impl Remote {
         let roles: Vec<i32> = roles.iter().map(|role| i32::from(*role)).collect();
         Ok(self.call(&what, async |service| {
             let (user_id, password) = (id.to_owned(), password.expose().to_owned());
-            client(service).create_user(v1::CreateUserRequest { user_id, password, roles: roles.clone() }).await
+            client(service)
+                .create_user(v1::CreateUserRequest { user_id, password, roles: roles.clone() })
+                .await
         })?)
     }
 

@@ -69,7 +69,8 @@ impl Wire {
                     trouble.clear();
                     let dialled = timeout(CONNECT_TIMEOUT, dial(&address, &tls, name)).await;
                     let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-                    let stream = dialled.unwrap_or_else(|_| Err(late())).inspect_err(|error| trouble.note(error))?;
+                    let stream =
+                        dialled.unwrap_or_else(|_| Err(late())).inspect_err(|error| trouble.note(error))?;
                     Ok::<_, io::Error>(TokioIo::new(Watched::new(stream, trouble)))
                 }
             }
