@@ -7,4 +7,11 @@ pub mod progress;
 pub mod seal;
 pub mod unwrapper;
 
+pub mod interrupt;
+pub mod password;
+pub mod remote;
+pub mod settings;
+
+pub mod cli;
+
 pub use error::{Error, Kind};

@@ -1,0 +1,7 @@
+//! `custodianctl`: operate a custodian.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    custodian_client::cli::custodianctl()
+}

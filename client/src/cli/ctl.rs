@@ -1,0 +1,87 @@
+//! `custodianctl`: the tool of administrators and auditors.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::{
+    AFTER_HELP,
+    audit::AuditCommand,
+    connection::Connection,
+    device::DeviceCommand,
+    envelope::completions,
+    key::KeyCommand,
+    login::{LoginHereArgs, LogoutArgs, WhoamiArgs},
+    message::finish,
+    status::StatusArgs,
+    user::UserCommand,
+};
+use crate::{error::Result, interrupt::Interrupt};
+
+/// Operate a custodian: devices, users, keys, and the log of every attempt
+#[derive(Debug, Parser)]
+#[command(name = "custodianctl", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Custodianctl {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The workstations that may connect
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// The people who may sign in
+    #[command(subcommand)]
+    User(UserCommand),
+    /// The wrapping keys in the token
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The log of every attempt
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    Status(StatusArgs),
+    Login(LoginHereArgs),
+    Logout(LogoutArgs),
+    Whoami(WhoamiArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Runs `custodianctl` with the arguments of this process.
+pub fn custodianctl() -> ExitCode {
+    finish(run(Custodianctl::parse()))
+}
+
+fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
+    let interrupt = &Interrupt::listen()?;
+    match command {
+        Command::Device(command) => command.run(&connection, interrupt),
+        Command::User(command) => command.run(&connection, interrupt),
+        Command::Key(command) => command.run(&connection, interrupt),
+        Command::Audit(command) => command.run(&connection, interrupt),
+        Command::Status(args) => args.run(&connection, interrupt),
+        Command::Login(args) => args.run(&connection, interrupt),
+        Command::Logout(args) => args.run(&connection, interrupt),
+        Command::Whoami(args) => args.run(&connection, interrupt),
+        Command::Completions { shell } => completions::<Custodianctl>(shell),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Custodianctl::command().debug_assert();
+    }
+}

@@ -1,0 +1,90 @@
+//! `envelope`: the workstation's tool.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::{Shell, generate};
+
+use super::{
+    AFTER_HELP,
+    connection::Connection,
+    enroll::EnrollArgs,
+    extract::{self, ExtractArgs},
+    inspect::{self, InspectArgs},
+    login::{LoginArgs, LogoutArgs, WhoamiArgs},
+    message::finish,
+    output::print,
+    seal::{self, SealArgs},
+};
+use crate::{error::Result, interrupt::Interrupt};
+
+/// Seal files into envelopes, and open them through a custodian
+#[derive(Debug, Parser)]
+#[command(name = "envelope", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Envelope {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Seal(SealArgs),
+    Inspect(InspectArgs),
+    Extract(Box<ExtractArgs>),
+    Login(Networked<LoginArgs>),
+    Logout(Networked<LogoutArgs>),
+    Whoami(Networked<WhoamiArgs>),
+    Enroll(Networked<EnrollArgs>),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// A command with the flags to reach a custodian.
+#[derive(Debug, clap::Args)]
+struct Networked<Args: clap::Args> {
+    #[command(flatten)]
+    args: Args,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Runs `envelope` with the arguments of this process.
+pub fn envelope() -> ExitCode {
+    finish(run(Envelope::parse().command))
+}
+
+fn run(command: Command) -> Result<()> {
+    let interrupt = &Interrupt::listen()?;
+    match command {
+        Command::Seal(args) => seal::run(&args, interrupt),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Extract(args) => extract::run(&args, interrupt),
+        Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Completions { shell } => completions::<Envelope>(shell),
+    }
+}
+
+/// Prints a completion script.
+pub(super) fn completions<Tool: CommandFactory>(shell: Shell) -> Result<()> {
+    let mut command = Tool::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    generate(shell, &mut command, name, &mut script);
+    print(&String::from_utf8_lossy(&script)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Envelope::command().debug_assert();
+    }
+}

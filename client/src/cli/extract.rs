@@ -1,0 +1,128 @@
+//! `envelope extract`: through the custodian.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use custodian_proto::{
+    key::{FileKey, WrappedKey},
+    limits::MAX_TEXT_LEN,
+    v1::Claims,
+};
+
+use super::{
+    connection::Connection,
+    inspect::input,
+    progress::{Bar, Talk},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    extract::{ExtractJob, ExtractTo, Limits, extract},
+    interrupt::Interrupt,
+    password::PasswordSource,
+    remote::Remote,
+    settings::Settings,
+    unwrapper::Unwrapper,
+};
+
+/// Open an envelope through the custodian, and write its files once they are authenticated
+#[derive(Debug, clap::Args)]
+pub(super) struct ExtractArgs {
+    /// The envelope; - for standard input
+    file: PathBuf,
+    /// Folder to extract into; made if it is missing
+    #[arg(long = "directory", short = 'C', value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Only entries whose path matches. May be repeated
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<String>,
+    /// Why the envelope is opened; recorded by the custodian
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = reason, hide_default_value = true)]
+    reason: String,
+    /// The one matching file to standard output, once all of it is authenticated
+    #[arg(long, conflicts_with = "folder")]
+    to_stdout: bool,
+    /// Refuse envelopes with more entries
+    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
+    max_entries: u64,
+    /// Refuse envelopes with more bytes of content
+    #[arg(long, value_name = "N", default_value_t = Limits::default().content_bytes)]
+    max_bytes: u64,
+    #[command(flatten)]
+    talk: Talk,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Extracts.
+pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
+    let what = format!("cannot extract {}", name_of(&args.file));
+    let settings = args.connection.settings()?;
+    if args.file == Path::new("-") && settings.password() == PasswordSource::Stdin {
+        return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and password")
+            .hint("log in first: envelope login --password-file -"));
+    }
+    let output = if args.to_stdout { ExtractTo::Stdout } else { ExtractTo::Folder(args.folder.clone()) };
+    let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
+    let (envelope, only, reason) = (input(&args.file), args.only.clone(), args.reason.clone());
+    let job = ExtractJob { envelope, output, only, reason, limits };
+    let custodian = WhenNeeded { settings, interrupt: interrupt.clone(), what, remote: Mutex::new(None) };
+
+    let bar = Bar::start(args.talk, interrupt);
+    let report = extract(&job, &custodian, &bar).inspect_err(|_| bar.clear())?;
+    if report.swept > 0 {
+        bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));
+    }
+    bar.finish("extracted", report.entries, report.content_bytes);
+    Ok(())
+}
+
+/// The custodian, connected to when the first key is asked for: an envelope that cannot be read costs no connection, no
+/// password and no record.
+struct WhenNeeded {
+    settings: Settings,
+    interrupt: Interrupt,
+    what: String,
+    remote: Mutex<Option<Remote>>,
+}
+
+impl WhenNeeded {
+    fn ask<T>(&self, question: impl FnOnce(&Remote) -> Result<T>) -> Result<T> {
+        let mut slot = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match &*slot {
+            Some(remote) => question(remote),
+            None => Remote::connect(&self.settings, &self.interrupt)
+                .and_then(|remote| question(slot.insert(remote))),
+        };
+        // What the custodian says is about this envelope; our own troubles have names of their own.
+        answer.map_err(|error| match error.kind {
+            Kind::Refused | Kind::WaitsForApproval | Kind::Integrity | Kind::Unreachable => {
+                Error { what: self.what.clone(), ..error }
+            }
+            Kind::Local | Kind::Usage | Kind::Interrupted => error,
+        })
+    }
+}
+
+impl Unwrapper for WhenNeeded {
+    fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
+        self.ask(|remote| remote.unwrap(wrapped, claims))
+    }
+
+    fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+        self.ask(|remote| remote.choose(wrapped))
+    }
+}
+
+/// A reason that the custodian will take.
+pub(super) fn reason(text: &str) -> std::result::Result<String, String> {
+    if text.len() > MAX_TEXT_LEN {
+        return Err(format!("it is longer than {MAX_TEXT_LEN} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+fn name_of(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}

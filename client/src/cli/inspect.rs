@@ -1,0 +1,69 @@
+//! `envelope inspect`: offline, never asks for a key.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanBytes;
+
+use super::output::{Style, print, table};
+use crate::{
+    error::Result,
+    extract::Input,
+    inspect::{Entry, Inspection, inspect},
+};
+
+/// Show what an envelope tells without a key: format, recipients, sizes
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// The envelope; - for standard input
+    file: PathBuf,
+    #[command(flatten)]
+    style: Style,
+}
+
+/// Inspects.
+pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    let found = inspect(&input(&args.file))?;
+    args.style.one(&found, &facts(&found))?;
+    match &found.entries {
+        Some(entries) if args.style.is_for_people() && !entries.is_empty() => {
+            let rows: Vec<_> = entries.iter().map(row).collect();
+            let text = table(&["SIZE", "SEALED", "MODIFIED", "MODE", "PATH"], &rows);
+            print(&format!("\n{text}")).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `-` is standard input.
+pub(super) fn input(file: &Path) -> Input {
+    if file == Path::new("-") { Input::Stdin } else { Input::File(file.to_owned()) }
+}
+
+fn facts(found: &Inspection) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("format", found.format.to_owned()),
+        ("size", format!("{} ({} bytes)", HumanBytes(found.envelope_bytes), found.envelope_bytes)),
+    ];
+    for recipient in &found.recipients {
+        facts.push(("sealed to", format!("keys/{} ({})", recipient.key_id, recipient.wrapping)));
+        facts.push(("in the log as", recipient.wrapped_key_sha256.clone()));
+    }
+    facts.push(match &found.entries {
+        Some(entries) => {
+            let bytes: u64 = entries.iter().map(|entry| entry.size).sum();
+            ("entries", format!("{}, {}", entries.len(), HumanBytes(bytes)))
+        }
+        None => ("entries", "secret".to_owned()),
+    });
+    facts
+}
+
+fn row(entry: &Entry) -> Vec<String> {
+    vec![
+        entry.size.to_string(),
+        entry.sealed_size.to_string(),
+        entry.modified.clone().unwrap_or_default(),
+        entry.mode.map(|mode| format!("{:04o}", mode & 0o7777)).unwrap_or_default(),
+        entry.path.clone(),
+    ]
+}

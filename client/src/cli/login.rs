@@ -1,0 +1,116 @@
+//! `login`, `logout` and `whoami`, of both tools.
+
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::{
+    connection::Connection,
+    message::note,
+    output::Style,
+    view::role_name,
+    when::{local, local_text, rfc3339},
+};
+use crate::{error::Result, interrupt::Interrupt};
+
+/// Sign in, so that later commands do not ask for the password
+#[derive(Debug, clap::Args)]
+pub(super) struct LoginArgs {
+    #[command(flatten)]
+    style: Style,
+}
+
+/// End the session
+#[derive(Debug, clap::Args)]
+pub(super) struct LogoutArgs {}
+
+/// Show who the custodian believes you to be
+#[derive(Debug, clap::Args)]
+pub(super) struct WhoamiArgs {
+    #[command(flatten)]
+    style: Style,
+}
+
+#[derive(Serialize)]
+struct LoginView {
+    user: String,
+    session_expire_time: String,
+    idle_seconds: u32,
+}
+
+#[derive(Serialize)]
+struct WhoamiView {
+    user: String,
+    device: String,
+    roles: Vec<&'static str>,
+    session_expire_time: Option<String>,
+}
+
+impl LoginArgs {
+    /// Signs in.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let login = connection.connect(interrupt)?.login()?;
+        let view = LoginView {
+            user: format!("users/{}", login.user),
+            session_expire_time: login.expires.to_string(),
+            idle_seconds: login.idle_seconds,
+        };
+        self.style.one(
+            &view,
+            &[
+                ("user", login.user),
+                ("session ends", local_text(login.expires, &TimeZone::system())),
+                ("or unused for", format!("{} s", login.idle_seconds)),
+            ],
+        )
+    }
+}
+
+impl LogoutArgs {
+    /// Signs out.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let had_session = connection.connect(interrupt)?.logout()?;
+        note(if had_session { "logged out" } else { "there was no session" });
+        Ok(())
+    }
+}
+
+impl WhoamiArgs {
+    /// Asks.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let answer = connection.connect(interrupt)?.who_am_i()?;
+        let view = WhoamiView {
+            user: answer.user.clone(),
+            device: answer.device.clone(),
+            roles: answer.roles().map(role_name).collect(),
+            session_expire_time: rfc3339(answer.session_expire_time.as_ref()),
+        };
+        self.style.one(
+            &view,
+            &[
+                ("user", answer.user),
+                ("device", answer.device),
+                ("roles", view.roles.join(", ")),
+                ("session ends", local(answer.session_expire_time.as_ref())),
+            ],
+        )
+    }
+}
+
+/// A login command with a password file of its own, where the other flags stand elsewhere.
+#[derive(Debug, clap::Args)]
+pub(super) struct LoginHereArgs {
+    /// File with the password, - for standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    login: LoginArgs,
+}
+
+impl LoginHereArgs {
+    /// Signs in.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        self.login.run(&connection.with_password_file(self.password_file.clone()), interrupt)
+    }
+}

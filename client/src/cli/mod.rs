@@ -1,0 +1,39 @@
+//! The command line: arguments → job → message with hint. Both tools.
+//!
+//! Data goes to standard output, everything else to standard error.
+
+mod audit;
+mod connection;
+mod ctl;
+mod device;
+mod enroll;
+mod envelope;
+mod extract;
+mod inspect;
+mod key;
+mod login;
+mod message;
+mod output;
+mod progress;
+mod seal;
+mod status;
+mod text;
+mod user;
+mod view;
+mod when;
+
+pub use ctl::custodianctl;
+pub use envelope::envelope;
+
+/// What every `--help` ends with.
+const AFTER_HELP: &str = "\
+Settings: flag > environment > ~/.config/custodian/client.toml > /etc/custodian/client.toml
+  --addr HOST:PORT   CUSTODIAN_ADDR            where the custodian listens
+  --ca FILE          CUSTODIAN_CA              PEM; the only certificates that may vouch for it
+  --cert FILE        CUSTODIAN_CERT            PEM; this device's certificate
+  --key FILE         CUSTODIAN_KEY             PEM; this device's private key, readable by you alone
+  --user ID          CUSTODIAN_USER            who signs in
+  --password-file F  CUSTODIAN_PASSWORD_FILE   asked for on the terminal if not given
+
+Exit codes: 0 done, 1 local failure, 2 usage, 3 refused, 4 waits for approval, 5 damaged envelope (nothing released),
+6 custodian unreachable, 130 interrupted.";

@@ -1,0 +1,125 @@
+//! `envelope seal`: offline.
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+};
+
+use super::progress::{Bar, Talk};
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt::Interrupt,
+    remote,
+    seal::{SealJob, SealTo, Symlinks, seal},
+};
+
+/// Seal files and folders into an envelope that only the owners of the given keys can open
+#[derive(Debug, clap::Args)]
+pub(super) struct SealArgs {
+    /// Certificate of a wrapping key, PEM or DER: whoever has that key can open the envelope. May be repeated
+    #[arg(long, value_name = "CERT", required = true)]
+    to: Vec<PathBuf>,
+    /// Format of the envelope
+    #[arg(long, value_enum, default_value_t = Format::Mtd)]
+    format: Format,
+    /// The envelope; - for standard output. [default: PATH.mtd in the current folder, if there is one PATH]
+    #[arg(long, short, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Keep symbolic links as links; otherwise they are refused
+    #[arg(long)]
+    keep_symlinks: bool,
+    #[command(flatten)]
+    talk: Talk,
+    /// Files and folders to seal
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+}
+
+/// Formats that can be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Format {
+    /// A ZIP that 7z opens with a password that openssl decrypts
+    Mtd,
+}
+
+/// Seals.
+pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
+    let recipients = args.to.iter().map(|path| certificate(path)).collect::<Result<_>>()?;
+    let output = output(args.output.as_deref(), &args.paths, args.format)?;
+    let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
+    let job = SealJob { recipients, paths: args.paths.clone(), output, symlinks };
+
+    let bar = Bar::start(args.talk, interrupt);
+    let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
+    bar.finish("sealed", report.entries, report.content_bytes);
+    Ok(())
+}
+
+/// Exactly one: sealing to a CA that stands behind it in the file would seal to the wrong key.
+fn certificate(path: &Path) -> Result<Vec<u8>> {
+    let mut found = remote::certificates(path)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(certificate), true) => Ok(certificate),
+        _ => Err(Error::new(
+            Kind::Local,
+            format!("cannot seal to {}", path.display()),
+            "it holds several certificates",
+        )
+        .hint("give each recipient's certificate in a file of its own")),
+    }
+}
+
+fn output(given: Option<&Path>, paths: &[PathBuf], format: Format) -> Result<SealTo> {
+    let usage = |why: &str| Error::new(Kind::Usage, "cannot seal", why);
+    match (given, paths) {
+        (Some(out), _) if out == Path::new("-") => {
+            if io::stdout().is_terminal() {
+                return Err(
+                    usage("an envelope is no text for a terminal").hint("redirect it, or give -o FILE")
+                );
+            }
+            Ok(SealTo::Stdout)
+        }
+        (Some(out), _) => Ok(SealTo::File(out.to_owned())),
+        (None, [path]) => {
+            let name = name_of(path).ok_or_else(|| usage("this path has no name").hint("give -o FILE"))?;
+            let extension = match format {
+                Format::Mtd => ".mtd",
+            };
+            let mut name = name.into_os_string();
+            name.push(extension);
+            Ok(SealTo::File(name.into()))
+        }
+        (None, _) => Err(usage("several paths need a name for the envelope").hint("give -o FILE")),
+    }
+}
+
+/// `.` and `a/..` have no name of their own: the folder they mean has one.
+fn name_of(path: &Path) -> Option<PathBuf> {
+    if let Some(name) = path.file_name() {
+        return Some(name.into());
+    }
+    Some(path.canonicalize().ok()?.file_name()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_names_its_envelope_several_need_a_name() {
+        let name = |paths: &[&str]| match output(
+            None,
+            &paths.iter().map(PathBuf::from).collect::<Vec<_>>(),
+            Format::Mtd,
+        ) {
+            Ok(SealTo::File(path)) => Ok(path.display().to_string()),
+            Ok(SealTo::Stdout) => Ok("-".into()),
+            Err(error) => Err(error.kind),
+        };
+        assert_eq!(name(&["/data/report.pdf"]), Ok("report.pdf.mtd".into()));
+        assert_eq!(name(&["folder/"]), Ok("folder.mtd".into()));
+        assert_eq!(name(&["a", "b"]), Err(Kind::Usage));
+        assert_eq!(name(&["/"]), Err(Kind::Usage));
+    }
+}

@@ -1,0 +1,156 @@
+//! `custodianctl user`.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use custodian_proto::v1;
+
+use super::{
+    connection::Connection,
+    extract::reason,
+    output::Style,
+    view::{UserView, id_of, user_name},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt::Interrupt,
+    password::PasswordSource,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Add a user
+    Add {
+        /// Their id: a–z, 0–9, -, . and _
+        id: String,
+        /// What they may do. May be repeated
+        #[arg(long = "role", value_name = "ROLE", required = true)]
+        roles: Vec<Role>,
+        /// File with their password, - for standard input. [default: asked for on the terminal]
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// List them
+    Ls {
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Stop a user: once this returns, no key leaves for them
+    Disable {
+        /// anna or users/anna
+        id: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Let a disabled user sign in again
+    Enable {
+        /// anna or users/anna
+        id: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Set a password: your own, or as an admin anybody's
+    Passwd {
+        /// anna or users/anna
+        id: String,
+        /// File with the new password, - for standard input. [default: asked for on the terminal]
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// File with your present password, if it is your own that you set. [default: asked for on the terminal]
+        #[arg(long, value_name = "FILE")]
+        old_password_file: Option<PathBuf>,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Replace a user's roles
+    Roles {
+        /// anna or users/anna
+        id: String,
+        /// What they may do. May be repeated
+        #[arg(long = "role", value_name = "ROLE", required = true)]
+        roles: Vec<Role>,
+        #[command(flatten)]
+        style: Style,
+    },
+}
+
+/// What a user may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Role {
+    /// Unwrap file keys
+    Operator,
+    /// Read the log
+    Auditor,
+    /// Manage devices, users and keys
+    Admin,
+}
+
+impl From<Role> for v1::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Operator => Self::Operator,
+            Role::Auditor => Self::Auditor,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+impl UserCommand {
+    pub(super) fn run(self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        match self {
+            Self::Add { id, roles, password_file, style } => {
+                let name = user_name(&id);
+                let source = PasswordSource::of(password_file.as_deref());
+                let password = source.read_new(&format!("password of {name}"))?;
+                let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
+                tell(style, &connection.connect(interrupt)?.create_user(id_of(&name), &password, &roles)?)
+            }
+            Self::Ls { style } => {
+                let users = connection.connect(interrupt)?.users()?;
+                let views: Vec<_> = users.iter().map(UserView::from).collect();
+                style.many(&views, &["ID", "ROLES", "STATE"], |user| {
+                    vec![id_of(&user.name).to_owned(), user.roles.join(", "), state(user).to_owned()]
+                })
+            }
+            Self::Disable { id, reason, style } => {
+                tell(style, &connection.connect(interrupt)?.disable_user(&user_name(&id), &reason)?)
+            }
+            Self::Enable { id, style } => {
+                tell(style, &connection.connect(interrupt)?.enable_user(&user_name(&id))?)
+            }
+            Self::Passwd { id, password_file, old_password_file, style } => {
+                let name = user_name(&id);
+                let is_own = user_name(connection.settings()?.user()?) == name;
+                let (old, new) = (PasswordSource::of(old_password_file.as_deref()), password_file);
+                let new = PasswordSource::of(new.as_deref());
+                if is_own && old == PasswordSource::Stdin && new == PasswordSource::Stdin {
+                    let why = "standard input cannot be both passwords";
+                    return Err(Error::new(Kind::Usage, format!("cannot set the password of {name}"), why)
+                        .hint("give one of them in a file"));
+                }
+                let old = is_own.then(|| old.read(&format!("present password of {name}"))).transpose()?;
+                let new = new.read_new(&format!("new password of {name}"))?;
+                tell(style, &connection.connect(interrupt)?.set_password(&name, old.as_ref(), &new)?)
+            }
+            Self::Roles { id, roles, style } => {
+                let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
+                tell(style, &connection.connect(interrupt)?.set_roles(&user_name(&id), &roles)?)
+            }
+        }
+    }
+}
+
+fn tell(style: Style, user: &v1::User) -> Result<()> {
+    let view = UserView::from(user);
+    let roles = view.roles.join(", ");
+    style.one(&view, &[("user", user.name.clone()), ("roles", roles), ("state", state(&view).to_owned())])
+}
+
+fn state(user: &UserView) -> &'static str {
+    if user.disabled { "disabled" } else { "enabled" }
+}

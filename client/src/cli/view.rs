@@ -1,0 +1,187 @@
+//! What the custodian tells, as JSON objects. Their field names are stable.
+
+use custodian_proto::v1::{self, KeyState, Role};
+use serde::Serialize;
+
+use super::when::rfc3339;
+
+/// `laptop-7` or `devices/laptop-7` → `devices/laptop-7`.
+pub(super) fn device_name(text: &str) -> String {
+    format!("devices/{}", text.strip_prefix("devices/").unwrap_or(text))
+}
+
+/// `anna` or `users/anna` → `users/anna`.
+pub(super) fn user_name(text: &str) -> String {
+    format!("users/{}", text.strip_prefix("users/").unwrap_or(text))
+}
+
+/// What follows the slash of a resource name.
+pub(super) fn id_of(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(_, id)| id)
+}
+
+/// A workstation.
+#[derive(Serialize)]
+pub(super) struct DeviceView {
+    pub(super) name: String,
+    pub(super) state: &'static str,
+    pub(super) spki_sha256: String,
+    pub(super) certificate_sha256: String,
+    pub(super) certificate_expire_time: Option<String>,
+    pub(super) enroll_time: Option<String>,
+    pub(super) update_time: Option<String>,
+    pub(super) reason: String,
+}
+
+impl From<&v1::Device> for DeviceView {
+    fn from(device: &v1::Device) -> Self {
+        Self {
+            name: device.name.clone(),
+            state: device_state(device.state()),
+            spki_sha256: device.spki_sha256.clone(),
+            certificate_sha256: device.certificate_sha256.clone(),
+            certificate_expire_time: rfc3339(device.certificate_expire_time.as_ref()),
+            enroll_time: rfc3339(device.enroll_time.as_ref()),
+            update_time: rfc3339(device.update_time.as_ref()),
+            reason: device.reason.clone(),
+        }
+    }
+}
+
+/// A user.
+#[derive(Serialize)]
+pub(super) struct UserView {
+    pub(super) name: String,
+    pub(super) roles: Vec<&'static str>,
+    pub(super) disabled: bool,
+    pub(super) create_time: Option<String>,
+    pub(super) update_time: Option<String>,
+}
+
+impl From<&v1::User> for UserView {
+    fn from(user: &v1::User) -> Self {
+        Self {
+            name: user.name.clone(),
+            roles: user.roles().map(role_name).collect(),
+            disabled: user.disabled,
+            create_time: rfc3339(user.create_time.as_ref()),
+            update_time: rfc3339(user.update_time.as_ref()),
+        }
+    }
+}
+
+/// A wrapping key.
+#[derive(Serialize)]
+pub(super) struct KeyView {
+    pub(super) name: String,
+    pub(super) label: String,
+    pub(super) state: &'static str,
+    pub(super) modulus_bits: u32,
+    pub(super) wrapping: String,
+    pub(super) create_time: Option<String>,
+}
+
+impl From<&v1::Key> for KeyView {
+    fn from(key: &v1::Key) -> Self {
+        Self {
+            name: key.name.clone(),
+            label: key.label.clone(),
+            state: key_state(key.state()),
+            modulus_bits: key.modulus_bits,
+            wrapping: wrapping_name(key.wrapping()),
+            create_time: rfc3339(key.create_time.as_ref()),
+        }
+    }
+}
+
+/// One attempt.
+#[derive(Serialize)]
+pub(super) struct RecordView {
+    pub(super) sequence: u64,
+    pub(super) time: Option<String>,
+    pub(super) request_id: String,
+    pub(super) operation: String,
+    pub(super) user: String,
+    pub(super) device: String,
+    pub(super) certificate_sha256: String,
+    pub(super) peer_ip: String,
+    pub(super) key: String,
+    pub(super) wrapped_key_sha256: String,
+    /// Not verified: what the client said.
+    pub(super) claims: Option<ClaimsView>,
+    pub(super) target: String,
+    pub(super) outcome: String,
+    pub(super) detail: String,
+    pub(super) duration_us: u64,
+}
+
+/// What a client said about a file.
+#[derive(Serialize)]
+pub(super) struct ClaimsView {
+    pub(super) file_name: String,
+    pub(super) file_size: u64,
+    pub(super) format: String,
+    pub(super) reason: String,
+}
+
+impl From<&v1::Record> for RecordView {
+    fn from(record: &v1::Record) -> Self {
+        let record = record.clone();
+        Self {
+            sequence: record.sequence,
+            time: rfc3339(record.time.as_ref()),
+            request_id: record.request_id,
+            operation: record.operation,
+            user: record.user,
+            device: record.device,
+            certificate_sha256: record.certificate_sha256,
+            peer_ip: record.peer_ip,
+            key: record.key,
+            wrapped_key_sha256: record.wrapped_key_sha256,
+            claims: record.claims.map(|claims| ClaimsView {
+                file_name: claims.file_name,
+                file_size: claims.file_size,
+                format: claims.format,
+                reason: claims.reason,
+            }),
+            target: record.target,
+            outcome: record.outcome,
+            detail: record.detail,
+            duration_us: record.duration_us,
+        }
+    }
+}
+
+/// `RSA-OAEP-SHA256`.
+pub(super) fn wrapping_name(wrapping: v1::KeyWrapping) -> String {
+    custodian_proto::key::KeyWrapping::try_from(wrapping)
+        .map_or_else(|_| "unknown".to_owned(), |wrapping| wrapping.to_string())
+}
+
+/// A role's name.
+pub(super) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Operator => "operator",
+        Role::Auditor => "auditor",
+        Role::Admin => "admin",
+        Role::Unspecified => "unknown",
+    }
+}
+
+fn device_state(state: v1::DeviceState) -> &'static str {
+    match state {
+        v1::DeviceState::Enrolled => "enrolled",
+        v1::DeviceState::Active => "active",
+        v1::DeviceState::Suspended => "suspended",
+        v1::DeviceState::Revoked => "revoked",
+        v1::DeviceState::Unspecified => "unknown",
+    }
+}
+
+fn key_state(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Active => "active",
+        KeyState::Suspended => "suspended",
+        KeyState::Unspecified => "unknown",
+    }
+}

@@ -1,0 +1,68 @@
+//! Ctrl-C: the first one asks jobs to stop and clean up, the second one ends the process.
+
+use std::{io, process, thread};
+
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::error::{Error, Kind, Result};
+
+/// Whether the person asked us to stop. Cheap to clone.
+#[derive(Clone)]
+pub struct Interrupt(watch::Receiver<bool>);
+
+impl Interrupt {
+    /// Listens for SIGINT, SIGTERM and SIGHUP from now on, for the life of the process.
+    ///
+    /// # Errors
+    /// The signals cannot be listened for.
+    pub fn listen() -> Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let cannot = |error: io::Error| Error::new(Kind::Local, "cannot listen for Ctrl-C", error);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+        let (mut int, mut term, mut hup) = {
+            let _inside = runtime.enter();
+            let listen = |kind| signal(kind).map_err(cannot);
+            (
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+                listen(SignalKind::hangup())?,
+            )
+        };
+        let wait = async move {
+            loop {
+                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+                // The second one: do not wait for the job. What it leaves behind is hidden and swept by the next run.
+                if stop.send_replace(true) {
+                    process::exit(i32::from(Kind::Interrupted.exit_code()));
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || runtime.block_on(wait))
+            .map_err(cannot)?;
+        Ok(Self(stopped))
+    }
+
+    /// One that never happens.
+    pub fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
+    /// Whether it happened.
+    pub fn happened(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns once it happens.
+    pub async fn wait(&self) {
+        if self.0.clone().wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left to ask us to stop.
+            std::future::pending::<()>().await;
+        }
+    }
+}

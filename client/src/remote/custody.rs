@@ -1,0 +1,87 @@
+//! Unwrapping through the custodian.
+
+use custodian_proto::{
+    key::{FileKey, WrappedKey},
+    refusal::Refusal,
+    v1::{self, Claims, custody_service_client::CustodyServiceClient},
+};
+
+use super::Remote;
+use crate::{
+    error::{Error, Kind, Result},
+    unwrapper::Unwrapper,
+};
+
+/// What fails in here, to a person. The command line puts the envelope's name in its place.
+const WHAT: &str = "cannot open the envelope";
+
+impl Unwrapper for Remote {
+    fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
+        let request = v1::UnwrapRequest {
+            key: wrapped.key_id().resource_name(),
+            wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
+            wrapped_key: wrapped.ciphertext().to_vec(),
+            claims: Some(claims.clone()),
+        };
+        let mut answer = self
+            .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
+        // Law 4 holds at this end too.
+        FileKey::take(&mut answer.file_key).ok_or_else(|| {
+            let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
+            Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
+        })
+    }
+
+    fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+        let mut not_served = None;
+        for (index, wrapped) in wrapped.iter().enumerate() {
+            match self.find_key(&wrapped.key_id(), WHAT) {
+                Ok(key) if key.state() != v1::KeyState::Active => {
+                    let refusal = Refusal::KeySuspended;
+                    let why = format!(
+                        "{}: {} {} ({})",
+                        refusal.text(),
+                        key.label,
+                        wrapped.key_id(),
+                        refusal.code()
+                    );
+                    not_served = Some(Error::new(Kind::Refused, WHAT, why).hint(refusal.hint()));
+                }
+                Ok(_) => return Ok(index),
+                Err(failure) if is_absent(failure.refusal) => {}
+                Err(failure) => return Err(failure.error),
+            }
+        }
+        match not_served {
+            Some(error) => Err(error),
+            None => Err(self.no_common_key(wrapped)),
+        }
+    }
+}
+
+impl Remote {
+    fn no_common_key(&self, wrapped: &[WrappedKey]) -> Error {
+        let sealed_to: Vec<String> = wrapped.iter().map(|wrapped| wrapped.key_id().to_string()).collect();
+        let served = match self.keys() {
+            Ok(keys) => keys,
+            Err(error) => return error,
+        };
+        let served: Vec<String> = served
+            .iter()
+            .map(|key| format!("{} ({})", key.name.trim_start_matches("keys/"), key.label))
+            .collect();
+        let list = |ids: Vec<String>| if ids.is_empty() { "no key".to_owned() } else { ids.join(", ") };
+        let why = format!(
+            "it is sealed to {}, but the custodian has {} ({})",
+            list(sealed_to),
+            list(served),
+            Refusal::KeyUnknown.code()
+        );
+        Error::new(Kind::Refused, WHAT, why)
+            .hint("ask whoever sealed it to seal it to a key of this custodian, or use the custodian it is meant for")
+    }
+}
+
+fn is_absent(refusal: Option<Refusal>) -> bool {
+    matches!(refusal, Some(Refusal::KeyUnknown | Refusal::NotFound))
+}

@@ -1,0 +1,196 @@
+//! The custodian at the other end of a TLS 1.3 connection. The only code of this package that uses the network.
+//!
+//! A blocking face over tonic: the formats and pipelines are synchronous.
+
+pub mod audit;
+mod custody;
+mod devices;
+mod enroll;
+mod identity;
+mod keys;
+mod session;
+mod status;
+mod tls;
+mod users;
+mod wire;
+
+pub use enroll::{Enrolled, enroll};
+pub use identity::certificates;
+pub use keys::WhichKey;
+
+use std::sync::{Mutex, PoisonError};
+
+use custodian_proto::{
+    refusal::Refusal,
+    secret::Secret,
+    v1::{self, session_service_client::SessionServiceClient, status_service_client::StatusServiceClient},
+};
+use jiff::Timestamp;
+use tonic::{Response, Status};
+
+use self::{
+    identity::Identity,
+    session::{Session, SessionCache, Signed},
+    status::Failure,
+    wire::Wire,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt::Interrupt,
+    password::PasswordSource,
+    settings::Settings,
+};
+
+/// A custodian we are connected to with this device's certificate.
+pub struct Remote {
+    wire: Wire,
+    user: String,
+    password: PasswordSource,
+    cache: SessionCache,
+    session: Mutex<Option<Session>>,
+}
+
+/// What a login gave.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    /// Who.
+    pub user: String,
+    /// When the session ends whatever happens.
+    pub expires: Timestamp,
+    /// Unused for this many seconds, it ends earlier.
+    pub idle_seconds: u32,
+}
+
+impl Remote {
+    /// Connects. A session is looked for when the first call needs one.
+    ///
+    /// # Errors
+    /// A missing setting, an unreadable certificate or key, an unreachable custodian, or one that `ca` does not vouch
+    /// for. That the custodian does not accept our certificate shows at the first call: with TLS 1.3 the client
+    /// cannot know earlier.
+    pub fn connect(settings: &Settings, interrupt: &Interrupt) -> Result<Self> {
+        let address = settings.address()?;
+        let user = settings.user()?.to_owned();
+        let roots = identity::roots(settings.ca()?)?;
+        let identity = Identity::read(settings.cert()?, settings.key()?)?;
+        let cache = SessionCache::of(&address, &user, identity.certificate())?;
+        let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
+        let session = Mutex::new(cache.load());
+        Ok(Self { wire, user, password: settings.password(), cache, session })
+    }
+
+    /// Starts a new session with the password and keeps it for the next command.
+    ///
+    /// # Errors
+    /// No password can be had; the custodian refuses; the session cannot be written down.
+    pub fn login(&self) -> Result<LoggedIn> {
+        let (session, idle_seconds) = self.new_session()?;
+        self.cache.store(&session)?;
+        let expires = session.expires();
+        *self.slot() = Some(session);
+        Ok(LoggedIn { user: self.user.clone(), expires, idle_seconds })
+    }
+
+    /// Ends the session here and at the custodian. Returns whether there was one.
+    ///
+    /// # Errors
+    /// The custodian could not be told; here, the session is forgotten all the same.
+    pub fn logout(&self) -> Result<bool> {
+        let session = self.slot().take();
+        self.cache.forget()?;
+        let Some(session) = session else { return Ok(false) };
+        let told = self.wire.ask("cannot log out", async |channel| {
+            SessionServiceClient::new(session.sign(channel)).logout(v1::LogoutRequest {}).await
+        });
+        match told {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.refusal == Some(Refusal::NotLoggedIn) => Ok(false),
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// Who the custodian believes us to be.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn who_am_i(&self) -> Result<v1::WhoAmIResponse> {
+        Ok(self.call("cannot tell who you are", async |service| {
+            SessionServiceClient::new(service).who_am_i(v1::WhoAmIRequest {}).await
+        })?)
+    }
+
+    /// How the custodian is.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn status(&self) -> Result<v1::GetStatusResponse> {
+        Ok(self.call("cannot tell the status", async |service| {
+            StatusServiceClient::new(service).get_status(v1::GetStatusRequest {}).await
+        })?)
+    }
+
+    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
+    /// that an earlier command left.
+    fn call<T>(
+        &self,
+        what: &str,
+        request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+    ) -> std::result::Result<T, Failure> {
+        let (session, origin) = self.session_for(what)?;
+        let answer = self.wire.ask(what, async |channel| request(session.sign(channel)).await);
+        match (answer, origin) {
+            (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
+                self.slot().take();
+                self.cache.forget()?;
+                if !self.password.is_there() {
+                    return Err(failure);
+                }
+                self.login()?;
+                let (session, _) = self.session_for(what)?;
+                self.wire.ask(what, async |channel| request(session.sign(channel)).await)
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn session_for(&self, what: &str) -> Result<(Session, Origin)> {
+        if let Some(session) = &*self.slot() {
+            return Ok((session.clone(), session.origin()));
+        }
+        if !self.password.is_there() {
+            let why = format!("{} as {}", Refusal::NotLoggedIn.text(), self.user);
+            return Err(Error::new(Kind::Refused, what, why)
+                .hint("log in: envelope login, or give the password in a file: CUSTODIAN_PASSWORD_FILE"));
+        }
+        self.login()?;
+        let session = self.slot().clone();
+        let session = session.ok_or_else(|| Error::new(Kind::Local, what, "the new session is gone"))?;
+        Ok((session, Origin::Now))
+    }
+
+    fn new_session(&self) -> Result<(Session, u32)> {
+        let password: Secret = self.password.read(&format!("password of {}", self.user))?;
+        let what = format!("cannot log in as {}", self.user);
+        let answer = self.wire.ask(&what, async |channel| {
+            let (user, password) = (self.user.clone(), password.expose().to_owned());
+            SessionServiceClient::new(channel).login(v1::LoginRequest { user, password }).await
+        })?;
+        let idle_seconds = answer.idle_seconds;
+        let session = Session::from_login(answer)
+            .ok_or_else(|| Error::new(Kind::Unreachable, what, "the custodian's answer makes no sense"))?;
+        Ok((session, idle_seconds))
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a session came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// An earlier command left it.
+    Earlier,
+    /// This one made it.
+    Now,
+}

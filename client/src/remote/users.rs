@@ -1,0 +1,99 @@
+//! The people who may sign in.
+
+use custodian_proto::{
+    limits::{MAX_PAGE_LEN, MAX_PAGE_SIZE},
+    secret::Secret,
+    v1::{self, user_service_client::UserServiceClient},
+};
+
+use super::{Remote, session::Signed};
+use crate::error::Result;
+
+/// All of these fail as any call does: refused, unreachable, interrupted. Names are `users/ID`.
+impl Remote {
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn create_user(&self, id: &str, password: &Secret, roles: &[v1::Role]) -> Result<v1::User> {
+        let what = format!("cannot add users/{id}");
+        let roles: Vec<i32> = roles.iter().map(|role| i32::from(*role)).collect();
+        Ok(self.call(&what, async |service| {
+            let (user_id, password) = (id.to_owned(), password.expose().to_owned());
+            client(service)
+                .create_user(v1::CreateUserRequest { user_id, password, roles: roles.clone() })
+                .await
+        })?)
+    }
+
+    /// All users, in the order of their ids.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn users(&self) -> Result<Vec<v1::User>> {
+        let mut users = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListUsersRequest { page_size: MAX_PAGE_SIZE, page_token };
+            let page = self.call("cannot list users", async |service| {
+                client(service).list_users(request.clone()).await
+            })?;
+            users.extend(page.users);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(users);
+            }
+        }
+    }
+
+    /// Stops a user. Once this returns, no key leaves for them.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn disable_user(&self, name: &str, reason: &str) -> Result<v1::User> {
+        let request = v1::DisableUserRequest { name: name.to_owned(), reason: reason.to_owned() };
+        let what = format!("cannot disable {name}");
+        Ok(self.call(&what, async |service| client(service).disable_user(request.clone()).await)?)
+    }
+
+    /// Lets a disabled user sign in again.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn enable_user(&self, name: &str) -> Result<v1::User> {
+        let request = v1::EnableUserRequest { name: name.to_owned() };
+        let what = format!("cannot enable {name}");
+        Ok(self.call(&what, async |service| client(service).enable_user(request.clone()).await)?)
+    }
+
+    /// Sets a password. `old` is needed for one's own.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn set_password(&self, name: &str, old: Option<&Secret>, new: &Secret) -> Result<v1::User> {
+        let what = format!("cannot set the password of {name}");
+        Ok(self.call(&what, async |service| {
+            let request = v1::SetPasswordRequest {
+                name: name.to_owned(),
+                old_password: old.map(|old| old.expose().to_owned()).unwrap_or_default(),
+                new_password: new.expose().to_owned(),
+            };
+            client(service).set_password(request).await
+        })?)
+    }
+
+    /// Replaces a user's roles.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn set_roles(&self, name: &str, roles: &[v1::Role]) -> Result<v1::User> {
+        let roles = roles.iter().map(|role| i32::from(*role)).collect();
+        let request = v1::SetRolesRequest { name: name.to_owned(), roles };
+        let what = format!("cannot set the roles of {name}");
+        Ok(self.call(&what, async |service| client(service).set_roles(request.clone()).await)?)
+    }
+}
+
+fn client(service: Signed) -> UserServiceClient<Signed> {
+    UserServiceClient::new(service).max_decoding_message_size(MAX_PAGE_LEN)
+}
