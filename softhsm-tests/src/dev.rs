@@ -147,15 +147,6 @@ impl Dev {
         self.envelope(Person::Operator, args).expect(0);
     }
 
-    /// Every record of the log, oldest first, as `custodianctl audit ls --json` gives them.
-    pub fn records(&self) -> Vec<serde_json::Value> {
-        let ran = self.ctl(Person::Auditor, ["audit", "ls", "--limit", "1000000", "--json"]).expect(0);
-        match ran.json() {
-            serde_json::Value::Array(records) => records,
-            other => panic!("not an array: {other}"),
-        }
-    }
-
     /// The worker process: the child that has the PKCS#11 module loaded.
     pub fn worker(&self) -> Option<u32> {
         let parent = self.child.id();

@@ -1,7 +1,6 @@
 //! What the tests stand on: a custodian of their own, in processes of its own, on a token of its own.
 //!
 //! A panic in here is a failed test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod dev;
 mod load;
@@ -11,4 +10,4 @@ mod wire;
 pub use dev::{Dev, Person, Start};
 pub use load::{Load, Unwrapped};
 pub use programs::{Ran, bin, run, run_with_input};
-pub use wire::{Channel, Identity, Wire, sealed_key};
+pub use wire::{Channel, Identity, Released, Wire, sealed_key};

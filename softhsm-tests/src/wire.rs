@@ -62,6 +62,13 @@ impl Identity {
     }
 }
 
+/// A file key that was released. These are made by tests, so they may print.
+#[derive(Debug)]
+pub struct Released {
+    pub file_key: Vec<u8>,
+    pub request_id: String,
+}
+
 /// One connection, and the session on it.
 #[derive(Clone)]
 pub struct Wire {
@@ -134,7 +141,7 @@ impl Wire {
     }
 
     /// Asks for one file key.
-    pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<v1::UnwrapResponse, tonic::Status> {
+    pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
         let request = v1::UnwrapRequest {
             key: key.to_owned(),
             wrapping: v1::KeyWrapping::RsaOaepSha1.into(),
@@ -146,7 +153,26 @@ impl Wire {
                 reason: "test".into(),
             }),
         };
-        Ok(self.custody().unwrap(self.request(request)).await?.into_inner())
+        let v1::UnwrapResponse { file_key, request_id } =
+            self.custody().unwrap(self.request(request)).await?.into_inner();
+        Ok(Released { file_key, request_id })
+    }
+
+    /// Every record of the log, oldest first, as the auditor reads them.
+    pub async fn records(dev: &Dev) -> Vec<v1::Record> {
+        let auditor = Self::login(dev, Person::Auditor).await;
+        let mut records = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListRecordsRequest { page_size: 1000, page_token, ..Default::default() };
+            let mut audit = auditor.audit().max_decoding_message_size(8 << 20);
+            let page = audit.list_records(auditor.request(request)).await.unwrap().into_inner();
+            records.extend(page.records);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return records;
+            }
+        }
     }
 
     pub fn custody(&self) -> CustodyServiceClient<Channel> {

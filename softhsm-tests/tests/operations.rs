@@ -1,0 +1,223 @@
+//! What operations do, from the first invitation to the log.
+
+use std::{fs, process::Command};
+
+use custodian_proto::v1;
+use softhsm_tests::{Dev, Person, Wire, bin, run, run_with_input, sealed_key};
+use tokio_stream::StreamExt;
+use tonic_types::StatusExt;
+
+#[tokio::test]
+async fn a_workstation_enrols_with_a_one_time_code_and_works_once_activated() {
+    let dev = Dev::start();
+    let invited = dev.ctl(Person::Admin, ["device", "invite", "laptop-7", "--json"]).expect(0).json();
+    let code = invited["code"].as_str().unwrap().to_owned();
+    let home = dev.scratch("home");
+    let out = dev.scratch("device");
+    fs::remove_dir(&out).unwrap();
+    let enroll = |code: &str, out: &std::path::Path| {
+        let mut command = Command::new(bin("envelope"));
+        command.env_clear().env("HOME", &home).env("CUSTODIAN_ADDR", dev.address());
+        command.env("CUSTODIAN_CA", dev.dir().join("ca.crt"));
+        command.args(["enroll", "--code-file", "-", "--out-dir"]).arg(out);
+        run_with_input(&mut command, code.as_bytes())
+    };
+    enroll("a wrong code", &dev.scratch("device-wrong").join("d")).expect(3).says("ENROLLMENT_REFUSED");
+    enroll(&code, &out).expect(0);
+    // One time means one time.
+    let again = enroll(&code, &dev.scratch("device-again").join("d")).expect(3);
+    assert!(again.stderr.contains("ENROLLMENT_REFUSED") || again.stderr.contains("CERTIFICATE_REFUSED"));
+
+    let login = || {
+        let mut command = dev.command("envelope", Person::Operator);
+        command.env("CUSTODIAN_CERT", out.join("device.crt")).env("CUSTODIAN_KEY", out.join("device.key"));
+        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("sessions")).arg("login"))
+    };
+    login().expect(3).says("DEVICE_NOT_ACTIVE");
+    dev.ctl(Person::Admin, ["device", "activate", "laptop-7"]).expect(0);
+    login().expect(0);
+
+    let records = Wire::records(&dev).await;
+    let enrolled: Vec<_> = records.iter().filter(|record| record.operation == "Enroll").collect();
+    assert!(enrolled.iter().any(|record| record.outcome == "OK"));
+    assert!(enrolled.iter().any(|record| record.outcome == "ENROLLMENT_REFUSED"));
+}
+
+#[tokio::test]
+async fn strangers_are_let_in_to_enrol_only_while_an_invitation_is_open() {
+    let dev = Dev::start();
+    let enroll = || {
+        let folder = dev.scratch("enrol").join("d");
+        let mut command = Command::new(bin("envelope"));
+        command.env_clear().env("HOME", dev.scratch("home")).env("CUSTODIAN_ADDR", dev.address());
+        command.env("CUSTODIAN_CA", dev.dir().join("ca.crt"));
+        run_with_input(command.args(["enroll", "--code-file", "-", "--out-dir"]).arg(folder), b"guess")
+    };
+    enroll().expect(3).says("CERTIFICATE_REFUSED");
+    dev.ctl(Person::Admin, ["device", "invite", "laptop-7"]).expect(0);
+    let _ = fs::remove_dir_all(dev.scratch("enrol"));
+    enroll().expect(3).says("ENROLLMENT_REFUSED");
+}
+
+#[tokio::test]
+async fn users_come_get_roles_change_passwords_and_go() {
+    let dev = Dev::start();
+    let password = dev.scratch("secrets").join("password");
+    fs::write(&password, "correct horse battery").unwrap();
+    let file = password.to_str().unwrap();
+    dev.ctl(Person::Admin, ["user", "add", "anna", "--role", "auditor", "--password-file", file]).expect(0);
+    dev.ctl(Person::Admin, ["user", "add", "anna", "--role", "auditor", "--password-file", file])
+        .expect(3)
+        .says("ALREADY_EXISTS");
+    let mut anna = Wire::connect(&dev, &softhsm_tests::Identity::of(&dev, Person::Operator)).await.unwrap();
+    anna.sign_in("anna", "correct horse battery").await.unwrap();
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[5; 32]);
+    let reason = |status: tonic::Status| status.get_error_details().error_info().unwrap().reason.clone();
+    assert_eq!(reason(anna.unwrap(&key, wrapped.clone()).await.unwrap_err()), "ROLE_MISSING");
+    dev.ctl(Person::Admin, ["user", "roles", "anna", "--role", "operator"]).expect(0);
+    anna.unwrap(&key, wrapped.clone()).await.unwrap();
+
+    fs::write(&password, "another horse battery").unwrap();
+    dev.ctl(Person::Admin, ["user", "passwd", "anna", "--new-password-file", file]).expect(0);
+    assert_eq!(reason(anna.unwrap(&key, wrapped.clone()).await.unwrap_err()), "NOT_LOGGED_IN");
+    assert_eq!(reason(anna.sign_in("anna", "correct horse battery").await.unwrap_err()), "LOGIN_FAILED");
+    anna.sign_in("anna", "another horse battery").await.unwrap();
+
+    dev.ctl(Person::Admin, ["user", "disable", "anna", "--reason", "left"]).expect(0);
+    assert_eq!(reason(anna.unwrap(&key, wrapped).await.unwrap_err()), "NOT_LOGGED_IN");
+    assert_eq!(reason(anna.sign_in("anna", "another horse battery").await.unwrap_err()), "LOGIN_FAILED");
+}
+
+#[tokio::test]
+async fn a_new_key_seals_and_opens_and_its_certificate_says_how() {
+    let dev = Dev::start();
+    let made =
+        dev.ctl(Person::Admin, ["key", "create", "backups", "--bits", "2048", "--json"]).expect(0).json();
+    assert_eq!(made["modulus_bits"], 2048);
+    let certificate = dev.scratch("keys").join("backups.crt");
+    dev.ctl(Person::Operator, ["key", "cert", "backups", "-o", certificate.to_str().unwrap()]).expect(0);
+    let chain = run(Command::new("openssl")
+        .args(["verify", "-CAfile"])
+        .arg(dev.dir().join("ca.crt"))
+        .arg(&certificate));
+    chain.expect(0);
+    let text =
+        run(Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&certificate)).expect(0);
+    for part in ["Key Encipherment", "Subject Key Identifier", "S/MIME Capabilities"] {
+        assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
+    }
+    let wire = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&certificate, &[8; 32]);
+    assert_eq!(wire.unwrap(&key, wrapped.clone()).await.unwrap().file_key, [8; 32]);
+    // Made for another key: the same answer as for any bad ciphertext.
+    let (sample, _) = sealed_key(&dev.certificate(), &[8; 32]);
+    let status = wire.unwrap(&sample, wrapped).await.unwrap_err();
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "WRAPPED_KEY_REJECTED");
+}
+
+#[tokio::test]
+async fn the_auditor_sees_records_as_they_come_and_filters_them() {
+    let dev = Dev::start();
+    let auditor = Wire::login(&dev, Person::Auditor).await;
+    let request = v1::TailRecordsRequest {
+        filter: Some(v1::RecordFilter { operation: "Unwrap".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let mut tail = auditor.audit().tail_records(auditor.request(request)).await.unwrap().into_inner();
+    let operator = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[5; 32]);
+    let answer = operator.unwrap(&key, wrapped.clone()).await.unwrap();
+    assert_eq!(tail.next().await.unwrap().unwrap().request_id, answer.request_id);
+    operator.unwrap(&key, vec![0; wrapped.len()]).await.unwrap_err();
+    assert_eq!(tail.next().await.unwrap().unwrap().outcome, "WRAPPED_KEY_REJECTED");
+
+    let list = |args: &[&str]| {
+        let args = [&["audit", "ls", "--json"], args].concat();
+        dev.ctl(Person::Auditor, args).expect(0).json().as_array().unwrap().len()
+    };
+    assert_eq!(list(&["--operation", "Unwrap"]), 2);
+    assert_eq!(list(&["--operation", "Unwrap", "--outcome", "!OK"]), 1);
+    assert_eq!(list(&["--operation", "Unwrap", "--user", "operator", "--device", "operator-laptop"]), 2);
+    assert_eq!(list(&["--operation", "Unwrap", "--user", "admin"]), 0);
+    assert_eq!(list(&["--until", "2020-01-01T00:00:00Z"]), 0);
+
+    // A revoked auditor's stream ends.
+    dev.ctl(Person::Admin, ["device", "revoke", "auditor-laptop", "--reason", "test"]).expect(0);
+    operator.unwrap(&key, vec![1; wrapped.len()]).await.unwrap_err();
+    let end = loop {
+        match tail.next().await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    let reason = end.unwrap().unwrap_err().get_error_details().error_info().unwrap().reason.clone();
+    assert_eq!(reason, "DEVICE_REVOKED");
+}
+
+#[test]
+fn sighup_reads_certificates_and_rules_again() {
+    let dev = Dev::start();
+    let config = dev.dir().join("custodian.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let budget = "unwraps_per_user_and_hour = 1000";
+    assert!(text.contains(budget), "{text}");
+    let source = dev.scratch("source").join("a");
+    fs::write(&source, b"content").unwrap();
+    let envelope = dev.scratch("sealed").join("a.mtd");
+    dev.seal(&source, &envelope);
+    let extract =
+        || dev.envelope(Person::Operator, ["extract".as_ref(), envelope.as_os_str(), "--to-stdout".as_ref()]);
+    extract().expect(0);
+
+    // A configuration that does not read changes nothing.
+    fs::write(&config, "nonsense").unwrap();
+    Dev::signal(dev.pid(), "HUP");
+    extract().expect(0);
+
+    fs::write(&config, text.replace(budget, "unwraps_per_user_and_hour = 1")).unwrap();
+    Dev::signal(dev.pid(), "HUP");
+    // The signal is handled beside the calls: it may take a few of them.
+    let refused =
+        (0..200).map(|_| extract()).find(|ran| ran.code != Some(0)).expect("the budget is in force");
+    refused.expect(3).says("BUDGET_EXHAUSTED");
+}
+
+#[test]
+fn init_sets_up_for_production_and_never_overwrites() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start();
+    // The token of a stopped `dev` stands for one that operations initialised.
+    let (donor, ran) = dev.stop();
+    ran.expect(0);
+    let tokens = donor.path().join("dev");
+    let password = folder.path().join("password");
+    fs::write(&password, "correct horse battery\n").unwrap();
+    let config = folder.path().join("etc/custodian.toml");
+    let init = || {
+        let mut command = Command::new(bin("custodian"));
+        command.env("SOFTHSM2_CONF", tokens.join("softhsm2.conf"));
+        command.args([
+            "init",
+            "--module",
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "--token-label",
+            "custodian-dev",
+        ]);
+        command.arg("--pin-file").arg(tokens.join("token.pin")).arg("--config").arg(&config);
+        command.args(["--listen", "127.0.0.1:7443", "--name", "localhost", "--organisation", "Test"]);
+        run(command.args(["--admin", "anna", "--admin-password-file"]).arg(&password))
+    };
+    init().expect(0);
+    let written = fs::read(&config).unwrap();
+    init().expect(1).says("exists");
+    assert_eq!(fs::read(&config).unwrap(), written);
+    let check = || {
+        let mut command = Command::new(bin("custodian"));
+        run(command
+            .env("SOFTHSM2_CONF", tokens.join("softhsm2.conf"))
+            .args(["check", "--config"])
+            .arg(&config))
+    };
+    let checked = check().expect(0);
+    assert!(checked.stdout.contains("first RSA-3072, active"), "{}", checked.stdout);
+}
