@@ -36,6 +36,9 @@ pub struct Settings {
     pub user: Option<String>,
     /// A file with the password; `-` for standard input.
     pub password_file: Option<PathBuf>,
+    /// Where sessions are kept between two commands. Not in settings files.
+    #[serde(skip)]
+    pub session_dir: Option<PathBuf>,
 }
 
 impl Settings {
@@ -117,6 +120,17 @@ impl Settings {
         PasswordSource::of(self.password_file.as_deref())
     }
 
+    /// Where sessions are kept between two commands.
+    ///
+    /// # Errors
+    /// There is no home folder.
+    pub fn session_dir(&self) -> Result<&Path> {
+        self.session_dir.as_deref().ok_or_else(|| {
+            Error::new(Kind::Usage, "cannot keep a session", "there is no folder for it")
+                .hint("set XDG_RUNTIME_DIR or HOME")
+        })
+    }
+
     fn from_environment(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
@@ -128,6 +142,7 @@ impl Settings {
             key: path(KEY.variable),
             user: text(USER.variable),
             password_file: path("CUSTODIAN_PASSWORD_FILE"),
+            session_dir: session_dir(&path),
         }
     }
 
@@ -142,7 +157,7 @@ impl Settings {
         }
         let text = fs::read_to_string(file).map_err(|error| cannot(&error))?;
         let layer: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             cannot(&format!("line {line}: {}", error.message().replace('\n', " ")))
                 .hint("it may have: addr, ca, cert, key, user, password_file")
         })?;
@@ -169,6 +184,7 @@ impl Settings {
             key: self.key.or(weaker.key),
             user: self.user.or(weaker.user),
             password_file: self.password_file.or(weaker.password_file),
+            session_dir: self.session_dir.or(weaker.session_dir),
         }
     }
 }
@@ -182,6 +198,14 @@ fn config_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
     Some(base.join("custodian"))
+}
+
+/// `$CUSTODIAN_SESSION_DIR`, else `$XDG_RUNTIME_DIR/custodian`, else `~/.cache/custodian`.
+fn session_dir(path: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
+    path("CUSTODIAN_SESSION_DIR")
+        .or_else(|| Some(absolute("XDG_RUNTIME_DIR")?.join("custodian")))
+        .or_else(|| Some(absolute("HOME")?.join(".cache/custodian")))
 }
 
 /// A setting that may be asked for and missing.
@@ -302,7 +326,23 @@ mod tests {
     #[test]
     fn an_empty_variable_counts_as_not_set() {
         let empty = |_: &str| Some(OsString::new());
-        assert_eq!(Settings::resolve(Settings::default(), &empty, &[]).unwrap(), Settings::default());
+        let settings = Settings::resolve(Settings::default(), &empty, &[]).unwrap();
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn sessions_are_kept_where_the_machine_forgets_them_if_it_can() {
+        let dir = |set: &[(&str, &str)]| {
+            let variable =
+                |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into());
+            Settings::resolve(Settings::default(), &variable, &[]).unwrap().session_dir
+        };
+        let home = ("HOME", "/home/anna");
+        let runtime = ("XDG_RUNTIME_DIR", "/run/user/1000");
+        assert_eq!(dir(&[]), None);
+        assert_eq!(dir(&[home]), Some("/home/anna/.cache/custodian".into()));
+        assert_eq!(dir(&[home, runtime]), Some("/run/user/1000/custodian".into()));
+        assert_eq!(dir(&[home, runtime, ("CUSTODIAN_SESSION_DIR", "/s")]), Some("/s".into()));
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl Connection {
             key: flags.key,
             user: flags.user,
             password_file: flags.password_file,
+            session_dir: None,
         })
     }
 

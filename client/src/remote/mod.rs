@@ -73,7 +73,7 @@ impl Remote {
         let user = settings.user()?.to_owned();
         let roots = identity::roots(settings.ca()?)?;
         let identity = Identity::read(settings.cert()?, settings.key()?)?;
-        let cache = SessionCache::of(&address, &user, identity.certificate())?;
+        let cache = SessionCache::of(settings.session_dir()?, &address, &user, identity.certificate());
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
         Ok(Self { wire, user, password: settings.password(), cache, session })

@@ -1,7 +1,7 @@
 //! A session, and where it is kept between two commands.
 
 use std::{
-    env, fs,
+    fs,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -94,21 +94,13 @@ pub(super) struct SessionCache {
 
 impl SessionCache {
     /// For this user with this certificate at this custodian: a session works nowhere else.
-    pub(super) fn of(address: &Address, user: &str, certificate: &[u8]) -> Result<Self> {
-        let folder = folder().ok_or_else(|| {
-            Error::new(Kind::Local, "cannot keep a session", "there is no folder for it")
-                .hint("set XDG_RUNTIME_DIR or HOME")
-        })?;
-        Ok(Self::in_folder(folder, address, user, certificate))
-    }
-
-    fn in_folder(folder: PathBuf, address: &Address, user: &str, certificate: &[u8]) -> Self {
+    pub(super) fn of(folder: &Path, address: &Address, user: &str, certificate: &[u8]) -> Self {
         let mut hash = Sha256::new();
         for part in [address.to_string().as_bytes(), user.as_bytes(), certificate] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        Self { folder, name: hex::encode(hash.finalize()) }
+        Self { folder: folder.to_owned(), name: hex::encode(hash.finalize()) }
     }
 
     /// The session that an earlier command left. An unreadable, foreign or expired one counts as none: then we log in.
@@ -187,13 +179,6 @@ fn private_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn folder() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set("CUSTODIAN_SESSION_DIR")
-        .or_else(|| Some(set("XDG_RUNTIME_DIR")?.join("custodian")))
-        .or_else(|| Some(set("HOME")?.join(".cache/custodian")))
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::ToSpan;
@@ -201,7 +186,7 @@ mod tests {
     use super::*;
 
     fn cache(folder: &Path, user: &str) -> SessionCache {
-        SessionCache::in_folder(folder.to_owned(), &"custodian:1".parse().unwrap(), user, b"certificate")
+        SessionCache::of(folder, &"custodian:1".parse().unwrap(), user, b"certificate")
     }
 
     fn session(ends_in_hours: i64) -> Session {
@@ -264,7 +249,7 @@ mod tests {
     fn another_user_custodian_or_certificate_is_another_session() {
         let dir = tempfile::tempdir().unwrap();
         let of = |address: &str, user: &str, certificate: &[u8]| {
-            SessionCache::in_folder(dir.path().into(), &address.parse().unwrap(), user, certificate).name
+            SessionCache::of(dir.path(), &address.parse().unwrap(), user, certificate).name
         };
         let names = [of("a:1", "u", b"c"), of("a:2", "u", b"c"), of("a:1", "v", b"c"), of("a:1", "u", b"d")];
         for (index, name) in names.iter().enumerate() {

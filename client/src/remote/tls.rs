@@ -141,28 +141,51 @@ impl TroubleSlot {
 pub(super) struct Watched {
     stream: TlsStream<TcpStream>,
     trouble: TroubleSlot,
+    /// A write that failed, told once the peer's last words are read.
+    failed: Option<io::Error>,
 }
 
 impl Watched {
     /// Watches `stream`.
     pub(super) fn new(stream: TlsStream<TcpStream>, trouble: TroubleSlot) -> Self {
-        Self { stream, trouble }
+        Self { stream, trouble, failed: None }
     }
 
-    fn noted<T>(&mut self, context: &mut Context<'_>, result: io::Result<T>) -> Poll<io::Result<T>> {
-        if let Err(error) = &result {
-            self.trouble.note(error);
-            self.read_last_words(context);
+    /// Writes, unless an earlier write failed already.
+    fn write<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let error = match self.failed.take() {
+            Some(error) => error,
+            None => match ready!(write(Pin::new(&mut self.stream), context)) {
+                Ok(done) => return Poll::Ready(Ok(done)),
+                Err(error) => error,
+            },
+        };
+        if self.read_last_words(context).is_pending() {
+            self.failed = Some(error);
+            return Poll::Pending;
         }
-        Poll::Ready(result)
+        self.trouble.note(&error);
+        Poll::Ready(Err(error))
     }
 
-    /// The server may have told why before it hung up: a failed write can hide an alert that is waiting to be read.
-    fn read_last_words(&mut self, context: &mut Context<'_>) {
-        let mut bytes = [0; 256];
-        let read = Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut bytes));
-        if let Poll::Ready(Err(error)) = read {
-            self.trouble.note(&error);
+    /// A server that does not accept our certificate says so and hangs up. Then our next write fails, often before that
+    /// alert is read. A write fails only when the peer has closed, so this ends.
+    fn read_last_words(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(()),
+                Ok(()) => {}
+                Err(error) => {
+                    self.trouble.note(&error);
+                    return Poll::Ready(());
+                }
+            }
         }
     }
 }
@@ -187,17 +210,14 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.noted(context, result)
+        self.write(context, |stream, context| stream.poll_write(context, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        self.noted(context, result)
+        self.write(context, |stream, context| stream.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_shutdown(context));
-        self.noted(context, result)
+        self.write(context, |stream, context| stream.poll_shutdown(context))
     }
 }

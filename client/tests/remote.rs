@@ -1,0 +1,133 @@
+//! What the library's connection promises to the pipelines: the right key is chosen, and only file keys come back.
+
+#[allow(dead_code, unused_imports)]
+mod double;
+
+use custodian_client::{
+    error::Kind, interrupt::Interrupt, remote::Remote, settings::Settings, unwrapper::Unwrapper,
+};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping, WrappedKey},
+    v1,
+};
+use double::{Accept, Custodian, PASSWORD, Pki};
+
+fn connect(pki: &Pki, custodian: &Custodian) -> Remote {
+    let password = pki.path("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    let settings = Settings {
+        addr: Some(custodian.address.to_string()),
+        ca: Some(pki.path("ca.crt")),
+        cert: Some(pki.path("device.crt")),
+        key: Some(pki.path("device.key")),
+        user: Some("anna".into()),
+        password_file: Some(password),
+        session_dir: Some(pki.path("sessions")),
+    };
+    Remote::connect(&settings, &Interrupt::never()).unwrap()
+}
+
+fn key_id(name: u8) -> KeyId {
+    KeyId::of_public_key(&[name])
+}
+
+fn wrapped(name: u8) -> WrappedKey {
+    WrappedKey::new(key_id(name), KeyWrapping::OaepSha256, vec![name; 256]).unwrap()
+}
+
+fn key(name: u8, state: v1::KeyState) -> v1::Key {
+    v1::Key {
+        name: key_id(name).resource_name(),
+        label: format!("label-{name}"),
+        state: state.into(),
+        wrapping: v1::KeyWrapping::RsaOaepSha256.into(),
+        ..v1::Key::default()
+    }
+}
+
+fn running() -> (Pki, Custodian) {
+    let pki = Pki::new();
+    let custodian = Custodian::start(&pki, Accept::DeviceCa);
+    (pki, custodian)
+}
+
+#[test]
+fn the_first_recipient_whose_key_is_active_is_chosen() {
+    let (pki, custodian) = running();
+    custodian.state.lock().keys =
+        vec![key(2, v1::KeyState::Suspended), key(3, v1::KeyState::Active), key(4, v1::KeyState::Active)];
+    let remote = connect(&pki, &custodian);
+    assert_eq!(remote.choose(&[wrapped(1), wrapped(2), wrapped(3), wrapped(4)]), Ok(2));
+    assert_eq!(remote.choose(&[wrapped(4)]), Ok(0));
+    assert_eq!(custodian.state.lock().logins, 1, "one login serves the whole connection");
+}
+
+#[test]
+fn an_envelope_for_somebody_else_names_the_keys_that_would_do() {
+    let (pki, custodian) = running();
+    custodian.state.lock().keys = vec![key(7, v1::KeyState::Active)];
+    let error = connect(&pki, &custodian).choose(&[wrapped(1), wrapped(2)]).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    for part in [key_id(1).to_string(), key_id(2).to_string(), key_id(7).to_string(), "label-7".into()] {
+        assert!(error.why.contains(&part), "{} lacks {part}", error.why);
+    }
+}
+
+#[test]
+fn a_suspended_key_is_told_from_one_that_is_not_there() {
+    let (pki, custodian) = running();
+    custodian.state.lock().keys = vec![key(1, v1::KeyState::Suspended)];
+    let error = connect(&pki, &custodian).choose(&[wrapped(1)]).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    assert!(error.why.contains("KEY_SUSPENDED"), "{}", error.why);
+}
+
+#[test]
+fn a_file_key_comes_back_and_the_claims_get_there() {
+    let (pki, custodian) = running();
+    let claims =
+        v1::Claims { file_name: "report.mtd".into(), reason: "audit".into(), ..v1::Claims::default() };
+    let file_key = connect(&pki, &custodian).unwrap(&wrapped(1), &claims).ok().unwrap();
+    assert_eq!(file_key.expose(), &[7; 32]);
+    let asked = custodian.state.lock().unwraps.pop().unwrap();
+    assert_eq!(asked.key, key_id(1).resource_name());
+    assert_eq!(asked.wrapping(), v1::KeyWrapping::RsaOaepSha256);
+    assert_eq!(asked.wrapped_key, vec![1; 256]);
+    assert_eq!(asked.claims, Some(claims));
+}
+
+#[test]
+fn law_4_what_is_no_file_key_is_not_taken_for_one() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    for len in [0, 16, 31, 33, 64] {
+        custodian.state.lock().file_key = vec![7; len];
+        let error = remote.unwrap(&wrapped(1), &v1::Claims::default()).err().unwrap();
+        assert_eq!(error.kind, Kind::Integrity, "{len}");
+    }
+}
+
+#[test]
+fn several_threads_may_unwrap_at_once() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    std::thread::scope(|scope| {
+        for name in 0..8 {
+            let remote = &remote;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    assert!(remote.unwrap(&wrapped(name), &v1::Claims::default()).is_ok());
+                }
+            });
+        }
+    });
+    assert_eq!(custodian.state.lock().unwraps.len(), 160);
+}
+
+#[test]
+fn an_overloaded_custodian_is_one_to_try_again_later() {
+    let (pki, custodian) = running();
+    custodian.state.lock().refuse_all = Some("OVERLOADED");
+    let error = connect(&pki, &custodian).who_am_i().unwrap_err();
+    assert_eq!(error.kind, Kind::Unreachable);
+}
