@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ApiLimits, Validity},
+    api::{ApiLimits, Lifetimes},
     authority::Rules,
     server::ServerLimits,
     token::{PinSource, TokenConfig, TokenSelect},
@@ -42,7 +42,7 @@ pub struct Config {
     /// How many passwords are hashed at once.
     pub logins_at_once: usize,
     /// How long issued certificates are valid.
-    pub validity: Validity,
+    pub lifetimes: Lifetimes,
     /// What is served at once.
     pub api_limits: ApiLimits,
     /// What the network takes at once.
@@ -286,9 +286,9 @@ impl RawConfig {
                 hourly_budget: self.budget.unwraps_per_user_and_hour,
             },
             logins_at_once: self.sessions.logins_at_once,
-            validity: Validity {
-                device: days(self.certificates.device_days),
-                wrapping_key: days(self.certificates.wrapping_key_days),
+            lifetimes: Lifetimes {
+                device_days: self.certificates.device_days,
+                wrapping_key_days: self.certificates.wrapping_key_days,
             },
             api_limits: ApiLimits { calls: self.limits.calls, tails: self.limits.tails },
             server_limits: ServerLimits {
@@ -339,10 +339,6 @@ fn positive(name: &str, duration: SignedDuration) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!("{name}: must be more than nothing")),
     }
-}
-
-fn days(days: u32) -> Duration {
-    Duration::from_secs(u64::from(days) * 24 * 3600)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use custodian::{
         init::{self, InitArgs},
         serve,
     },
-    token,
+    token::{InitToken, worker},
     trouble::Trouble,
 };
 use tracing_subscriber::EnvFilter;
@@ -48,15 +48,28 @@ enum Job {
     Worker,
     /// The child process that initialises a token for `dev`
     #[command(hide = true)]
-    InitToken(token::InitTokenArgs),
+    InitToken {
+        #[arg(long)]
+        module: PathBuf,
+        #[arg(long)]
+        label: String,
+        #[arg(long)]
+        so_pin_file: PathBuf,
+        #[arg(long)]
+        pin_file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let job = Args::parse().job;
     // The child processes start no async runtime: the PKCS#11 module shares a process with as little as possible.
     let job = match job {
-        Job::Worker => return token::worker_main(),
-        Job::InitToken(args) => return token::init_token_main(args),
+        Job::Worker => return worker::main(),
+        Job::InitToken { module, label, so_pin_file, pin_file } => {
+            let made = InitToken { module, label, so_pin_file, pin_file }.run();
+            let made = made.map_err(|error| Trouble::new("cannot make a token", error));
+            return made.map_or_else(fail, |()| ExitCode::SUCCESS);
+        }
         job => job,
     };
     tracing_subscriber::fmt()
@@ -68,13 +81,12 @@ fn main() -> ExitCode {
         .build()
         .map_err(|error| Trouble::new("cannot start", error))
         .and_then(|runtime| runtime.block_on(run(job)));
-    match ran {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(trouble) => {
-            say(&trouble.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    ran.map_or_else(fail, |()| ExitCode::SUCCESS)
+}
+
+fn fail(trouble: Trouble) -> ExitCode {
+    say(&trouble.to_string());
+    ExitCode::FAILURE
 }
 
 async fn run(job: Job) -> Result<(), Trouble> {
@@ -95,7 +107,7 @@ async fn run(job: Job) -> Result<(), Trouble> {
             lines.iter().for_each(|line| print(line));
             print("in order");
         }),
-        Job::Worker | Job::InitToken(_) => Ok(()),
+        Job::Worker | Job::InitToken { .. } => Ok(()),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     authority::{Device, DeviceId, DeviceState, Invitation, Need, PeerKind, Role, SpkiHash},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
-    pki,
+    pki::{self, Validity, peer::CertificateFacts},
 };
 
 const DEFAULT_INVITATION: Duration = Duration::from_secs(24 * 3600);
@@ -180,15 +180,15 @@ impl Api {
         connected_with: SpkiHash,
     ) -> Result<Device, Denial> {
         let spki =
-            pki::requested_key(request).map_err(|error| invalid(format!("certificate_request: {error}")))?;
+            pki::csr::verify(request).map_err(|error| invalid(format!("certificate_request: {error}")))?;
         let hash = SpkiHash(Sha256::digest(&spki).into());
         if hash != connected_with {
             return Err(invalid(
                 "certificate_request: must be of the key that the TLS connection was made with",
             ));
         }
-        let certificate = self.ca.issue_device(&id, &spki, self.validity.device).await?;
-        let expires = pki::PeerIdentity::of(&certificate)
+        let certificate = self.issue(&id, &spki).await?;
+        let expires = CertificateFacts::read(&certificate)
             .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?
             .not_after;
         let now = Timestamp::now();
@@ -203,6 +203,12 @@ impl Api {
             updated: now,
             reason: String::new(),
         })
+    }
+}
+
+impl Api {
+    async fn issue(&self, id: &DeviceId, spki: &[u8]) -> Result<Vec<u8>, Denial> {
+        Ok(self.ca.issue_device(id, spki, Validity::days(self.lifetimes.device_days)?).await?)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     authority::{DeviceId, KeyState, Need, Role, WrappingKey},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
-    pki::DeviceCa,
+    pki::{DeviceCa, Validity},
     token::{KeyKind, KeyTemplate, Token},
 };
 
@@ -62,10 +62,9 @@ impl KeyService for Api {
         let intent = Intent { reason: format!("{label}, RSA-{bits}"), ..accepted.call.intent("CreateKey") };
         let api = self.clone();
         let create = async move {
-            let validity = api.validity.wrapping_key;
+            let days = api.lifetimes.wrapping_key_days;
             let deadline = api.custodian.token_deadline() + GENERATION;
-            let key =
-                make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, validity, deadline);
+            let key = make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, days, deadline);
             Ok(Change::AddKey(key.await?))
         };
         self.change_key(&accepted, intent, create).await
@@ -101,13 +100,13 @@ pub(crate) async fn make_wrapping_key(
     ca: &DeviceCa,
     label: String,
     modulus_bits: u32,
-    validity: std::time::Duration,
+    days: u32,
     deadline: std::time::Instant,
 ) -> Result<WrappingKey, Denial> {
     let template = KeyTemplate { label: label.clone(), kind: KeyKind::RsaUnwrap { modulus_bits } };
     let key = token.generate(template, deadline).await?;
     let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the new key has no wrapping".into()))?;
-    let certificate = ca.certify_wrapping_key(&key, &label, validity).await?;
+    let certificate = ca.certify_wrapping_key(&key, &label, Validity::days(days)?).await?;
     let state = KeyState::Active;
     Ok(WrappingKey {
         id: key.id,

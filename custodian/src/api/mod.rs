@@ -11,7 +11,7 @@ mod status;
 mod system;
 mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use custodian_proto::{
     limits::{MAX_MESSAGE_LEN, MAX_PAGE_LEN},
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{LoginThrottle, Passwords},
+    authority::{Passwords, Throttle},
     custody::Custodian,
     pki::DeviceCa,
 };
@@ -42,9 +42,9 @@ pub use status::to_status;
 pub struct Api {
     custodian: Arc<Custodian>,
     passwords: Arc<Passwords>,
-    throttle: Arc<LoginThrottle>,
+    throttle: Arc<Throttle>,
     ca: Arc<DeviceCa>,
-    validity: Validity,
+    lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     shutdown: CancellationToken,
@@ -53,11 +53,11 @@ pub struct Api {
 
 /// How long what the custodian issues is valid.
 #[derive(Clone, Copy, Debug)]
-pub struct Validity {
+pub struct Lifetimes {
     /// Device certificates.
-    pub device: Duration,
+    pub device_days: u32,
     /// Certificates of wrapping keys.
-    pub wrapping_key: Duration,
+    pub wrapping_key_days: u32,
 }
 
 /// How much is served at once. Beyond it the answer is RESOURCE_EXHAUSTED, at once.
@@ -74,9 +74,9 @@ impl Api {
     pub fn new(
         custodian: Arc<Custodian>,
         passwords: Passwords,
-        throttle: LoginThrottle,
+        throttle: Throttle,
         ca: Arc<DeviceCa>,
-        validity: Validity,
+        lifetimes: Lifetimes,
         limits: ApiLimits,
         shutdown: CancellationToken,
     ) -> Self {
@@ -85,7 +85,7 @@ impl Api {
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
-            validity,
+            lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             shutdown,

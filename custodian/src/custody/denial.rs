@@ -2,6 +2,8 @@
 
 use custodian_proto::refusal::{self, Refusal};
 
+use crate::pki::PkiError;
+
 /// An attempt that gave nothing: refused (theirs) or failed (ours).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
@@ -39,6 +41,15 @@ impl Denial {
 impl From<Refusal> for Denial {
     fn from(refusal: Refusal) -> Self {
         Self::Refused { refusal, detail: String::new() }
+    }
+}
+
+impl From<PkiError> for Denial {
+    fn from(error: PkiError) -> Self {
+        match error {
+            PkiError::Token(error) => error.into(),
+            PkiError::Invalid(why) => Fault::Internal(why).into(),
+        }
     }
 }
 

@@ -32,3 +32,11 @@ impl<T> Withheld<T> {
         self.secret
     }
 }
+
+#[cfg(test)]
+impl<T> Withheld<T> {
+    /// For tests of the token, where there is no ledger.
+    pub(crate) fn reveal(self) -> T {
+        self.secret
+    }
+}

@@ -20,7 +20,7 @@ use rustls::{
 
 use crate::{
     authority::{Peer, PeerCertificate, PeerKind},
-    pki::PeerIdentity,
+    pki::peer::CertificateFacts,
 };
 
 /// What TLS needs: the server's certificate and key, and the device CA.
@@ -127,7 +127,7 @@ impl ClientCertVerifier for Verifier {
             Sha256::digest(end_entity).into()
         };
         self.seen.presented.get_or_init(|| sha256);
-        let identity = PeerIdentity::of(end_entity).map_err(|_| malformed())?;
+        let identity = CertificateFacts::read(end_entity).map_err(|_| malformed())?;
         let verdict = self.devices.verify_client_cert(end_entity, intermediates, now);
         let kind = match verdict {
             Ok(_) => PeerKind::Device,
@@ -141,7 +141,7 @@ impl ClientCertVerifier for Verifier {
             }
             Err(error) => return Err(error),
         };
-        let PeerIdentity { spki, sha256, not_before, not_after, .. } = identity;
+        let CertificateFacts { spki, sha256, not_before, not_after, .. } = identity;
         self.seen.accepted.get_or_init(|| PeerCertificate { spki, sha256, not_before, not_after, kind });
         Ok(ClientCertVerified::assertion())
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Parts, files};
-use crate::{config::Config, pki::PeerIdentity, token::Token as _, trouble::Trouble};
+use crate::{config::Config, pki::peer::CertificateFacts, token::Token as _, trouble::Trouble};
 
 /// What is in order, a line each; or the first thing that is not.
 ///
@@ -11,7 +11,7 @@ use crate::{config::Config, pki::PeerIdentity, token::Token as _, trouble::Troub
 pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     let config = Config::read(path)?;
     let mut lines = vec![format!("configuration  {}", path.display())];
-    let server = PeerIdentity::of(&files::certificates(&config.tls_certificate)?.remove(0))
+    let server = CertificateFacts::read(&files::certificates(&config.tls_certificate)?.remove(0))
         .map_err(|error| Trouble::new(format!("cannot use {}", config.tls_certificate.display()), error))?;
     lines.push(format!("server         certificate valid until {}", server.not_after));
     let parts = Parts::assemble(&config).await?;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     authority::Role,
     config::RawToken,
-    token::{InitToken, WorkerCommand, init_token},
+    token::{InitToken, init_token},
     trouble::Trouble,
 };
 
@@ -140,14 +140,8 @@ async fn make_softhsm_token(dir: &Path, progress: &mut dyn FnMut(&str)) -> Resul
     files::create(&so_pin_file, random_text()?.expose().as_bytes(), Mode::Secret)?;
     let mut token = RawToken::new(module.clone(), Some(TOKEN_LABEL.into()), None);
     token.environment.insert("SOFTHSM2_CONF".into(), conf.display().to_string());
-    let init = InitToken {
-        module,
-        label: TOKEN_LABEL.into(),
-        so_pin_file,
-        pin_file: pin_file.clone(),
-        environment: token.environment.clone(),
-    };
-    init_token(&WorkerCommand::default(), init)
+    let init = InitToken { module, label: TOKEN_LABEL.into(), so_pin_file, pin_file: pin_file.clone() };
+    init_token(Path::new("/proc/self/exe"), &init, &token.environment)
         .await
         .map_err(|error| Trouble::new("cannot make a SoftHSM token", error))?;
     token.pin_file = Some("token.pin".into());

@@ -46,6 +46,12 @@ pub(super) fn folder(path: &Path) -> Result<(), Trouble> {
         .map_err(|error| Trouble::new(format!("cannot make the folder {}", path.display()), error))
 }
 
+/// A certificate as PEM.
+pub(super) fn pem(der: &[u8]) -> Result<String, Trouble> {
+    der::pem::encode_string("CERTIFICATE", der::pem::LineEnding::LF, der)
+        .map_err(|error| Trouble::new("cannot write a certificate as PEM", error))
+}
+
 /// The certificates of a PEM file, in its order. At least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Trouble> {
     let what = format!("cannot read the certificate {}", path.display());

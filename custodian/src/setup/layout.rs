@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use custodian_proto::{limits::DEFAULT_MODULUS_BITS, secret::Secret};
@@ -29,14 +29,14 @@ use crate::{
         RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Outcome},
-    pki::{DeviceCa, PeerIdentity, pem},
+    pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
     token::Token,
     trouble::Trouble,
 };
 
 /// The CA must outlive the certificates it signs.
 const CA_YEARS: u32 = 20;
-const SERVER_VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
+const SERVER_DAYS: u32 = 825;
 
 /// What is to be laid out.
 pub(super) struct Plan {
@@ -101,16 +101,16 @@ impl Plan {
         let ca = DeviceCa::create(Arc::clone(&token), &self.organisation, CA_YEARS)
             .await
             .map_err(|error| Trouble::new("cannot make the device CA", error))?;
-        files::create(&config.ca_certificate, pem(ca.certificate()).as_bytes(), Mode::Public)?;
+        files::create(&config.ca_certificate, files::pem(ca.certificate())?.as_bytes(), Mode::Public)?;
 
         progress("certifying the server");
         let server = SoftKey::generate()?;
         let certificate = ca
-            .issue_server(&self.names, &server.spki, SERVER_VALIDITY)
+            .issue_server(&self.names, &server.spki, days(SERVER_DAYS)?)
             .await
             .map_err(|error| Trouble::new("cannot certify the server", error))?;
         server.write(&config.tls_key)?;
-        files::create(&config.tls_certificate, pem(&certificate).as_bytes(), Mode::Public)?;
+        files::create(&config.tls_certificate, files::pem(&certificate)?.as_bytes(), Mode::Public)?;
 
         let ledger = open_ledger(config)?;
         progress("making the first wrapping key in the token (RSA-3072)");
@@ -119,14 +119,14 @@ impl Plan {
             &ca,
             self.key_label.clone(),
             DEFAULT_MODULUS_BITS,
-            config.validity.wrapping_key,
+            config.lifetimes.wrapping_key_days,
             Instant::now() + GENERATION,
         )
         .await
         .map_err(|error| Trouble::new("cannot make the first wrapping key", error))?;
         files::folder(&folder.join("keys"))?;
         let path = key_path(folder, &self.key_label);
-        files::create(&path, pem(&key.certificate).as_bytes(), Mode::Public)?;
+        files::create(&path, files::pem(&key.certificate)?.as_bytes(), Mode::Public)?;
         settle(ledger.as_ref(), key.id.resource_name(), Change::AddKey(key)).await?;
 
         for person in &self.people {
@@ -180,13 +180,13 @@ impl Person {
             |error: &dyn std::fmt::Display| Trouble::new(format!("cannot enrol {}", self.device), error);
         let key = SoftKey::generate()?;
         let certificate = ca
-            .issue_device(&self.device, &key.spki, config.validity.device)
+            .issue_device(&self.device, &key.spki, days(config.lifetimes.device_days)?)
             .await
             .map_err(|error| trouble(&error))?;
-        let identity = PeerIdentity::of(&certificate).map_err(|error| trouble(&error))?;
+        let identity = CertificateFacts::read(&certificate).map_err(|error| trouble(&error))?;
         files::folder(&self.folder)?;
         key.write(&self.folder.join("device.key"))?;
-        files::create(&self.folder.join("device.crt"), pem(&certificate).as_bytes(), Mode::Public)?;
+        files::create(&self.folder.join("device.crt"), files::pem(&certificate)?.as_bytes(), Mode::Public)?;
 
         let now = Timestamp::now();
         // The same steps as over the network, so that the log begins with them.
@@ -214,7 +214,7 @@ impl Person {
         };
         settle(ledger, target, activate).await?;
 
-        let password = Passwords::new(1).hash(self.password.clone()).await.map_err(|denial| {
+        let password = Passwords::new(1, 1).hash(&self.password).await.map_err(|denial| {
             Trouble::new(format!("cannot set the password of {}", self.user), denial.detail())
         })?;
         let user = User {
@@ -227,6 +227,10 @@ impl Person {
         };
         settle(ledger, self.user.resource_name(), Change::CreateUser(user)).await
     }
+}
+
+fn days(days: u32) -> Result<Validity, Trouble> {
+    Validity::days(days).map_err(|error: PkiError| Trouble::new("cannot certify", error))
 }
 
 /// Makes one change of the set-up, with its record.

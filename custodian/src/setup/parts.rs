@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::files;
 use crate::{
     api::Api,
-    authority::{Authority, LoginThrottle, Passwords},
+    authority::{Authority, LoginRate, Passwords, Throttle},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, SqliteLedger},
@@ -17,6 +17,9 @@ use crate::{
     token::{Supervisor, Token, WorkerCommand},
     trouble::Trouble,
 };
+
+/// Logins that may wait for their turn to be hashed: about two seconds' worth.
+const LOGINS_WAITING: usize = 64;
 
 /// A custodian that is ready to serve.
 pub struct Parts {
@@ -54,10 +57,10 @@ impl Parts {
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
             Arc::clone(&custodian),
-            Passwords::new(config.logins_at_once),
-            LoginThrottle::default(),
+            Passwords::new(config.logins_at_once, LOGINS_WAITING),
+            Throttle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Arc::clone(&ca),
-            config.validity,
+            config.lifetimes,
             config.api_limits,
             shutdown.clone(),
         );
@@ -92,7 +95,7 @@ pub(super) fn open_ledger(config: &Config) -> Result<Arc<dyn Ledger>, Trouble> {
 }
 
 pub(super) async fn start_token(config: &Config) -> Result<Arc<Supervisor>, Trouble> {
-    Supervisor::start(config.token.clone(), WorkerCommand::default())
+    Supervisor::start(WorkerCommand::default(), config.token.clone())
         .await
         .map(Arc::new)
         .map_err(|error| Trouble::new("cannot use the token", error))

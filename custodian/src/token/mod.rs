@@ -2,6 +2,28 @@
 //!
 //! The PKCS#11 module is loaded by a child process, the worker (law 6). This side knows keys by [`KeyId`] only.
 
+mod attributes;
+mod config;
+mod init;
+mod keeper;
+mod keys;
+mod link;
+mod mechanism;
+mod pin;
+mod pkcs11;
+mod public;
+mod queue;
+mod supervisor;
+mod wire;
+pub mod worker;
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -9,6 +31,10 @@ use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
 };
+
+pub use config::{PinSource, TokenConfig, TokenSelect};
+pub use init::{InitToken, init_token};
+pub use supervisor::{StartError, Supervisor, WorkerCommand};
 
 use crate::{
     authority::Permit,

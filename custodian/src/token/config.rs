@@ -1,0 +1,41 @@
+//! Which token to serve, and how.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Which token to serve. Says where the PIN is, never what it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenConfig {
+    /// The PKCS#11 module, as an absolute path: it is never searched for.
+    pub module: PathBuf,
+    /// Which of the module's tokens.
+    pub select: TokenSelect,
+    /// Where the worker finds the user PIN.
+    pub pin: PinSource,
+    /// Environment of the worker beyond ours: `SOFTHSM2_CONF` and the like.
+    pub environment: BTreeMap<String, String>,
+    /// Threads, each with a session of its own. `None`: one per core, which is best for a module that computes in the
+    /// process; for a network HSM, its rate times its latency.
+    pub threads: Option<usize>,
+    /// Operations that may wait for a thread. One more is refused as busy.
+    pub queue: usize,
+}
+
+/// What a token is chosen by. Never its slot: slot numbers change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TokenSelect {
+    /// The label it was initialised with.
+    Label(String),
+    /// Its serial number.
+    Serial(String),
+}
+
+/// Where the worker finds the user PIN.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PinSource {
+    /// A file, which others must not be able to read. One trailing newline is not part of the PIN.
+    File(PathBuf),
+    /// A systemd credential of this name: a file in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+    /// A prompt on the controlling terminal. A worker that had to be replaced asks again.
+    Prompt,
+}

@@ -1,0 +1,158 @@
+//! What every token promises. The double and the real one pass the same suite.
+
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{
+    rsa::{OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey},
+    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
+};
+use custodian_proto::key::{KeyId, KeyWrapping, WrappedKey};
+
+use super::{KeyKind, KeyTemplate, Token, TokenError, TokenKey, mechanism::oaep_public, memory::MemoryToken};
+use crate::authority::{Permit, Standing};
+
+pub(super) const FILE_KEY: [u8; 32] = [0x5e; 32];
+
+pub(super) const RSA: KeyKind = KeyKind::RsaUnwrap { modulus_bits: 2048 };
+
+pub(super) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+pub(super) fn template(label: &str, kind: KeyKind) -> KeyTemplate {
+    KeyTemplate { label: label.to_owned(), kind }
+}
+
+/// Encrypts anything to a wrapping key.
+pub(super) fn encrypt(key: &TokenKey, plaintext: &[u8]) -> Vec<u8> {
+    let public = PublicEncryptingKey::from_der(&key.spki).unwrap();
+    let public = OaepPublicEncryptingKey::new(public).unwrap();
+    let mut ciphertext = vec![0; public.ciphertext_size()];
+    public.encrypt(oaep_public(key.wrapping.unwrap()), plaintext, &mut ciphertext, None).unwrap();
+    ciphertext
+}
+
+pub(super) fn wrapped(key: &TokenKey, ciphertext: Vec<u8>) -> WrappedKey {
+    WrappedKey::new(key.id, key.wrapping.unwrap(), ciphertext).unwrap()
+}
+
+/// Unwraps with a permit for tests.
+pub(super) async fn unwrap(
+    token: &dyn Token,
+    wrapped: &WrappedKey,
+    deadline: Instant,
+) -> Result<[u8; 32], TokenError> {
+    let permit = Permit::for_test(Standing::default());
+    token.unwrap(permit, wrapped, deadline).await.map(|withheld| *withheld.reveal().expose())
+}
+
+/// The suite.
+pub(super) async fn holds(token: &dyn Token) {
+    let before = token.survey(soon()).await.unwrap();
+    let key = token.generate(template("wrapping", RSA), soon()).await.unwrap();
+    let signer = token.generate(template("signing", KeyKind::EcdsaP256Sign), soon()).await.unwrap();
+
+    generated_keys_are_what_was_asked_for(token, &before.keys, &key, &signer).await;
+    file_keys_come_back(token, &key).await;
+    bad_ciphertexts_have_one_answer(token, &key).await;
+    keys_serve_one_purpose(token, &key, &signer).await;
+    signatures_verify(token, &signer).await;
+    past_deadlines_are_not_served(token, &key, &signer).await;
+    assert_eq!(token.health().trouble, None);
+}
+
+async fn generated_keys_are_what_was_asked_for(
+    token: &dyn Token,
+    before: &[TokenKey],
+    key: &TokenKey,
+    signer: &TokenKey,
+) {
+    let survey = token.survey(soon()).await.unwrap();
+    assert_eq!(survey.keys.len(), before.len() + 2);
+    assert!(survey.keys.contains(key) && survey.keys.contains(signer));
+    assert_eq!((key.label.as_str(), key.kind, key.wrapping), ("wrapping", RSA, Some(survey.wrapping)));
+    assert_eq!(
+        (signer.label.as_str(), signer.kind, signer.wrapping),
+        ("signing", KeyKind::EcdsaP256Sign, None)
+    );
+    for key in [key, signer] {
+        let info = spki::SubjectPublicKeyInfoRef::try_from(key.spki.as_slice()).unwrap();
+        assert_eq!(key.id, KeyId::of_public_key(info.subject_public_key.raw_bytes()));
+    }
+}
+
+async fn file_keys_come_back(token: &dyn Token, key: &TokenKey) {
+    let wrapped = wrapped(key, encrypt(key, &FILE_KEY));
+    assert_eq!(unwrap(token, &wrapped, soon()).await, Ok(FILE_KEY));
+    assert_eq!(unwrap(token, &wrapped, soon()).await, Ok(FILE_KEY));
+}
+
+/// Laws 4 and 5.
+async fn bad_ciphertexts_have_one_answer(token: &dyn Token, key: &TokenKey) {
+    for (what, ciphertext) in bad_ciphertexts(key) {
+        let bad = wrapped(key, ciphertext);
+        assert_eq!(unwrap(token, &bad, soon()).await, Err(TokenError::Rejected), "{what}");
+    }
+    let other = KeyWrapping::ALL.into_iter().find(|other| Some(*other) != key.wrapping).unwrap();
+    let bad = WrappedKey::new(key.id, other, encrypt(key, &FILE_KEY)).unwrap();
+    assert_eq!(unwrap(token, &bad, soon()).await, Err(TokenError::Rejected), "another wrapping");
+    file_keys_come_back(token, key).await;
+}
+
+pub(super) fn bad_ciphertexts(key: &TokenKey) -> Vec<(&'static str, Vec<u8>)> {
+    let good = encrypt(key, &FILE_KEY);
+    let mut damaged = good.clone();
+    damaged[100] ^= 1;
+    let public = PublicEncryptingKey::from_der(&key.spki).unwrap();
+    let public = Pkcs1PublicEncryptingKey::new(public).unwrap();
+    let mut pkcs1 = vec![0; public.ciphertext_size()];
+    public.encrypt(&FILE_KEY, &mut pkcs1).unwrap();
+    vec![
+        ("garbage", vec![0x42; good.len()]),
+        ("zeros", vec![0; good.len()]),
+        ("more than the modulus", vec![0xff; good.len()]),
+        ("one bit wrong", damaged),
+        ("one byte short", good[1..].to_vec()),
+        ("one byte long", [&good[..], &[0]].concat()),
+        ("one byte", vec![1]),
+        ("31 bytes inside", encrypt(key, &[7; 31])),
+        ("33 bytes inside", encrypt(key, &[7; 33])),
+        ("nothing inside", encrypt(key, &[])),
+        ("PKCS#1 v1.5 padding", pkcs1),
+    ]
+}
+
+async fn keys_serve_one_purpose(token: &dyn Token, key: &TokenKey, signer: &TokenKey) {
+    assert_eq!(token.sign(key.id, b"message", soon()).await, Err(TokenError::UnknownKey(key.id)));
+    let ciphertext = encrypt(key, &FILE_KEY);
+    for id in [signer.id, KeyId::of_public_key(b"no such key")] {
+        let wrapped = WrappedKey::new(id, key.wrapping.unwrap(), ciphertext.clone()).unwrap();
+        assert_eq!(unwrap(token, &wrapped, soon()).await, Err(TokenError::UnknownKey(id)));
+    }
+}
+
+async fn signatures_verify(token: &dyn Token, signer: &TokenKey) {
+    let info = spki::SubjectPublicKeyInfoRef::try_from(signer.spki.as_slice()).unwrap();
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, info.subject_public_key.raw_bytes());
+    for message in [b"".as_slice(), b"message", &[7; 100_000]] {
+        let signature = token.sign(signer.id, message, soon()).await.unwrap();
+        public.verify(message, &signature).unwrap();
+    }
+}
+
+async fn past_deadlines_are_not_served(token: &dyn Token, key: &TokenKey, signer: &TokenKey) {
+    let past = Instant::now();
+    let wrapped = wrapped(key, encrypt(key, &FILE_KEY));
+    assert!(matches!(unwrap(token, &wrapped, past).await, Err(TokenError::Unavailable(_))));
+    assert!(matches!(token.sign(signer.id, b"", past).await, Err(TokenError::Unavailable(_))));
+    let count = token.survey(soon()).await.unwrap().keys.len();
+    assert!(matches!(token.generate(template("late", RSA), past).await, Err(TokenError::Unavailable(_))));
+    assert_eq!(token.survey(soon()).await.unwrap().keys.len(), count);
+}
+
+#[tokio::test]
+async fn the_double_keeps_the_contract() {
+    for wrapping in KeyWrapping::ALL {
+        holds(&MemoryToken::new(wrapping)).await;
+    }
+}

@@ -1,0 +1,280 @@
+//! Keeps a worker alive: starts it, notices that it is gone or hangs, kills it, starts the next.
+//!
+//! Runs on an OS thread of its own, for as long as the supervisor lives: Linux ends a child together with the *thread*
+//! that started it.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    PinSource, StartError, Survey, TokenConfig, WorkerCommand,
+    link::{Link, read_report, write_frames},
+    supervisor::State,
+    wire::{self, Order, Report, Setup, ToWorker},
+};
+
+/// How long a worker may take until it serves.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// The same if a person types the PIN.
+const PROMPT_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a worker may take to end when asked.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// The pause after the first failed start; doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause between two starts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A worker that served this long was no failed start.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Room for orders that have not been written yet, beyond the worker's own queue.
+const SLACK: usize = 64;
+
+pub(super) struct Keeper {
+    pub(super) command: WorkerCommand,
+    pub(super) config: TokenConfig,
+    pub(super) state: watch::Sender<State>,
+    pub(super) stop: CancellationToken,
+    pub(super) restarts: Arc<AtomicU32>,
+}
+
+/// A worker that serves.
+struct Running {
+    child: Child,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    survey: Survey,
+}
+
+impl Keeper {
+    /// The thread's life. `started` learns how the first start went; if it failed there is no second.
+    pub(super) fn run(self, started: oneshot::Sender<Result<(), StartError>>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.keep(started)),
+            Err(error) => {
+                let why = StartError::Worker(format!("cannot watch over a token worker: {error}"));
+                // Whoever started us may have given up.
+                drop(started.send(Err(why)));
+            }
+        }
+        self.state.send_replace(State::Ended);
+    }
+
+    async fn keep(&self, started: oneshot::Sender<Result<(), StartError>>) {
+        let mut started = Some(started);
+        let mut pause = Duration::ZERO;
+        loop {
+            match self.launch().await {
+                Ok(running) => {
+                    if let Some(started) = started.take()
+                        && started.send(Ok(())).is_err()
+                    {
+                        return;
+                    }
+                    let since = Instant::now();
+                    let Some(why) = self.serve(running).await else { return };
+                    warn!(reason = why, "the token worker is replaced");
+                    self.restarts.fetch_add(1, Ordering::Relaxed);
+                    if since.elapsed() > STABLE_AFTER {
+                        pause = Duration::ZERO;
+                    }
+                }
+                Err(error) => {
+                    if let Some(started) = started.take() {
+                        // Whoever started us may have given up.
+                        drop(started.send(Err(error)));
+                        return;
+                    }
+                    if matches!(error, StartError::Pin(_)) {
+                        error!(reason = %error, "the token refuses the PIN; no worker is started any more");
+                        self.state.send_replace(State::Down { why: error.to_string().into() });
+                        return self.stop.cancelled().await;
+                    }
+                    warn!(reason = %error, "no token worker could be started; trying again");
+                    self.state.send_replace(State::Down { why: error.to_string().into() });
+                    pause = pause.max(FIRST_PAUSE);
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+            pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        }
+    }
+
+    /// Serves with one worker until it is no good any more: says why. `None` if it is to stop.
+    async fn serve(&self, running: Running) -> Option<String> {
+        let Running { child, reader, writer, survey } = running;
+        let (outgoing, frames) = mpsc::channel(self.config.queue.saturating_add(SLACK));
+        let (stuck, mut complaints) = mpsc::channel(1);
+        let link = Arc::new(Link::new(outgoing, stuck));
+        info!(
+            pid = child.id(),
+            token = survey.label,
+            model = survey.model,
+            wrapping = %survey.wrapping,
+            keys = survey.keys.len(),
+            "the token worker serves"
+        );
+        for reason in &survey.unserved {
+            warn!("not served: {reason}");
+        }
+        let pid = child.id();
+        self.state.send_replace(State::Serving { link: Arc::clone(&link), pid });
+        let why = tokio::select! {
+            why = link.listen(reader) => Some(why),
+            why = write_frames(writer, frames) => Some(why),
+            Some(why) = complaints.recv() => Some(why),
+            () = self.stop.cancelled() => None,
+        };
+        // In this order: who finds the line closed must not find it in the state again.
+        match why {
+            Some(_) => self.state.send_replace(State::Restarting),
+            None => self.state.send_replace(State::Ended),
+        };
+        link.close();
+        match why {
+            None => {
+                end(child, END_LIMIT).await;
+                None
+            }
+            Some(why) => {
+                let how = end(child, Duration::ZERO).await;
+                Some(match how {
+                    Some(status) => format!("{why} ({status})"),
+                    None => why,
+                })
+            }
+        }
+    }
+
+    /// Starts a worker and waits until it serves.
+    async fn launch(&self) -> Result<Running, StartError> {
+        let program = self.command.program.display().to_string();
+        let cannot = |error: io::Error| {
+            StartError::Worker(format!("cannot start the token worker {program}: {error}"))
+        };
+        let (ours, theirs) = StdStream::pair().map_err(cannot)?;
+        ours.set_nonblocking(true).map_err(cannot)?;
+        let child = Command::new(&self.command.program)
+            .args(&self.command.args)
+            .envs(&self.config.environment)
+            .stdin(OwnedFd::from(theirs))
+            // Modules print. Our standard output is data.
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(cannot)?;
+        debug!(pid = child.id(), "started a token worker");
+        let (mut reader, mut writer) = UnixStream::from_std(ours).map_err(cannot)?.into_split();
+        let limit = if self.config.pin == PinSource::Prompt { PROMPT_LIMIT } else { START_LIMIT };
+        let ready = tokio::select! {
+            ready = timeout(limit, self.greet(&mut reader, &mut writer)) => ready,
+            () = self.stop.cancelled() => Ok(Err(Greeting::Failed(StartError::Worker("stopped".to_owned())))),
+        };
+        let module = self.config.module.display();
+        let error = match ready {
+            Ok(Ok(survey)) => return Ok(Running { child, reader, writer, survey }),
+            Ok(Err(Greeting::Failed(error))) => {
+                end(child, END_LIMIT).await;
+                return Err(error);
+            }
+            Ok(Err(Greeting::Broken(error))) => {
+                let how = end(child, END_LIMIT).await;
+                let how = how.map_or_else(|| "still running".to_owned(), |status| status.to_string());
+                format!(
+                    "the token worker ended before it served ({error}; {how}). The module {module} may not be made for \
+                     this machine: check it with pkcs11-tool --module {module} --list-slots"
+                )
+            }
+            Err(_) => {
+                end(child, Duration::ZERO).await;
+                format!(
+                    "the token worker did not serve within {limit:?}. The module {module} may wait for a device or a \
+                     network: check it with pkcs11-tool --module {module} --list-slots"
+                )
+            }
+        };
+        Err(StartError::Worker(error))
+    }
+
+    async fn greet(
+        &self,
+        reader: &mut OwnedReadHalf,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<Survey, Greeting> {
+        use tokio::io::AsyncWriteExt;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let setup = Setup::new(&self.config, self.config.threads.unwrap_or(cores));
+        let setup = wire::frame(&ToWorker { order: Some(Order::Setup(setup)) });
+        writer.write_all(&setup).await.map_err(Greeting::Broken)?;
+        match read_report(reader).await.map_err(Greeting::Broken)? {
+            Report::Ready(survey) => survey.into_survey().ok_or_else(|| Greeting::Broken(wire::nonsense())),
+            Report::NotReady(reason) => Err(Greeting::Failed(reason.into())),
+            Report::Answer(_) | Report::Sick(_) => Err(Greeting::Broken(wire::nonsense())),
+        }
+    }
+}
+
+/// How a worker did not come to serve.
+enum Greeting {
+    /// It said why.
+    Failed(StartError),
+    /// It did not.
+    Broken(io::Error),
+}
+
+/// Waits for the child's end for `patience`, then kills it. `None` if even that does not end it: a process inside an
+/// uninterruptible system call.
+async fn end(mut child: Child, patience: Duration) -> Option<ExitStatus> {
+    if let Some(status) = wait(&mut child, patience).await {
+        return Some(status);
+    }
+    if let Err(error) = child.kill() {
+        warn!(pid = child.id(), %error, "cannot kill the token worker");
+    }
+    let status = wait(&mut child, END_LIMIT).await;
+    if status.is_none() {
+        error!(pid = child.id(), "the token worker does not die: it is left behind");
+    }
+    status
+}
+
+async fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + patience;
+    let mut step = Duration::from_millis(1);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < until => {}
+            Ok(None) => return None,
+            Err(error) => {
+                warn!(pid = child.id(), %error, "cannot wait for the token worker");
+                return None;
+            }
+        }
+        sleep(step).await;
+        step = (step * 2).min(Duration::from_millis(20));
+    }
+}

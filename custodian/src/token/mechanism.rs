@@ -1,0 +1,108 @@
+//! The two mechanisms we use: RSAES-OAEP to unwrap, ECDSA P-256 to sign. Everything else stays off.
+
+use aws_lc_rs::{
+    rand,
+    rsa::{
+        OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
+        OaepAlgorithm, OaepPublicEncryptingKey, PublicEncryptingKey,
+    },
+};
+use cryptoki::mechanism::{
+    Mechanism, MechanismType,
+    rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+};
+use custodian_proto::{key::KeyWrapping, limits::FILE_KEY_LEN};
+use der::{Encode, Sequence, asn1::UintRef};
+use zeroize::Zeroizing;
+
+use super::KeyKind;
+
+/// Bytes of a coordinate or scalar of P-256.
+const P256_LEN: usize = 32;
+
+/// The one mechanism a key of this kind may be used with.
+pub(super) fn allowed(kind: KeyKind) -> MechanismType {
+    match kind {
+        KeyKind::RsaUnwrap { .. } => MechanismType::RSA_PKCS_OAEP,
+        KeyKind::EcdsaP256Sign => MechanismType::ECDSA,
+    }
+}
+
+/// OAEP with an empty label: some tokens ignore the label, so it must never matter.
+pub(super) fn oaep(wrapping: KeyWrapping) -> Mechanism<'static> {
+    let (hash, mgf) = match wrapping {
+        KeyWrapping::OaepSha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
+        KeyWrapping::OaepSha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
+        KeyWrapping::OaepSha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
+        KeyWrapping::OaepSha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
+    };
+    Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty()))
+}
+
+/// The same for public-key operations in this process.
+pub(super) fn oaep_public(wrapping: KeyWrapping) -> &'static OaepAlgorithm {
+    match wrapping {
+        KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
+        KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
+        KeyWrapping::OaepSha384 => &OAEP_SHA384_MGF1SHA384,
+        KeyWrapping::OaepSha512 => &OAEP_SHA512_MGF1SHA512,
+    }
+}
+
+/// A ciphertext whose plaintext we know: the token is well if it still decrypts it.
+pub(super) struct Canary {
+    plaintext: Zeroizing<[u8; FILE_KEY_LEN]>,
+    ciphertext: Vec<u8>,
+}
+
+impl Canary {
+    /// Wraps random bytes to the key. `None` if this is no usable RSA key.
+    pub(super) fn new(spki: &[u8], wrapping: KeyWrapping) -> Option<Self> {
+        let mut plaintext = Zeroizing::new([0; FILE_KEY_LEN]);
+        rand::fill(&mut *plaintext).ok()?;
+        let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(spki).ok()?).ok()?;
+        let mut ciphertext = vec![0; key.ciphertext_size()];
+        key.encrypt(oaep_public(wrapping), &*plaintext, &mut ciphertext, None).ok()?;
+        Some(Self { plaintext, ciphertext })
+    }
+
+    pub(super) fn ciphertext(&self) -> &[u8] {
+        &self.ciphertext
+    }
+
+    /// Whether this is what was wrapped.
+    pub(super) fn sings(&self, plaintext: &[u8]) -> bool {
+        plaintext == &self.plaintext[..]
+    }
+}
+
+/// RFC 3279 §2.2.3.
+#[derive(Sequence)]
+struct EcdsaSigValue<'a> {
+    r: UintRef<'a>,
+    s: UintRef<'a>,
+}
+
+/// `r ‖ s`, as PKCS#11 has it, to `Ecdsa-Sig-Value` in DER. `None` if it is no signature of P-256.
+pub(super) fn signature_to_der(raw: &[u8]) -> Option<Vec<u8>> {
+    if raw.len() != 2 * P256_LEN {
+        return None;
+    }
+    let (r, s) = raw.split_at(P256_LEN);
+    EcdsaSigValue { r: UintRef::new(r).ok()?, s: UintRef::new(s).ok()? }.to_der().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_become_der_with_positive_integers() {
+        let mut raw = [0; 64];
+        (raw[0], raw[63]) = (0x80, 1);
+        let der = signature_to_der(&raw).unwrap();
+        assert_eq!(der[..6], [0x30, 38, 0x02, 33, 0, 0x80]);
+        assert_eq!(der[der.len() - 3..], [0x02, 1, 1]);
+        assert_eq!(signature_to_der(&raw[1..]), None);
+    }
+}

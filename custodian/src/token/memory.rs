@@ -1,0 +1,133 @@
+//! A token in memory, for tests of what stands on a token. Real RSA and ECDSA; passes the contract.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
+
+use super::{Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public};
+use crate::{authority::Permit, custody::Withheld};
+
+/// A token in memory that unwraps one wrapping.
+pub(crate) struct MemoryToken {
+    wrapping: KeyWrapping,
+    keys: Mutex<HashMap<KeyId, (TokenKey, Private)>>,
+}
+
+enum Private {
+    Rsa(OaepPrivateDecryptingKey),
+    Ec(EcdsaKeyPair),
+}
+
+impl MemoryToken {
+    /// An empty one.
+    pub(crate) fn new(wrapping: KeyWrapping) -> Self {
+        Self { wrapping, keys: Mutex::default() }
+    }
+
+    fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Private)>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn in_time(deadline: Instant) -> Result<(), TokenError> {
+    if deadline > Instant::now() {
+        Ok(())
+    } else {
+        Err(TokenError::Unavailable("the token did not answer in time".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Token for MemoryToken {
+    async fn unwrap(
+        &self,
+        permit: Permit,
+        wrapped: &WrappedKey,
+        deadline: Instant,
+    ) -> Result<Withheld<FileKey>, TokenError> {
+        let standing = permit.redeem();
+        in_time(deadline)?;
+        let keys = self.keys();
+        let Some((key, Private::Rsa(private))) = keys.get(&wrapped.key_id()) else {
+            return Err(TokenError::UnknownKey(wrapped.key_id()));
+        };
+        if key.wrapping != Some(wrapped.wrapping()) {
+            return Err(TokenError::Rejected);
+        }
+        let mut room = vec![0; private.min_output_size()];
+        let plaintext = private
+            .decrypt(oaep_public(wrapped.wrapping()), wrapped.ciphertext(), &mut room, None)
+            .map_err(|_| TokenError::Rejected)?;
+        FileKey::take(plaintext).map(|key| Withheld::new(key, standing)).ok_or(TokenError::Rejected)
+    }
+
+    async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {
+        in_time(deadline)?;
+        match self.keys().get(&key) {
+            Some((_, Private::Ec(pair))) => Ok(pair
+                .sign(&SystemRandom::new(), message)
+                .expect("signing with a key in memory")
+                .as_ref()
+                .to_vec()),
+            _ => Err(TokenError::UnknownKey(key)),
+        }
+    }
+
+    async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
+        in_time(deadline)?;
+        let (private, spki, wrapping) = match template.kind {
+            KeyKind::RsaUnwrap { modulus_bits } => {
+                let size = match modulus_bits {
+                    2048 => KeySize::Rsa2048,
+                    3072 => KeySize::Rsa3072,
+                    4096 => KeySize::Rsa4096,
+                    other => return Err(TokenError::Unavailable(format!("no RSA keys of {other} bits"))),
+                };
+                let private = PrivateDecryptingKey::generate(size).expect("an RSA key");
+                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(&private.public_key()).expect("SPKI");
+                let spki = spki.as_ref().to_vec();
+                let private = OaepPrivateDecryptingKey::new(private).expect("an RSA key");
+                (Private::Rsa(private), spki, Some(self.wrapping))
+            }
+            KeyKind::EcdsaP256Sign => {
+                let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("an EC key");
+                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("SPKI");
+                let spki = spki.as_ref().to_vec();
+                (Private::Ec(pair), spki, None)
+            }
+        };
+        let info = spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).expect("SPKI");
+        let id = KeyId::of_public_key(info.subject_public_key.raw_bytes());
+        let key = TokenKey { id, label: template.label, kind: template.kind, wrapping, spki };
+        self.keys().insert(id, (key.clone(), private));
+        Ok(key)
+    }
+
+    async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
+        in_time(deadline)?;
+        let mut keys: Vec<_> = self.keys().values().map(|(key, _)| key.clone()).collect();
+        keys.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
+        Ok(Survey {
+            label: "memory".to_owned(),
+            model: "in memory".to_owned(),
+            wrapping: self.wrapping,
+            keys,
+            unserved: Vec::new(),
+        })
+    }
+
+    fn health(&self) -> Health {
+        Health::default()
+    }
+}

@@ -1,0 +1,384 @@
+//! What supervisor and worker say to each other: messages on a socket pair, each after its length (4 bytes, big-endian).
+//!
+//! The first order is the setup, the first report says how it went. Then jobs are pipelined and answered in any order.
+//! What carries a file key has no `Debug` (law 9).
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    v1,
+};
+use prost::{Message, Oneof};
+use zeroize::Zeroizing;
+
+use super::{KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect};
+
+/// Longest message: a survey of more than ten thousand keys.
+const MAX_FRAME: usize = 16 * 1024 * 1024;
+
+/// Bytes of the length before each message.
+pub(super) const HEADER: usize = 4;
+
+/// Encodes a message with its length. Overwritten when dropped: an answer carries a file key.
+pub(super) fn frame(message: &impl Message) -> Zeroizing<Vec<u8>> {
+    let body = Zeroizing::new(message.encode_to_vec());
+    let mut frame = Zeroizing::new(Vec::with_capacity(HEADER + body.len()));
+    frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend_from_slice(&body);
+    frame
+}
+
+/// Reads a length.
+pub(super) fn frame_len(header: [u8; HEADER]) -> io::Result<usize> {
+    let length = u32::from_be_bytes(header) as usize;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of the token worker is too long"));
+    }
+    Ok(length)
+}
+
+/// A message that makes no sense: parent and child are of different versions.
+pub(super) fn nonsense() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the token worker and the custodian do not understand each other: are they of the same version?",
+    )
+}
+
+/// Supervisor to worker.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ToWorker {
+    #[prost(oneof = "Order", tags = "1, 2, 3")]
+    pub(super) order: Option<Order>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum Order {
+    #[prost(message, tag = "1")]
+    Setup(Setup),
+    #[prost(message, tag = "2")]
+    Job(Job),
+    /// The job of this id is no longer wanted. Answered as expired if it still waits, else when it is done.
+    #[prost(uint64, tag = "3")]
+    Cancel(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Setup {
+    #[prost(bytes = "vec", tag = "1")]
+    module: Vec<u8>,
+    #[prost(oneof = "Select", tags = "2, 3")]
+    select: Option<Select>,
+    #[prost(oneof = "Pin", tags = "4, 5, 6")]
+    pin: Option<Pin>,
+    #[prost(uint32, tag = "7")]
+    pub(super) threads: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) queue: u32,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Select {
+    #[prost(string, tag = "2")]
+    Label(String),
+    #[prost(string, tag = "3")]
+    Serial(String),
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Pin {
+    #[prost(bytes, tag = "4")]
+    File(Vec<u8>),
+    #[prost(string, tag = "5")]
+    Credential(String),
+    #[prost(message, tag = "6")]
+    Prompt(()),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Job {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    /// What is left of the deadline, in microseconds.
+    #[prost(uint64, tag = "2")]
+    pub(super) remaining: u64,
+    #[prost(oneof = "Task", tags = "3, 4, 5, 6")]
+    pub(super) task: Option<Task>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum Task {
+    #[prost(message, tag = "3")]
+    Unwrap(Unwrap),
+    #[prost(message, tag = "4")]
+    Sign(Sign),
+    #[prost(message, tag = "5")]
+    Generate(Generate),
+    #[prost(message, tag = "6")]
+    Survey(()),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Unwrap {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    #[prost(enumeration = "v1::KeyWrapping", tag = "2")]
+    wrapping: i32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) ciphertext: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Sign {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    /// SHA-256 of the message.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) digest: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Generate {
+    #[prost(string, tag = "1")]
+    label: String,
+    /// 0 for ECDSA P-256.
+    #[prost(uint32, tag = "2")]
+    modulus_bits: u32,
+}
+
+/// Worker to supervisor.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct FromWorker {
+    #[prost(oneof = "Report", tags = "1, 2, 3, 4")]
+    pub(super) report: Option<Report>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Report {
+    #[prost(message, tag = "1")]
+    Ready(SurveyMessage),
+    #[prost(message, tag = "2")]
+    NotReady(NotReady),
+    #[prost(message, tag = "3")]
+    Answer(Answer),
+    /// The token no longer does what it did: replace this worker.
+    #[prost(string, tag = "4")]
+    Sick(String),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NotReady {
+    /// Whether the token refused the PIN.
+    #[prost(bool, tag = "1")]
+    pin: bool,
+    #[prost(string, tag = "2")]
+    text: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct Answer {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub(super) outcome: Option<Outcome>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Outcome {
+    #[prost(bytes, tag = "2")]
+    FileKey(Vec<u8>),
+    #[prost(bytes, tag = "3")]
+    Signature(Vec<u8>),
+    #[prost(message, tag = "4")]
+    Key(KeyMessage),
+    #[prost(message, tag = "5")]
+    Survey(SurveyMessage),
+    #[prost(message, tag = "6")]
+    Rejected(()),
+    #[prost(message, tag = "7")]
+    UnknownKey(()),
+    #[prost(message, tag = "8")]
+    Busy(()),
+    #[prost(message, tag = "9")]
+    Expired(()),
+    #[prost(string, tag = "10")]
+    Failed(String),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeyMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    label: String,
+    /// 0 for ECDSA P-256.
+    #[prost(uint32, tag = "3")]
+    modulus_bits: u32,
+    #[prost(enumeration = "v1::KeyWrapping", tag = "4")]
+    wrapping: i32,
+    #[prost(bytes = "vec", tag = "5")]
+    spki: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SurveyMessage {
+    #[prost(string, tag = "1")]
+    label: String,
+    #[prost(string, tag = "2")]
+    model: String,
+    #[prost(enumeration = "v1::KeyWrapping", tag = "3")]
+    wrapping: i32,
+    #[prost(message, repeated, tag = "4")]
+    keys: Vec<KeyMessage>,
+    #[prost(string, repeated, tag = "5")]
+    unserved: Vec<String>,
+}
+
+impl Setup {
+    pub(super) fn new(config: &TokenConfig, threads: usize) -> Self {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            module: config.module.as_os_str().as_bytes().to_vec(),
+            select: Some(match &config.select {
+                TokenSelect::Label(label) => Select::Label(label.clone()),
+                TokenSelect::Serial(serial) => Select::Serial(serial.clone()),
+            }),
+            pin: Some(match &config.pin {
+                PinSource::File(path) => Pin::File(path.as_os_str().as_bytes().to_vec()),
+                PinSource::Credential(name) => Pin::Credential(name.clone()),
+                PinSource::Prompt => Pin::Prompt(()),
+            }),
+            threads: count(threads),
+            queue: count(config.queue),
+        }
+    }
+
+    pub(super) fn module(&self) -> &Path {
+        Path::new(std::ffi::OsStr::from_bytes(&self.module))
+    }
+
+    pub(super) fn select(&self) -> Option<TokenSelect> {
+        Some(match self.select.clone()? {
+            Select::Label(label) => TokenSelect::Label(label),
+            Select::Serial(serial) => TokenSelect::Serial(serial),
+        })
+    }
+
+    pub(super) fn pin(&self) -> Option<PinSource> {
+        Some(match self.pin.clone()? {
+            Pin::File(path) => PinSource::File(PathBuf::from(OsString::from_vec(path))),
+            Pin::Credential(name) => PinSource::Credential(name),
+            Pin::Prompt(()) => PinSource::Prompt,
+        })
+    }
+}
+
+impl Unwrap {
+    pub(super) fn new(key: KeyId, wrapping: KeyWrapping, ciphertext: Vec<u8>) -> Self {
+        Self { key: key.as_bytes().to_vec(), wrapping: v1::KeyWrapping::from(wrapping).into(), ciphertext }
+    }
+
+    pub(super) fn key_wrapping(&self) -> Option<KeyWrapping> {
+        wrapping_of(self.wrapping)
+    }
+}
+
+impl From<&KeyTemplate> for Generate {
+    fn from(template: &KeyTemplate) -> Self {
+        Self { label: template.label.clone(), modulus_bits: bits_of(template.kind) }
+    }
+}
+
+impl From<&Generate> for KeyTemplate {
+    fn from(message: &Generate) -> Self {
+        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits) }
+    }
+}
+
+impl From<&StartError> for NotReady {
+    fn from(error: &StartError) -> Self {
+        Self { pin: matches!(error, StartError::Pin(_)), text: error.to_string() }
+    }
+}
+
+impl From<NotReady> for StartError {
+    fn from(message: NotReady) -> Self {
+        if message.pin { Self::Pin(message.text) } else { Self::Token(message.text) }
+    }
+}
+
+impl From<&TokenKey> for KeyMessage {
+    fn from(key: &TokenKey) -> Self {
+        Self {
+            id: key.id.as_bytes().to_vec(),
+            label: key.label.clone(),
+            modulus_bits: bits_of(key.kind),
+            wrapping: key.wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
+            spki: key.spki.clone(),
+        }
+    }
+}
+
+impl KeyMessage {
+    pub(super) fn into_key(self) -> Option<TokenKey> {
+        Some(TokenKey {
+            id: KeyId::from_bytes(&self.id)?,
+            kind: kind_of(self.modulus_bits),
+            wrapping: wrapping_of(self.wrapping),
+            label: self.label,
+            spki: self.spki,
+        })
+    }
+}
+
+impl From<&Survey> for SurveyMessage {
+    fn from(survey: &Survey) -> Self {
+        Self {
+            label: survey.label.clone(),
+            model: survey.model.clone(),
+            wrapping: v1::KeyWrapping::from(survey.wrapping).into(),
+            keys: survey.keys.iter().map(Into::into).collect(),
+            unserved: survey.unserved.clone(),
+        }
+    }
+}
+
+impl SurveyMessage {
+    pub(super) fn into_survey(self) -> Option<Survey> {
+        Some(Survey {
+            wrapping: wrapping_of(self.wrapping)?,
+            label: self.label,
+            model: self.model,
+            keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
+            unserved: self.unserved,
+        })
+    }
+}
+
+fn wrapping_of(number: i32) -> Option<KeyWrapping> {
+    KeyWrapping::try_from(v1::KeyWrapping::try_from(number).ok()?).ok()
+}
+
+fn bits_of(kind: KeyKind) -> u32 {
+    match kind {
+        KeyKind::RsaUnwrap { modulus_bits } => modulus_bits,
+        KeyKind::EcdsaP256Sign => 0,
+    }
+}
+
+fn kind_of(modulus_bits: u32) -> KeyKind {
+    match modulus_bits {
+        0 => KeyKind::EcdsaP256Sign,
+        modulus_bits => KeyKind::RsaUnwrap { modulus_bits },
+    }
+}
