@@ -1,5 +1,7 @@
 //! What the two tools promise at the command line: exit codes, messages, sessions, tables. Against real TLS.
 
+#![allow(clippy::unwrap_used)]
+
 mod double;
 
 use std::{
@@ -255,6 +257,15 @@ fn one_login_serves_later_commands_of_both_tools_until_logout() {
     workstation
         .run(ENVELOPE, &["whoami"])
         .fails(3, &["no valid session", "envelope login", "CUSTODIAN_PASSWORD_FILE"]);
+}
+
+#[test]
+fn logout_forgets_the_session_here_even_if_the_custodian_is_gone() {
+    let (workstation, custodian) = Workstation::with_custodian();
+    workstation.run(ENVELOPE, &["login"]).succeeds();
+    drop(custodian);
+    workstation.run(ENVELOPE, &["logout"]).fails(6, &["forgotten here"]);
+    assert_eq!(fs::read_dir(workstation.sessions()).unwrap().count(), 0);
 }
 
 #[test]
