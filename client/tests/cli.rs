@@ -416,7 +416,7 @@ fn a_resource_name_is_as_good_as_an_id() {
 }
 
 fn records(count: u64) -> Vec<v1::Record> {
-    let user = |sequence: u64| if sequence % 2 == 0 { "users/anna" } else { "users/bob" };
+    let user = |sequence: u64| if sequence.is_multiple_of(2) { "users/anna" } else { "users/bob" };
     (1..=count)
         .map(|sequence| v1::Record {
             sequence,
