@@ -1,7 +1,5 @@
 //! `custodianctl audit`.
 
-use std::ops::ControlFlow;
-
 use clap::Subcommand;
 use custodian_proto::v1;
 use jiff::Timestamp;
@@ -125,8 +123,7 @@ impl AuditCommand {
                 };
                 let filter = filter.filter(&remote)?;
                 remote.tail(&filter, from, |record| {
-                    let next = style.next(&Listed::from(&record), |listed| line(listed.record))?;
-                    Ok(if interrupt.happened() { ControlFlow::Break(()) } else { next })
+                    style.next(&Listed::from(&record), |listed| line(listed.record))
                 })
             }
         }

@@ -119,8 +119,10 @@ impl Wire {
     ) -> std::result::Result<Option<T>, Failure> {
         self.runtime.wait_for(what, async {
             tokio::select! {
-                message = stream.message() => message.map_err(|status| self.failure(what, &status)),
+                // First: a stream that never runs dry must not drown Ctrl-C.
+                biased;
                 () = self.interrupt.wait() => Err(interrupted(what).into()),
+                message = stream.message() => message.map_err(|status| self.failure(what, &status)),
             }
         })
     }
