@@ -107,12 +107,13 @@ impl Settings {
         self.key.as_deref().ok_or_else(|| missing(&KEY))
     }
 
-    /// Who signs in.
+    /// Who signs in: `anna`, also where `users/anna` was given.
     ///
     /// # Errors
     /// It is not set.
     pub fn user(&self) -> Result<&str> {
-        self.user.as_deref().ok_or_else(|| missing(&USER))
+        let user = self.user.as_deref().ok_or_else(|| missing(&USER))?;
+        Ok(user.strip_prefix("users/").unwrap_or(user))
     }
 
     /// Where the password comes from: the file, else the terminal.

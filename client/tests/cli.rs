@@ -1,5 +1,7 @@
 //! What the two tools promise at the command line: exit codes, messages, sessions, tables. Against real TLS.
 
+#![allow(clippy::unwrap_used)]
+
 mod double;
 
 use std::{
@@ -258,6 +260,15 @@ fn one_login_serves_later_commands_of_both_tools_until_logout() {
 }
 
 #[test]
+fn logout_forgets_the_session_here_even_if_the_custodian_is_gone() {
+    let (workstation, custodian) = Workstation::with_custodian();
+    workstation.run(ENVELOPE, &["login"]).succeeds();
+    drop(custodian);
+    workstation.run(ENVELOPE, &["logout"]).fails(6, &["forgotten here"]);
+    assert_eq!(fs::read_dir(workstation.sessions()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_session_that_the_custodian_forgot_is_renewed_once_if_there_is_a_password() {
     let (mut workstation, custodian) = Workstation::with_custodian();
     workstation.run(ENVELOPE, &["login"]).succeeds();
@@ -405,7 +416,7 @@ fn a_resource_name_is_as_good_as_an_id() {
 }
 
 fn records(count: u64) -> Vec<v1::Record> {
-    let user = |sequence: u64| if sequence % 2 == 0 { "users/anna" } else { "users/bob" };
+    let user = |sequence: u64| if sequence.is_multiple_of(2) { "users/anna" } else { "users/bob" };
     (1..=count)
         .map(|sequence| v1::Record {
             sequence,

@@ -1,6 +1,7 @@
 //! What the library's connection promises to the pipelines: the right key is chosen, and only file keys come back.
 
-#[allow(dead_code, unused_imports)]
+#![allow(clippy::unwrap_used)]
+
 mod double;
 
 use custodian_client::{

@@ -1,7 +1,5 @@
 //! `custodianctl audit`.
 
-use std::ops::ControlFlow;
-
 use clap::Subcommand;
 use custodian_proto::v1;
 use jiff::Timestamp;
@@ -30,8 +28,6 @@ const SHORT_KEY_LEN: usize = 8;
 pub(super) enum AuditCommand {
     /// List records, oldest first
     Ls {
-        #[command(flatten)]
-        filter: FilterArgs,
         /// At most this many
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         limit: usize,
@@ -40,11 +36,12 @@ pub(super) enum AuditCommand {
         newest: bool,
         #[command(flatten)]
         style: Style,
+        // Last: its help heading would cover what follows.
+        #[command(flatten)]
+        filter: FilterArgs,
     },
     /// Follow the log, until Ctrl-C. With --json: one object a line
     Tail {
-        #[command(flatten)]
-        filter: FilterArgs,
         /// Start with the first record, not with the next one
         #[arg(long, conflicts_with = "after")]
         from_start: bool,
@@ -53,6 +50,8 @@ pub(super) enum AuditCommand {
         after: Option<u64>,
         #[command(flatten)]
         style: Style,
+        #[command(flatten)]
+        filter: FilterArgs,
     },
 }
 
@@ -124,8 +123,7 @@ impl AuditCommand {
                 };
                 let filter = filter.filter(&remote)?;
                 remote.tail(&filter, from, |record| {
-                    let next = style.next(&Listed::from(&record), |listed| line(listed.record))?;
-                    Ok(if interrupt.happened() { ControlFlow::Break(()) } else { next })
+                    style.next(&Listed::from(&record), |listed| line(listed.record))
                 })
             }
         }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    AFTER_HELP,
+    EXIT_CODES,
     audit::AuditCommand,
     connection::Connection,
     device::DeviceCommand,
@@ -21,7 +21,7 @@ use crate::{error::Result, interrupt::Interrupt};
 
 /// Operate a custodian: devices, users, keys, and the log of every attempt
 #[derive(Debug, Parser)]
-#[command(name = "custodianctl", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "custodianctl", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Custodianctl {
     #[command(flatten)]
     connection: Connection,
@@ -44,6 +44,7 @@ enum Command {
     #[command(subcommand)]
     Audit(AuditCommand),
     Status(StatusArgs),
+    /// Sign in, so that later commands do not ask for the password
     Login(LoginHereArgs),
     Logout(LogoutArgs),
     Whoami(WhoamiArgs),

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::{Shell, generate};
 
 use super::{
-    AFTER_HELP,
+    EXIT_CODES, SETTINGS,
     connection::Connection,
     enroll::EnrollArgs,
     extract::{self, ExtractArgs},
@@ -20,7 +20,7 @@ use crate::{error::Result, interrupt::Interrupt};
 
 /// Seal files into envelopes, and open them through a custodian
 #[derive(Debug, Parser)]
-#[command(name = "envelope", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "envelope", version, after_help = format!("{SETTINGS}\n\n{EXIT_CODES}"), arg_required_else_help = true)]
 struct Envelope {
     #[command(subcommand)]
     command: Command,
@@ -31,9 +31,13 @@ enum Command {
     Seal(SealArgs),
     Inspect(InspectArgs),
     Extract(Box<ExtractArgs>),
+    /// Sign in, so that later commands do not ask for the password
     Login(Networked<LoginArgs>),
+    /// End the session
     Logout(Networked<LogoutArgs>),
+    /// Show who the custodian believes you to be
     Whoami(Networked<WhoamiArgs>),
+    /// Make a key for this workstation and have the custodian certify it
     Enroll(Networked<EnrollArgs>),
     /// Print a completion script for a shell
     Completions {
@@ -42,7 +46,7 @@ enum Command {
     },
 }
 
-/// A command with the flags to reach a custodian.
+// A command with the flags to reach a custodian. (Clap would show a doc comment as help.)
 #[derive(Debug, clap::Args)]
 struct Networked<Args: clap::Args> {
     #[command(flatten)]

@@ -95,13 +95,17 @@ impl WhenNeeded {
             None => Remote::connect(&self.settings, &self.interrupt)
                 .and_then(|remote| question(slot.insert(remote))),
         };
-        // What the custodian says is about this envelope; our own troubles have names of their own.
-        answer.map_err(|error| match error.kind {
-            Kind::Refused | Kind::WaitsForApproval | Kind::Integrity | Kind::Unreachable => {
-                Error { what: self.what.clone(), ..error }
-            }
-            Kind::Local | Kind::Usage | Kind::Interrupted => error,
-        })
+        answer.map_err(|error| about_envelope(&self.what, error))
+    }
+}
+
+/// What the custodian says is about this envelope; our own troubles have names of their own.
+fn about_envelope(what: &str, error: Error) -> Error {
+    match error.kind {
+        Kind::Refused | Kind::WaitsForApproval | Kind::Integrity | Kind::Unreachable => {
+            Error { what: what.to_owned(), ..error }
+        }
+        Kind::Local | Kind::Usage | Kind::Interrupted => error,
     }
 }
 
@@ -125,4 +129,25 @@ pub(super) fn reason(text: &str) -> std::result::Result<String, String> {
 
 fn name_of(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_envelope_and_a_local_failure_what_failed() {
+        let told = |kind| {
+            about_envelope("cannot extract a.mtd", Error::new(kind, "cannot log in as anna", "why")).what
+        };
+        assert_eq!(told(Kind::Refused), "cannot extract a.mtd");
+        assert_eq!(told(Kind::Unreachable), "cannot extract a.mtd");
+        assert_eq!(told(Kind::Local), "cannot log in as anna");
+    }
+
+    #[test]
+    fn a_reason_longer_than_the_log_takes_is_refused_here() {
+        assert!(reason(&"x".repeat(MAX_TEXT_LEN)).is_ok());
+        assert!(reason(&"x".repeat(MAX_TEXT_LEN + 1)).is_err());
+    }
 }

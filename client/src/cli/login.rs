@@ -12,9 +12,9 @@ use super::{
     view::role_name,
     when::{local, local_text, rfc3339},
 };
-use crate::{error::Result, interrupt::Interrupt};
+use crate::{error::Result, interrupt::Interrupt, remote::Remote};
 
-/// Sign in, so that later commands do not ask for the password
+// What both tools' `login` take.
 #[derive(Debug, clap::Args)]
 pub(super) struct LoginArgs {
     #[command(flatten)]
@@ -70,7 +70,13 @@ impl LoginArgs {
 impl LogoutArgs {
     /// Signs out.
     pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
-        let had_session = connection.connect(interrupt)?.logout()?;
+        let settings = connection.settings()?;
+        let remote = Remote::connect(&settings, interrupt).or_else(|error| {
+            // The session is no longer on this machine, whether or not the custodian hears of it.
+            Remote::forget_session(&settings)?;
+            Err(error.hint("the session is forgotten here; at the custodian it ends by itself"))
+        })?;
+        let had_session = remote.logout()?;
         note(if had_session { "logged out" } else { "there was no session" });
         Ok(())
     }
@@ -98,7 +104,7 @@ impl WhoamiArgs {
     }
 }
 
-/// A login command with a password file of its own, where the other flags stand elsewhere.
+// Where the connection flags stand before the noun, `login` has a password file of its own.
 #[derive(Debug, clap::Args)]
 pub(super) struct LoginHereArgs {
     /// File with the password, - for standard input

@@ -25,15 +25,18 @@ mod when;
 pub use ctl::custodianctl;
 pub use envelope::envelope;
 
-/// What every `--help` ends with.
-const AFTER_HELP: &str = "\
-Settings: flag > environment > ~/.config/custodian/client.toml > /etc/custodian/client.toml
-  --addr HOST:PORT   CUSTODIAN_ADDR            where the custodian listens
-  --ca FILE          CUSTODIAN_CA              PEM; the only certificates that may vouch for it
-  --cert FILE        CUSTODIAN_CERT            PEM; this device's certificate
-  --key FILE         CUSTODIAN_KEY             PEM; this device's private key, readable by you alone
-  --user ID          CUSTODIAN_USER            who signs in
-  --password-file F  CUSTODIAN_PASSWORD_FILE   asked for on the terminal if not given
+/// What `envelope --help` says about settings.
+const SETTINGS: &str = "\
+Settings: flag > environment > ~/.config/custodian/client.toml
+          > /etc/custodian/client.toml
+  --addr HOST:PORT   CUSTODIAN_ADDR           where the custodian listens
+  --ca FILE          CUSTODIAN_CA             PEM; who may vouch for it
+  --cert FILE        CUSTODIAN_CERT           PEM; this device's certificate
+  --key FILE         CUSTODIAN_KEY            PEM; this device's private key
+  --user ID          CUSTODIAN_USER           who signs in
+  --password-file F  CUSTODIAN_PASSWORD_FILE  else the terminal is asked";
 
-Exit codes: 0 done, 1 local failure, 2 usage, 3 refused, 4 waits for approval, 5 damaged envelope (nothing released),
-6 custodian unreachable, 130 interrupted.";
+/// What every `--help` ends with.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 local failure, 2 usage, 3 refused, 4 waits for approval,
+  5 damaged envelope (nothing released), 6 custodian unreachable, 130 interrupted";

@@ -59,7 +59,7 @@ pub(super) enum UserCommand {
         /// anna or users/anna
         id: String,
         /// File with the new password, - for standard input. [default: asked for on the terminal]
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, visible_alias = "new-password-file", value_name = "FILE")]
         password_file: Option<PathBuf>,
         /// File with your present password, if it is your own that you set. [default: asked for on the terminal]
         #[arg(long, value_name = "FILE")]

@@ -63,6 +63,7 @@ pub fn enroll(settings: &Settings, code: &Secret, folder: &Path, interrupt: &Int
     let mut key_file = NewFile::create(&folder.join("device.key"), 0o600)?;
     let mut cert_file = NewFile::create(&folder.join("device.crt"), 0o644)?;
     let ca_file = copy_of_ca(ca_source, &folder.join("ca.crt"))?;
+    let settings_file = new_settings(settings, &folder.join("client.toml"))?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(local)?;
     key_file.write(Zeroizing::new(key.serialize_pem()).as_bytes())?;
 
@@ -82,7 +83,7 @@ pub fn enroll(settings: &Settings, code: &Secret, folder: &Path, interrupt: &Int
         CaFile::New(file) => file.keep(),
         CaFile::There(path) => path,
     };
-    let settings = write_settings(settings, folder)?;
+    let settings = settings_file.map(NewFile::keep);
     Ok(Enrolled { device, key, cert, ca, settings })
 }
 
@@ -153,12 +154,10 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Names the new files, unless the person has settings already.
-fn write_settings(settings: &Settings, folder: &Path) -> Result<Option<PathBuf>> {
-    let mut file =
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("client.toml")) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-            opened => opened.map_err(local)?,
-        };
+fn new_settings(settings: &Settings, path: &Path) -> Result<Option<NewFile>> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(None);
+    }
     let mut lines = toml::Table::new();
     let mut add = |name: &str, value: &str| lines.insert(name.to_owned(), value.into());
     add("addr", &settings.address()?.to_string());
@@ -168,8 +167,9 @@ fn write_settings(settings: &Settings, folder: &Path) -> Result<Option<PathBuf>>
     if let Some(user) = &settings.user {
         add("user", user);
     }
-    file.write_all(lines.to_string().as_bytes()).map_err(local)?;
-    Ok(Some(folder.join("client.toml")))
+    let mut file = NewFile::create(path, 0o600)?;
+    file.write(lines.to_string().as_bytes())?;
+    Ok(Some(file))
 }
 
 /// A file that was not there before, and is gone again if we do not finish.

@@ -17,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Largest certificate or key file, in bytes.
 const MAX_FILE_LEN: u64 = 1024 * 1024;
+/// What a certificate in PEM begins with, after any text before it.
+const PEM_MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// This device's certificate chain and private key.
 pub(super) struct Identity {
@@ -60,7 +62,9 @@ pub fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let cannot = |why: String| Error::new(Kind::Local, format!("cannot read {}", path.display()), why);
     let bytes = read(path).map_err(&cannot)?;
-    if bytes.first() == Some(&0x30) {
+    let is_pem = bytes.windows(PEM_MARK.len()).any(|window| window == PEM_MARK);
+    // A DER certificate is a SEQUENCE.
+    if !is_pem && bytes.first() == Some(&0x30) {
         return Ok(vec![CertificateDer::from(bytes.to_vec())]);
     }
     let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -113,6 +117,19 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(private_key(&path).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_is_read_from_pem_and_from_der() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = (dir.path().join("a.crt"), rcgen::KeyPair::generate().unwrap());
+        let made = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let forms =
+            [made.der().to_vec(), made.pem().into_bytes(), format!("0 s:CN=a\n{}", made.pem()).into_bytes()];
+        for form in forms {
+            fs::write(&path, form).unwrap();
+            assert_eq!(certificates(&path).unwrap(), [made.der().to_vec()]);
+        }
     }
 
     #[test]

@@ -79,6 +79,17 @@ impl Remote {
         Ok(Self { wire, user, password: settings.password(), cache, session })
     }
 
+    /// Forgets the session of these settings on this machine, without asking anybody.
+    ///
+    /// # Errors
+    /// A missing setting, an unreadable certificate, a file that cannot be removed.
+    pub fn forget_session(settings: &Settings) -> Result<()> {
+        let chain = identity::certificates(settings.cert()?)?;
+        let certificate = chain.first().map(Vec::as_slice).unwrap_or_default();
+        SessionCache::of(settings.session_dir()?, &settings.address()?, settings.user()?, certificate)
+            .forget()
+    }
+
     /// Starts a new session with the password and keeps it for the next command.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(super) struct Wire {
     // Dropped first: the connection's tasks live in the runtime.
     channel: Channel,
-    runtime: runtime::Runtime,
+    runtime: Background,
     address: Address,
     trouble: TroubleSlot,
     interrupt: Interrupt,
@@ -50,6 +50,7 @@ impl Wire {
             .enable_all()
             .build()
             .map_err(|error| local(&error))?;
+        let runtime = Background(Some(runtime));
         let name = ServerName::try_from(address.host().to_owned()).map_err(|error| {
             Error::new(Kind::Usage, what, format!("{address}: {error}")).hint("check CUSTODIAN_ADDR")
         })?;
@@ -75,7 +76,7 @@ impl Wire {
                 }
             }
         });
-        let connected = runtime.block_on(async {
+        let connected = runtime.wait_for(what, async {
             tokio::select! {
                 connected = endpoint.connect_with_connector(dialler) => connected.map_err(|error| {
                     match trouble.last() {
@@ -95,7 +96,7 @@ impl Wire {
         what: &str,
         call: impl AsyncFn(Channel) -> std::result::Result<Response<T>, Status>,
     ) -> std::result::Result<T, Failure> {
-        self.runtime.block_on(async {
+        self.runtime.wait_for(what, async {
             tokio::select! {
                 answer = timeout(CALL_TIMEOUT, call(self.channel.clone())) => match answer {
                     Ok(Ok(response)) => Ok(response.into_inner()),
@@ -116,10 +117,12 @@ impl Wire {
         what: &str,
         stream: &mut tonic::Streaming<T>,
     ) -> std::result::Result<Option<T>, Failure> {
-        self.runtime.block_on(async {
+        self.runtime.wait_for(what, async {
             tokio::select! {
-                message = stream.message() => message.map_err(|status| self.failure(what, &status)),
+                // First: a stream that never runs dry must not drown Ctrl-C.
+                biased;
                 () = self.interrupt.wait() => Err(interrupted(what).into()),
+                message = stream.message() => message.map_err(|status| self.failure(what, &status)),
             }
         })
     }
@@ -132,6 +135,30 @@ impl Wire {
                 Trouble::Unreachable(innermost(status)).error(what, &self.address).into()
             }
             _ => status::failure(what, status),
+        }
+    }
+}
+
+/// A runtime that is not waited for when we are done: a name server that does not answer must not hold up Ctrl-C.
+struct Background(Option<runtime::Runtime>);
+
+impl Background {
+    fn wait_for<T, E: From<Error>>(
+        &self,
+        what: &str,
+        job: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, E> {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(job),
+            None => Err(Error::new(Kind::Local, what, "the connection is closed").into()),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A custodian for tests: the contract of the .proto files over real TLS on 127.0.0.1, in this process, without token
 //! and ledger.
 
-#![allow(missing_docs, clippy::result_large_err)]
+// Test code: what cannot happen may panic. Not every test crate uses all of it.
+#![allow(missing_docs, dead_code, unused_imports, clippy::unwrap_used, clippy::result_large_err)]
 
 mod pki;
 mod services;
