@@ -4,11 +4,12 @@ pub(crate) mod hostile;
 pub(crate) mod tree;
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        OnceLock,
+        Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -40,6 +41,8 @@ pub(crate) struct SoftKey {
     pub(crate) certificate: Vec<u8>,
     private: OaepPrivateDecryptingKey,
     asked: AtomicUsize,
+    /// Keys unwrapped before: tests that damage an envelope in a thousand ways ask for the same one again and again.
+    known: Mutex<HashMap<Vec<u8>, [u8; 32]>>,
 }
 
 impl SoftKey {
@@ -59,7 +62,13 @@ impl SoftKey {
         let private = PrivateDecryptingKey::from_pkcs8(&pkcs8).and_then(|key| {
             OaepPrivateDecryptingKey::new(key).map_err(|_| unreachable!("every RSA key can do OAEP"))
         });
-        Self { folder, certificate, private: private.expect("RSA key"), asked: AtomicUsize::new(0) }
+        Self {
+            folder,
+            certificate,
+            private: private.expect("RSA key"),
+            asked: AtomicUsize::new(0),
+            known: Mutex::default(),
+        }
     }
 
     /// One for all tests of a process.
@@ -94,6 +103,9 @@ impl Unwrapper for SoftKey {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
         assert_eq!(claims.format, "mtd");
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if let Some(key) = self.known.lock().expect("lock").get(wrapped.ciphertext()) {
+            return Ok(FileKey::new(*key));
+        }
         let algorithm = match wrapped.wrapping() {
             KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
             KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
@@ -104,7 +116,9 @@ impl Unwrapper for SoftKey {
         let refused = || Error::new(Kind::Integrity, "cannot unwrap", "rejected");
         let plain =
             self.private.decrypt(algorithm, wrapped.ciphertext(), &mut plain, None).map_err(|_| refused())?;
-        FileKey::take(plain).ok_or_else(refused)
+        let key = FileKey::take(plain).ok_or_else(refused)?;
+        self.known.lock().expect("lock").insert(wrapped.ciphertext().to_vec(), *key.expose());
+        Ok(key)
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {

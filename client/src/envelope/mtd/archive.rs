@@ -74,7 +74,7 @@ impl<'f> Archive<'f> {
         let seal = DirectorySeal::new(password, &self.directory, self.codes.iter())
             .ok_or_else(|| Error::new(Kind::Local, "cannot seal", "HMAC is not available"))?;
         let len = self.directory.len() as u64;
-        let end = end_of_directory(self.entries, self.position, len, &seal.to_comment());
+        let end = end_of_directory(self.entries, self.position, len, &seal.into_comment());
         let directory = std::mem::take(&mut self.directory);
         self.append(&[&directory, &end])?;
         Ok(self.position)

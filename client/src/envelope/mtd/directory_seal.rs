@@ -32,7 +32,7 @@ impl DirectorySeal {
     }
 
     /// As an archive's comment.
-    pub(super) fn to_comment(self) -> Vec<u8> {
+    pub(super) fn into_comment(self) -> Vec<u8> {
         format!("{PREFIX}{}", hex::encode(self.0.finalize().into_bytes())).into_bytes()
     }
 

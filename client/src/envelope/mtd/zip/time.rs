@@ -11,7 +11,7 @@ pub(super) fn to_dos(seconds: i64) -> (u16, u16) {
         2108.. => (0xbf7d, 0xff9f),
         year => {
             let time =
-                unsigned(local.hour()) << 11 | unsigned(local.minute()) << 5 | unsigned(local.second()) / 2;
+                unsigned(local.hour()) << 11 | unsigned(local.minute()) << 5 | (unsigned(local.second()) / 2);
             let date =
                 (year - 1980).cast_unsigned() << 9 | unsigned(local.month()) << 5 | unsigned(local.day());
             (time, date)
