@@ -2,7 +2,25 @@
 
 use std::path::PathBuf;
 
-use crate::{error::Result, progress::Progress, unwrapper::Unwrapper};
+use custodian_proto::{
+    key::{FileKey, WrappedKey},
+    limits::MAX_TEXT_LEN,
+    v1::Claims,
+};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::{
+    envelope::{
+        Format,
+        mtd::{self, Entry, EntryKind, Opened, Sealed},
+    },
+    error::{Error, Kind, Result},
+    input::Envelope,
+    output::{self, Case},
+    progress::Progress,
+    target::TargetFolder,
+    unwrapper::Unwrapper,
+};
 
 /// What to extract, and where to.
 pub struct ExtractJob {
@@ -63,10 +81,150 @@ pub struct ExtractReport {
 }
 
 /// Extracts an envelope of any format.
+///
+/// The order matters: everything that can be checked without a key is checked before the key is asked for, and nothing gets
+/// its final name before all of it is authenticated.
+///
+/// # Errors
+/// [`Kind::Integrity`] for envelopes that are damaged, unsafe, or opened with the wrong key; [`Kind::Local`] for those that
+/// exceed a limit, and for folders that cannot be written; [`Kind::Interrupted`]; and whatever the unwrapper says. Nothing
+/// is released then, and nothing is left behind.
 pub fn extract(
-    _job: &ExtractJob,
-    _unwrapper: &dyn Unwrapper,
-    _progress: &dyn Progress,
+    job: &ExtractJob,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    Err(crate::Error::new(crate::Kind::Local, "cannot extract", "not written yet"))
+    let envelope = Envelope::open(&job.envelope, progress)?;
+    let chosen = Chosen::from_globs(&job.only)?;
+    let result = match envelope.format()? {
+        Format::Mtd => extract_mtd(job, &envelope, &chosen, unwrapper, progress),
+    };
+    result.map_err(|error| envelope.named(error))
+}
+
+fn extract_mtd(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    chosen: &Chosen,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let sealed = mtd::read_header(envelope.file(), &job.limits)?;
+    let entries: Vec<usize> = chosen.of(sealed.entries())?;
+    let content_bytes =
+        entries.iter().filter_map(|index| sealed.entries().get(*index)).map(Entry::size).sum();
+    match &job.output {
+        ExtractTo::Folder(folder) => {
+            let mut target = TargetFolder::new(folder)?;
+            sealed.check_names(target.case()?)?;
+            target.check_free(entries.iter().filter_map(|index| sealed.entries().get(*index)))?;
+            progress.total(content_bytes);
+            let opened = open(job, envelope, sealed, unwrapper)?;
+            let entries: Vec<&Entry> =
+                entries.iter().filter_map(|index| opened.entries().get(*index)).collect();
+            target.fill(&opened, &entries, progress)?;
+            Ok(ExtractReport { entries: entries.len() as u64, content_bytes, swept: target.swept() })
+        }
+        ExtractTo::Stdout => {
+            sealed.check_names(Case::Distinguished)?;
+            let index = the_one_file(sealed.entries(), &entries)?;
+            progress.total(content_bytes);
+            let opened = open(job, envelope, sealed, unwrapper)?;
+            let entry: Vec<&Entry> = opened.entries().get(index).into_iter().collect();
+            let mut spool = output::spool()?;
+            let create = |_: &Entry| {
+                spool.try_clone().map_err(|why| output::failed("cannot write a temporary file", &why))
+            };
+            opened.write_files(&entry, create, progress)?;
+            output::copy_to_stdout(&mut spool)?;
+            Ok(ExtractReport { entries: 1, content_bytes, swept: 0 })
+        }
+    }
+}
+
+/// Asks for the file key, and opens the envelope with it.
+fn open<'f>(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    sealed: Sealed<'f>,
+    unwrapper: &dyn Unwrapper,
+) -> Result<Opened<'f>> {
+    let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+    sealed.open(&file_key)
+}
+
+fn unwrap(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    wrapped: &[WrappedKey],
+    unwrapper: &dyn Unwrapper,
+) -> Result<FileKey> {
+    let index = unwrapper.choose(wrapped)?;
+    let wrapped = wrapped.get(index).ok_or_else(|| {
+        Error::new(
+            Kind::Local,
+            "cannot unwrap the file key",
+            "a key was chosen that the envelope does not have",
+        )
+    })?;
+    if job.reason.len() > MAX_TEXT_LEN {
+        let why = format!("it has {} bytes, at most {MAX_TEXT_LEN} are recorded", job.reason.len());
+        return Err(Error::new(Kind::Usage, "the reason is too long", why));
+    }
+    let claims = Claims {
+        file_name: envelope.claimed_name(),
+        file_size: envelope.len(),
+        format: envelope.format()?.name().to_owned(),
+        reason: job.reason.clone(),
+    };
+    unwrapper.unwrap(wrapped, &claims)
+}
+
+fn the_one_file(entries: &[Entry], chosen: &[usize]) -> Result<usize> {
+    let mut files = chosen
+        .iter()
+        .filter(|index| entries.get(**index).is_some_and(|entry| entry.kind() == EntryKind::File));
+    match (files.next(), files.count()) {
+        (Some(index), 0) => Ok(*index),
+        (None, _) => Err(Error::new(Kind::Usage, "cannot extract to standard output", "no file was chosen")
+            .hint("name one with --only")),
+        (Some(_), more) => {
+            let why = format!("{} files were chosen, only one can be written there", more + 1);
+            Err(Error::new(Kind::Usage, "cannot extract to standard output", why)
+                .hint("name one with --only"))
+        }
+    }
+}
+
+/// Which entries a person wants.
+struct Chosen(Option<GlobSet>);
+
+impl Chosen {
+    fn from_globs(globs: &[String]) -> Result<Self> {
+        if globs.is_empty() {
+            return Ok(Self(None));
+        }
+        let bad = |why: globset::Error| Error::new(Kind::Usage, "cannot understand --only", why);
+        let mut set = GlobSetBuilder::new();
+        for glob in globs {
+            set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(bad)?);
+        }
+        Ok(Self(Some(set.build().map_err(bad)?)))
+    }
+
+    /// The indices of the entries that match, or are in a folder that matches.
+    fn of(&self, entries: &[Entry]) -> Result<Vec<usize>> {
+        let Some(globs) = &self.0 else { return Ok((0..entries.len()).collect()) };
+        let matches = |entry: &Entry| {
+            globs.is_match(entry.path().as_str())
+                || entry.path().ancestors().any(|folder| globs.is_match(folder))
+        };
+        let chosen: Vec<_> =
+            entries.iter().enumerate().filter(|(_, entry)| matches(entry)).map(|(index, _)| index).collect();
+        if chosen.is_empty() {
+            return Err(Error::new(Kind::Local, "nothing to extract", "no entry matches --only")
+                .hint("envelope inspect lists the entries"));
+        }
+        Ok(chosen)
+    }
 }

@@ -1,9 +1,19 @@
 //! Inspect: what can be told about an envelope without a key.
 
-use custodian_proto::key::{KeyId, KeyWrapping};
+use custodian_proto::key::{KeyId, KeyWrapping, WrappedKey};
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{error::Result, extract::Input};
+use crate::{
+    envelope::{
+        Format,
+        mtd::{self, EntryKind},
+    },
+    error::Result,
+    extract::{Input, Limits},
+    input::Envelope,
+    progress::Silent,
+};
 
 /// What an envelope tells without a key.
 #[derive(Clone, Debug, Serialize)]
@@ -34,7 +44,7 @@ pub struct Recipient {
 /// One entry of an envelope whose list is public.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// Path inside the envelope.
+    /// Path inside the envelope; a folder's ends with a slash.
     pub path: String,
     /// Bytes of content.
     pub size: u64,
@@ -47,8 +57,45 @@ pub struct Entry {
 }
 
 /// Looks at an envelope of any format.
-pub fn inspect(_envelope: &Input) -> Result<Inspection> {
-    Err(crate::Error::new(crate::Kind::Local, "cannot inspect", "not written yet"))
+///
+/// # Errors
+/// [`Kind::Integrity`](crate::Kind::Integrity) for envelopes that are damaged or unsafe;
+/// [`Kind::Local`](crate::Kind::Local) for what is no envelope, or exceeds the usual limits.
+pub fn inspect(envelope: &Input) -> Result<Inspection> {
+    let envelope = Envelope::open(envelope, &Silent)?;
+    let format = envelope.format()?;
+    let inspection = match format {
+        Format::Mtd => mtd::read_header(envelope.file(), &Limits::default()).map(|sealed| Inspection {
+            format: format.name(),
+            envelope_bytes: envelope.len(),
+            recipients: sealed.wrapped_keys().iter().map(Recipient::from).collect(),
+            entries: Some(sealed.entries().iter().map(Entry::from).collect()),
+        }),
+    };
+    inspection.map_err(|error| envelope.named(error))
+}
+
+impl From<&WrappedKey> for Recipient {
+    fn from(wrapped: &WrappedKey) -> Self {
+        Self {
+            key_id: wrapped.key_id(),
+            wrapping: wrapped.wrapping(),
+            wrapped_key_sha256: hex::encode(wrapped.sha256()),
+        }
+    }
+}
+
+impl From<&mtd::Entry> for Entry {
+    fn from(entry: &mtd::Entry) -> Self {
+        let slash = if entry.kind() == EntryKind::Folder { "/" } else { "" };
+        Self {
+            path: format!("{}{slash}", entry.path()),
+            size: entry.size(),
+            sealed_size: entry.sealed_size(),
+            modified: entry.modified().and_then(|time| Some(Timestamp::from_second(time).ok()?.to_string())),
+            mode: entry.mode(),
+        }
+    }
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(

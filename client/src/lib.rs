@@ -1,11 +1,17 @@
 //! Seal files into envelopes, and open them through a custodian.
 
+pub mod envelope;
 pub mod error;
 pub mod extract;
+mod input;
 pub mod inspect;
+pub mod output;
 pub mod progress;
 pub mod seal;
+mod sources;
+mod target;
 pub mod unwrapper;
+pub mod workers;
 
 pub mod interrupt;
 pub mod password;

@@ -1,5 +1,7 @@
 //! How a long job tells how far it is.
 
+use crate::error::{Error, Kind, Result};
+
 /// Told by pipelines, shown by the command line. Called from several threads.
 pub trait Progress: Send + Sync {
     /// The job has this many bytes of file content in all.
@@ -19,4 +21,16 @@ impl Progress for Silent {
     fn interrupted(&self) -> bool {
         false
     }
+}
+
+/// Stops a job whose person pressed Ctrl-C.
+///
+/// # Errors
+/// [`Kind::Interrupted`].
+pub(crate) fn check(progress: &dyn Progress) -> Result<()> {
+    if progress.interrupted() {
+        return Err(Error::new(Kind::Interrupted, "stopped", "interrupted before it was complete")
+            .hint("nothing was left behind; run it again"));
+    }
+    Ok(())
 }

@@ -1,8 +1,28 @@
 //! Seal: paths in, one envelope out. Offline.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use crate::{error::Result, progress::Progress};
+use cap_std::fs::OpenOptions;
+
+use crate::{
+    envelope::{
+        Recipient,
+        mtd::{self, Body, Source},
+    },
+    error::{Error, Kind, Result},
+    output::{self, IfMissing, Staging},
+    progress::Progress,
+    sources,
+};
+
+/// Most recipients of one envelope.
+const MAX_RECIPIENTS: usize = 1_000;
+
+/// The envelope's name until it is complete.
+const STAGED_NAME: &str = "envelope";
 
 /// What to seal, to whom, and how.
 pub struct SealJob {
@@ -45,6 +65,85 @@ pub struct SealReport {
 }
 
 /// Seals in the MTD format.
-pub fn seal(_job: &SealJob, _progress: &dyn Progress) -> Result<SealReport> {
-    Err(crate::Error::new(crate::Kind::Local, "cannot seal", "not written yet"))
+///
+/// # Errors
+/// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
+/// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
+pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
+    let recipients = recipients(&job.recipients)?;
+    if job.paths.is_empty() {
+        return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
+    }
+    if let SealTo::File(path) = &job.output {
+        check_free(path)?;
+    }
+    let sources = sources::list(&job.paths, job.symlinks)?;
+    let content_bytes =
+        sources.iter().map(|source| if let Body::File(_, size) = source.body { size } else { 0 }).sum();
+    progress.total(content_bytes);
+    let envelope_bytes = match &job.output {
+        SealTo::File(path) => to_file(path, &sources, &recipients, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, progress)?,
+    };
+    Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
+}
+
+/// Each key once, in the order given.
+fn recipients(certificates: &[Vec<u8>]) -> Result<Vec<Recipient>> {
+    if certificates.is_empty() {
+        return Err(Error::new(Kind::Usage, "cannot seal", "no recipient was given")
+            .hint("name the certificate of a wrapping key with --to"));
+    }
+    if certificates.len() > MAX_RECIPIENTS {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot seal",
+            format!("{} recipients are more than {MAX_RECIPIENTS}", certificates.len()),
+        ));
+    }
+    let mut recipients = Vec::<Recipient>::new();
+    for certificate in certificates {
+        let recipient = Recipient::from_certificate(certificate, SystemTime::now())?;
+        if recipients.iter().all(|known| known.key_id() != recipient.key_id()) {
+            recipients.push(recipient);
+        }
+    }
+    Ok(recipients)
+}
+
+fn check_free(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(Error::new(Kind::Local, format!("cannot write {}", path.display()), "it exists already")
+            .hint("existing files are not overwritten: move it away, or choose another name"));
+    }
+    Ok(())
+}
+
+fn to_file(
+    path: &Path,
+    sources: &[Source],
+    recipients: &[Recipient],
+    progress: &dyn Progress,
+) -> Result<u64> {
+    let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(Kind::Usage, format!("cannot write {}", path.display()), "it does not end in a file name")
+    })?;
+    let staging = Staging::new(path.parent().unwrap_or(Path::new("")), IfMissing::Fail)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
+    let envelope_bytes = mtd::seal(sources, recipients, &file, progress)?;
+    // Its sources may be deleted as soon as it is there.
+    file.sync_all().map_err(cannot_write)?;
+    staging.commit_file(STAGED_NAME, name)?;
+    Ok(envelope_bytes)
+}
+
+fn to_stdout(sources: &[Source], recipients: &[Recipient], progress: &dyn Progress) -> Result<u64> {
+    // A header is completed when its content is known, so the output must be seekable until the end.
+    let mut spool = output::spool()?;
+    let envelope_bytes = mtd::seal(sources, recipients, &spool, progress)?;
+    output::copy_to_stdout(&mut spool)?;
+    Ok(envelope_bytes)
 }

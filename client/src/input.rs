@@ -1,0 +1,109 @@
+//! The envelope as a file that can be read at any position.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use custodian_proto::limits::MAX_TEXT_LEN;
+
+use crate::{
+    envelope::{self, DETECT_LEN, Format},
+    error::{Error, Kind, Result},
+    extract::Input,
+    output,
+    progress::{self, Progress},
+};
+
+/// Bytes of standard input that are taken at once.
+const BUFFER: usize = 1024 * 1024;
+
+/// An envelope of whatever format.
+pub(crate) struct Envelope {
+    file: File,
+    len: u64,
+    name: String,
+}
+
+impl Envelope {
+    /// Opens it; standard input is copied to a temporary file without a name first.
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if it cannot be read; [`Kind::Interrupted`].
+    pub(crate) fn open(input: &Input, progress: &dyn Progress) -> Result<Self> {
+        let (file, name) = match input {
+            Input::File(path) => (open_file(path)?, shown(path)),
+            Input::Stdin => (spool_stdin(progress)?, "standard input".to_owned()),
+        };
+        let len = file.metadata().map_err(|why| output::failed(format!("cannot read {name}"), &why))?.len();
+        Ok(Self { file, len, name })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Its format, by its content.
+    pub(crate) fn format(&self) -> Result<Format> {
+        let mut start = [0; DETECT_LEN];
+        let len = usize::try_from(self.len).unwrap_or(DETECT_LEN).min(DETECT_LEN);
+        let start = &mut start[..len];
+        let read = self.file.read_exact_at(start, 0);
+        read.map_err(|why| output::failed(format!("cannot read {}", self.name), &why))?;
+        envelope::detect(start).map_err(|error| self.named(error))
+    }
+
+    /// The name that the custodian records: as much of it as fits.
+    pub(crate) fn claimed_name(&self) -> String {
+        let fits = |end: &usize| *end <= MAX_TEXT_LEN;
+        let end = self.name.char_indices().map(|(at, char)| at + char.len_utf8()).take_while(fits).last();
+        self.name[..end.unwrap_or(0)].to_owned()
+    }
+
+    /// The error, with the name of this envelope where it says “the envelope” only.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        let what = error.what.replace("the envelope", &self.name);
+        let what = if what == "this is no envelope" { format!("{} is no envelope", self.name) } else { what };
+        Error { what: what.replace("open such an envelope", &format!("open {}", self.name)), ..error }
+    }
+}
+
+fn open_file(path: &Path) -> Result<File> {
+    let file =
+        File::open(path).map_err(|why| output::failed(format!("cannot open {}", path.display()), &why))?;
+    let metadata =
+        file.metadata().map_err(|why| output::failed(format!("cannot open {}", path.display()), &why))?;
+    if !metadata.is_file() {
+        return Err(Error::new(Kind::Local, format!("cannot open {}", path.display()), "it is no file"));
+    }
+    Ok(file)
+}
+
+fn shown(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn spool_stdin(progress: &dyn Progress) -> Result<File> {
+    let mut spool = output::spool()?;
+    let mut stdin = io::stdin().lock();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        progress::check(progress)?;
+        let len = match stdin.read(&mut buffer) {
+            Ok(0) => return Ok(spool),
+            Ok(len) => len,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            Err(why) => return Err(output::failed("cannot read standard input", &why)),
+        };
+        let written = spool.write_all(&buffer[..len]);
+        written.map_err(|why| output::failed("cannot write a temporary file", &why))?;
+    }
+}

@@ -1,0 +1,153 @@
+//! Names that can stand beside each other.
+
+use std::collections::HashMap;
+
+use super::path::SafePath;
+
+/// What stands under a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+}
+
+/// Whether `A` and `a` are two names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Case {
+    /// They are: on most Linux file systems.
+    Distinguished,
+    /// They are one: elsewhere.
+    Folded,
+}
+
+/// A set of names, none of which gets in the way of another.
+pub struct Tree {
+    case: Case,
+    places: HashMap<String, Place>,
+}
+
+struct Place {
+    spelling: String,
+    kind: Kind,
+    listed: bool,
+}
+
+impl Tree {
+    /// No names yet.
+    pub fn new(case: Case) -> Self {
+        Self { case, places: HashMap::new() }
+    }
+
+    /// Takes one more name.
+    ///
+    /// # Errors
+    /// Which name it collides with.
+    pub fn insert(&mut self, path: &SafePath, kind: Kind) -> Result<(), Collision> {
+        for folder in path.ancestors() {
+            let Some(place) = self.places.get(&self.key(folder)) else {
+                self.add(folder, Kind::Folder, false);
+                continue;
+            };
+            if place.kind != Kind::Folder {
+                return Err(Collision::NotAFolder(place.spelling.clone()));
+            }
+            if place.spelling != folder {
+                return Err(Collision::Case(place.spelling.clone()));
+            }
+            // It came with its own ancestors.
+            break;
+        }
+        let Some(place) = self.places.get_mut(&key(self.case, path.as_str())) else {
+            self.add(path.as_str(), kind, true);
+            return Ok(());
+        };
+        if place.spelling != path.as_str() {
+            return Err(Collision::Case(place.spelling.clone()));
+        }
+        if place.listed {
+            return Err(Collision::Twice);
+        }
+        if kind != Kind::Folder {
+            return Err(Collision::NotAFolder(place.spelling.clone()));
+        }
+        place.listed = true;
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, kind: Kind, listed: bool) {
+        self.places.insert(self.key(path), Place { spelling: path.to_owned(), kind, listed });
+    }
+
+    fn key(&self, path: &str) -> String {
+        key(self.case, path)
+    }
+}
+
+fn key(case: Case, path: &str) -> String {
+    match case {
+        Case::Distinguished => path.to_owned(),
+        // Twice, because some letters have several lower-case forms but one upper-case form (ſ, S, s).
+        Case::Folded => path.to_uppercase().to_lowercase(),
+    }
+}
+
+/// Why a name cannot stand beside another.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Collision {
+    /// The same name again.
+    #[error("the name is there twice")]
+    Twice,
+    /// The same but for upper and lower case.
+    #[error("it differs from “{0}” in upper and lower case only")]
+    Case(String),
+    /// A file or link where a folder must be.
+    #[error("“{0}” would have to be a folder and something else at once")]
+    NotAFolder(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert_all(case: Case, names: &[(&str, Kind)]) -> Result<(), Collision> {
+        let mut tree = Tree::new(case);
+        names.iter().try_for_each(|(name, kind)| tree.insert(&SafePath::parse(name).expect("safe"), *kind))
+    }
+
+    #[test]
+    fn names_that_get_in_each_others_way_are_refused() {
+        use Kind::{File, Folder, Link};
+        for case in [Case::Distinguished, Case::Folded] {
+            assert_eq!(insert_all(case, &[("a", File), ("a", File)]), Err(Collision::Twice));
+            assert_eq!(insert_all(case, &[("a", Folder), ("a", Folder)]), Err(Collision::Twice));
+            assert_eq!(
+                insert_all(case, &[("a", File), ("a/b", File)]),
+                Err(Collision::NotAFolder("a".into()))
+            );
+            assert_eq!(
+                insert_all(case, &[("a", Link), ("a/b/c", File)]),
+                Err(Collision::NotAFolder("a".into()))
+            );
+            assert_eq!(
+                insert_all(case, &[("a/b", File), ("a", Link)]),
+                Err(Collision::NotAFolder("a".into()))
+            );
+            assert_eq!(insert_all(case, &[("a/b", File), ("a", Folder), ("a/c", File)]), Ok(()));
+        }
+    }
+
+    #[test]
+    fn case_collides_only_where_it_is_folded() {
+        use Kind::File;
+        for names in
+            [[("Readme", File), ("README", File)], [("A/x", File), ("a/y", File)], [("ſ", File), ("S", File)]]
+        {
+            assert_eq!(insert_all(Case::Distinguished, &names), Ok(()));
+            assert!(matches!(insert_all(Case::Folded, &names), Err(Collision::Case(_))), "{names:?}");
+        }
+    }
+}
