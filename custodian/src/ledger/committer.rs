@@ -32,13 +32,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Nobody waits for the answer any more, so nothing can leave, and the record must not say that it did.
-    fn deny_if_given_up(&mut self) {
-        let given_up = self.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
-        if given_up && matches!(self.step, Step::Settle(Outcome::Granted(_))) {
-            let denial = unavailable("recorded after the deadline: nothing was released".to_owned());
-            self.step = Step::Settle(Outcome::Denied(denial));
-        }
+    /// Whether nobody waits for the answer any more. Then nothing can leave, and the record must not say that it did.
+    ///
+    /// To be asked as late as possible. A caller that gives up later still, while the commit itself runs, leaves a
+    /// record of a release that did not happen: the harmless one of the two possible errors.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
 
     fn answer(&mut self, verdict: Option<Verdict>) {
@@ -237,7 +236,6 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
         if batch.is_empty() {
             return;
         }
-        batch.iter_mut().for_each(Job::deny_if_given_up);
         match (self.commit)(&batch) {
             Ok(committed) => {
                 // Ahead of the answers: whoever begins after one of them must see a number not below its record's.
