@@ -3,15 +3,19 @@
 mod caller;
 mod device;
 mod key;
+mod password;
 mod permit;
 mod session;
+mod throttle;
 mod user;
 
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
 pub use key::{KeyState, WrappingKey};
+pub use password::Passwords;
 pub use permit::{Permit, Standing};
 pub use session::{Session, SessionId};
+pub use throttle::{LoginRate, LoginThrottle, Throttled};
 pub use user::{PasswordHash, Role, Roles, User, UserId};
 
 /// An id of a device, a user or a label that does not keep the rules.

@@ -55,7 +55,7 @@ pub(super) enum Step {
     /// Remember it until it is settled.
     Begin,
     /// Record it, with everything that depends on that.
-    Settle(Outcome),
+    Settle(Box<Outcome>),
     /// Record that nobody knows how it ended.
     Abandon,
 }
@@ -156,7 +156,7 @@ impl Committer {
         let job = Job {
             intent: Arc::clone(&attempt.intent),
             since: attempt.slot.since,
-            step: Step::Settle(outcome),
+            step: Step::Settle(Box::new(outcome)),
             reply: Some(reply),
         };
         match attempt.slot.place.take() {
@@ -254,8 +254,10 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
         let mut lost = 0;
         for mut job in batch {
             let denial = Denial::from(error.clone());
-            if matches!(job.step, Step::Settle(Outcome::Granted(_))) {
-                job.step = Step::Settle(Outcome::Denied(denial.clone()));
+            if let Step::Settle(outcome) = &mut job.step
+                && matches!(**outcome, Outcome::Granted(_))
+            {
+                **outcome = Outcome::Denied(denial.clone());
             }
             job.answer(Some(Err(denial)));
             // A beginning is not tried again: its settling may overtake it, and then it would look interrupted.
