@@ -17,7 +17,7 @@ pub use key::{KeyState, WrappingKey};
 pub use password::Passwords;
 pub use permit::{Permit, Standing};
 pub use session::{Session, SessionId};
-pub use throttle::{LoginRate, Throttle, Throttled};
+pub use throttle::{LoginRate, LoginThrottle, Throttled};
 pub use user::{PasswordHash, Role, Roles, User, UserId};
 
 /// An id of a device, a user or a label that does not keep the rules.

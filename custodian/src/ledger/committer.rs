@@ -32,13 +32,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Nobody waits for the answer any more, so nothing can leave, and the record must not say that it did.
-    fn deny_if_given_up(&mut self) {
-        let given_up = self.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
-        if given_up && matches!(self.step, Step::Settle(Outcome::Granted(_))) {
-            let denial = unavailable("recorded after the deadline: nothing was released".to_owned());
-            self.step = Step::Settle(Outcome::Denied(denial));
-        }
+    /// Whether nobody waits for the answer any more. Then nothing can leave, and the record must not say that it did.
+    ///
+    /// To be asked as late as possible. A caller that gives up later still, while the commit itself runs, leaves a
+    /// record of a release that did not happen: the harmless one of the two possible errors.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
 
     fn answer(&mut self, verdict: Option<Verdict>) {
@@ -56,7 +55,7 @@ pub(super) enum Step {
     /// Remember it until it is settled.
     Begin,
     /// Record it, with everything that depends on that.
-    Settle(Outcome),
+    Settle(Box<Outcome>),
     /// Record that nobody knows how it ended.
     Abandon,
 }
@@ -157,7 +156,7 @@ impl Committer {
         let job = Job {
             intent: Arc::clone(&attempt.intent),
             since: attempt.slot.since,
-            step: Step::Settle(outcome),
+            step: Step::Settle(Box::new(outcome)),
             reply: Some(reply),
         };
         match attempt.slot.place.take() {
@@ -237,7 +236,6 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
         if batch.is_empty() {
             return;
         }
-        batch.iter_mut().for_each(Job::deny_if_given_up);
         match (self.commit)(&batch) {
             Ok(committed) => {
                 // Ahead of the answers: whoever begins after one of them must see a number not below its record's.
@@ -256,8 +254,10 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
         let mut lost = 0;
         for mut job in batch {
             let denial = Denial::from(error.clone());
-            if matches!(job.step, Step::Settle(Outcome::Granted(_))) {
-                job.step = Step::Settle(Outcome::Denied(denial.clone()));
+            if let Step::Settle(outcome) = &mut job.step
+                && matches!(**outcome, Outcome::Granted(_))
+            {
+                **outcome = Outcome::Denied(denial.clone());
             }
             job.answer(Some(Err(denial)));
             // A beginning is not tried again: its settling may overtake it, and then it would look interrupted.

@@ -82,6 +82,7 @@ impl Attempt {
 }
 
 /// How an attempt ended, as far as everyone but the ledger is concerned.
+#[expect(clippy::large_enum_variant, reason = "one for each attempt, built and taken apart at once")]
 pub enum Outcome {
     /// Allowed, if the standing still holds when it is recorded.
     Granted(Grant),

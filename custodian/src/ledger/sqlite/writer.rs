@@ -131,11 +131,17 @@ pub(super) struct Batch<'a> {
 impl Batch<'_> {
     fn end(&self, job: &Job) -> rusqlite::Result<Verdict> {
         let verdict = match &job.step {
-            Step::Settle(Outcome::Granted(grant)) => self.grant(job.since, grant)?,
-            Step::Settle(Outcome::Denied(denial)) => {
-                self.charge_rejected(&job.intent, denial)?;
-                Err(denial.clone())
-            }
+            Step::Settle(outcome) => match &**outcome {
+                Outcome::Granted(_) if job.is_given_up() => {
+                    let why = "recorded after the deadline: nothing was released".to_owned();
+                    Err(Fault::LedgerUnavailable(why).into())
+                }
+                Outcome::Granted(grant) => self.grant(job.since, grant)?,
+                Outcome::Denied(denial) => {
+                    self.charge_rejected(&job.intent, denial)?;
+                    Err(denial.clone())
+                }
+            },
             Step::Begin | Step::Abandon => {
                 Err(Fault::Internal("given up without an outcome".to_owned()).into())
             }

@@ -1,0 +1,214 @@
+//! Passwords: hashing and verifying, a few at a time.
+
+use std::sync::Arc;
+
+use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash};
+use custodian_proto::{
+    limits::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN},
+    refusal::Refusal,
+    secret::Secret,
+};
+use tokio::sync::Semaphore;
+
+use super::{PasswordHash, User};
+use crate::custody::{Denial, Fault};
+
+/// What to verify against where there is no user: the work is the same as for one. Nothing verifies against it.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keSAhIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// How many wait for each hash that runs: the last of them for less than a second.
+const WAITING: usize = 32;
+
+/// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so
+/// only a few at once, on threads of their own.
+#[derive(Clone)]
+pub struct Passwords {
+    /// Who hashes.
+    running: Arc<Semaphore>,
+    /// Who hashes or waits for it.
+    places: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// At most `at_once` hashes run, at least 1, and [`WAITING`] times as many wait. Whoever comes then is refused
+    /// (OVERLOADED).
+    pub fn new(at_once: usize) -> Self {
+        Self::with_places(at_once.max(1), at_once.max(1).saturating_mul(WAITING))
+    }
+
+    fn with_places(at_once: usize, waiting: usize) -> Self {
+        Self {
+            running: Arc::new(Semaphore::new(at_once)),
+            places: Arc::new(Semaphore::new(at_once.saturating_add(waiting))),
+        }
+    }
+
+    /// The hash of a new password. Refused if it is shorter than [`MIN_PASSWORD_LEN`] or longer than
+    /// [`MAX_PASSWORD_LEN`] bytes (INVALID_ARGUMENT), or if too many wait (OVERLOADED).
+    pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Denial> {
+        if !(MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.expose().len()) {
+            let detail = format!("a password has {MIN_PASSWORD_LEN} to {MAX_PASSWORD_LEN} bytes");
+            return Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail });
+        }
+        let hashed = self.run(move || Argon2::default().hash_password(password.expose().as_bytes())).await?;
+        match hashed {
+            Ok(hash) => Ok(PasswordHash::from_phc(hash.to_string())),
+            Err(error) => Err(Fault::Internal(format!("cannot hash a password: {error}")).into()),
+        }
+    }
+
+    /// Whether this is the password of this user, and the user is enabled. For an unknown or disabled user it does the
+    /// same work, so that the time tells nothing. Refused if too many wait (OVERLOADED).
+    pub async fn verify(&self, user: Option<&User>, password: Secret) -> Result<bool, Denial> {
+        // Nobody can have it, whoever it is tried on.
+        if password.expose().len() > MAX_PASSWORD_LEN {
+            return Ok(false);
+        }
+        let user = user.filter(|user| !user.disabled);
+        let phc = user.map_or(NOBODY, |user| user.password.as_phc()).to_owned();
+        let is_somebody = user.is_some();
+        let verified = self
+            .run(move || Argon2::default().verify_password(password.expose().as_bytes(), phc.as_str()))
+            .await?;
+        match verified {
+            Ok(()) => Ok(is_somebody),
+            Err(password_hash::Error::PasswordInvalid) => Ok(false),
+            Err(error) => Err(Fault::Internal(format!("cannot verify a password: {error}")).into()),
+        }
+    }
+
+    /// Runs the work when its turn comes. What has started ends, and keeps its turn until then, even if the caller
+    /// has gone meanwhile.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Denial> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
+        let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Refusal::Overloaded)?;
+        let work = move || {
+            let _until_done = (place, turn);
+            work()
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Fault::Internal(format!("hashing a password: {error}")).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::ledger::contract::world;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
+    async fn anna(passwords: &Passwords, password: &str) -> User {
+        let password = passwords.hash(secret(password)).await.unwrap();
+        User { password, ..world::user("anna", &[]) }
+    }
+
+    fn code<T>(result: Result<T, Denial>) -> &'static str {
+        result.err().unwrap().code()
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_of_an_enabled_user_verifies() {
+        let passwords = Passwords::new(2);
+        let anna = anna(&passwords, "correct horse battery").await;
+        let disabled = User { disabled: true, ..anna.clone() };
+        assert_eq!(passwords.verify(Some(&anna), secret("correct horse battery")).await, Ok(true));
+        for wrong in
+            ["correct horse batterz", "", "correct horse battery ", &"x".repeat(MAX_PASSWORD_LEN + 1)]
+        {
+            assert_eq!(passwords.verify(Some(&anna), secret(wrong)).await, Ok(false));
+        }
+        assert_eq!(passwords.verify(Some(&disabled), secret("correct horse battery")).await, Ok(false));
+        assert_eq!(passwords.verify(None, secret("correct horse battery")).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn hashes_are_salted_and_as_strong_as_they_should_be() {
+        let passwords = Passwords::new(1);
+        let [one, two] =
+            [anna(&passwords, "the same password").await, anna(&passwords, "the same password").await];
+        assert_ne!(one.password.as_phc(), two.password.as_phc());
+        let strength = "$argon2id$v=19$m=19456,t=2,p=1$";
+        for phc in [one.password.as_phc(), two.password.as_phc(), NOBODY] {
+            assert!(phc.starts_with(strength) && phc.len() == one.password.as_phc().len());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
+        let passwords = Passwords::new(1);
+        let anna = anna(&passwords, "correct horse battery").await;
+        let disabled = User { disabled: true, ..anna.clone() };
+        let least = async |user: Option<&User>| {
+            let mut least = Duration::MAX;
+            for _ in 0..5 {
+                let began = Instant::now();
+                assert_eq!(passwords.verify(user, secret("wrong password")).await, Ok(false));
+                least = least.min(began.elapsed());
+            }
+            least
+        };
+        let wrong = least(Some(&anna)).await;
+        // A skipped hash would take a thousandth.
+        assert!(least(None).await > wrong / 4);
+        assert!(least(Some(&disabled)).await > wrong / 4);
+    }
+
+    #[tokio::test]
+    async fn passwords_of_the_wrong_length_are_not_set() {
+        let passwords = Passwords::new(1);
+        for len in [0, MIN_PASSWORD_LEN - 1, MAX_PASSWORD_LEN + 1] {
+            assert_eq!(code(passwords.hash(secret(&"x".repeat(len))).await), "INVALID_ARGUMENT");
+        }
+        for len in [MIN_PASSWORD_LEN, MAX_PASSWORD_LEN] {
+            assert!(passwords.hash(secret(&"x".repeat(len))).await.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn too_many_at_once_are_refused_and_the_others_take_turns() {
+        let passwords = Passwords::with_places(1, 1);
+        let (finish, finished) = mpsc::channel::<()>();
+        let first = passwords.run(move || finished.recv());
+        let waiting = passwords.run(|| "waited");
+        let refused = async {
+            // Both places (one turn, one to wait) are taken by now: `join` polls in order.
+            let refused = passwords.verify(None, secret("any password")).await;
+            finish.send(()).unwrap();
+            refused
+        };
+        let (first, waiting, refused) = tokio::join!(first, waiting, refused);
+        assert_eq!(first, Ok(Ok(())));
+        assert_eq!(waiting, Ok("waited"));
+        assert_eq!(code(refused), "OVERLOADED");
+        assert_eq!(passwords.verify(None, secret("any password")).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_has_gone_frees_no_turn_before_its_hash_is_done() {
+        let passwords = Passwords::with_places(1, 0);
+        let (finish, finished) = mpsc::channel::<()>();
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let abandoned = passwords.run(move || {
+            started.send(()).unwrap();
+            finished.recv()
+        });
+        tokio::select! {
+            _ = abandoned => panic!("it cannot be done yet"),
+            begun = has_started => begun.unwrap(),
+        }
+        assert_eq!(code(passwords.run(|| ()).await), "OVERLOADED");
+        finish.send(()).unwrap();
+        let freed = passwords.places.acquire().await.unwrap();
+        drop(freed);
+        assert_eq!(passwords.run(|| ()).await, Ok(()));
+    }
+}
