@@ -4,4 +4,5 @@ pub mod custody;
 
 pub mod authority;
 pub mod ledger;
+pub mod pki;
 pub mod token;
