@@ -1,0 +1,161 @@
+use std::{fs, process::Command};
+
+use custodian_proto::key::KeyWrapping;
+use rcgen::{KeyPair, PublicKeyData};
+use sha2::{Digest, Sha256};
+
+use super::{peer::CertificateFacts, *};
+use crate::token::memory::MemoryToken;
+
+async fn ca(wrapping: KeyWrapping) -> DeviceCa {
+    DeviceCa::create(Arc::new(MemoryToken::new(wrapping)), "Example", 10).await.unwrap()
+}
+
+fn openssl(args: &[&str], files: &[(&str, &[u8])]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, der) in files {
+        fs::write(dir.path().join(name), pem(der)).unwrap();
+    }
+    let output = Command::new("openssl").args(args).current_dir(dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn pem(der: &[u8]) -> String {
+    der::pem::encode_string("CERTIFICATE", der::pem::LineEnding::LF, der).unwrap()
+}
+
+fn text(der: &[u8]) -> String {
+    openssl(&["x509", "-in", "it.pem", "-noout", "-text"], &[("it.pem", der)])
+}
+
+#[tokio::test]
+async fn the_ca_certifies_devices_that_openssl_accepts() {
+    let ca = ca(KeyWrapping::OaepSha1).await;
+    let key = KeyPair::generate().unwrap();
+    let id = "laptop-7".parse().unwrap();
+    let device =
+        ca.issue_device(&id, &key.subject_public_key_info(), Validity::days(90).unwrap()).await.unwrap();
+
+    let verify = ["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "ca.pem", "it.pem"];
+    openssl(&verify, &[("ca.pem", ca.certificate()), ("it.pem", &device)]);
+    let said = text(ca.certificate());
+    for part in ["CA:TRUE, pathlen:0", "Certificate Sign, CRL Sign", "O = Example", "CN = Example device CA"]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let said = text(&device);
+    for part in ["CN = laptop-7", "TLS Web Client Authentication", "CA:FALSE", "Authority Key Identifier"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+
+    let facts = CertificateFacts::read(&device).unwrap();
+    assert_eq!(facts.spki.0, <[u8; 32]>::from(Sha256::digest(key.subject_public_key_info())));
+    assert_eq!(facts.sha256, <[u8; 32]>::from(Sha256::digest(&device)));
+    assert_eq!(facts.common_name, "laptop-7");
+    assert!(facts.not_before < Timestamp::now());
+    let days = facts.not_after.duration_since(Timestamp::now()).as_hours() / 24;
+    assert!((89..=90).contains(&days), "{days}");
+}
+
+#[tokio::test]
+async fn the_server_certificate_has_its_names() {
+    let ca = ca(KeyWrapping::OaepSha1).await;
+    let key = KeyPair::generate().unwrap().subject_public_key_info();
+    let names = ["custodian.example".to_owned(), "192.0.2.7".to_owned(), "::1".to_owned()];
+    let server = ca.issue_server(&names, &key, Validity::days(30).unwrap()).await.unwrap();
+    for name in
+        [["-verify_hostname", "custodian.example"], ["-verify_ip", "192.0.2.7"], ["-verify_ip", "::1"]]
+    {
+        let verify = [
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            "sslserver",
+            "-CAfile",
+            "ca.pem",
+            name[0],
+            name[1],
+            "it.pem",
+        ];
+        openssl(&verify, &[("ca.pem", ca.certificate()), ("it.pem", &server)]);
+    }
+    assert!(ca.issue_server(&[], &key, Validity::days(1).unwrap()).await.is_err());
+    assert!(ca.issue_server(&["ä".to_owned()], &key, Validity::days(1).unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_wrapping_certificate_says_its_id_and_how_to_wrap() {
+    for wrapping in [KeyWrapping::OaepSha1, KeyWrapping::OaepSha512] {
+        let token = Arc::new(MemoryToken::new(wrapping));
+        let ca = DeviceCa::create(token.clone(), "Example", 10).await.unwrap();
+        let kind = KeyKind::RsaUnwrap { modulus_bits: 2048 };
+        let template = KeyTemplate { label: "invoices".to_owned(), kind };
+        let key = token.generate(template, Instant::now() + GENERATE_LIMIT).await.unwrap();
+        let certificate =
+            ca.certify_wrapping_key(&key, "invoices", Validity::years(2).unwrap()).await.unwrap();
+
+        let verify = ["verify", "-x509_strict", "-purpose", "smimeencrypt", "-CAfile", "ca.pem", "it.pem"];
+        openssl(&verify, &[("ca.pem", ca.certificate()), ("it.pem", &certificate)]);
+        let said = text(&certificate);
+        let ski = hex::encode_upper(key.id.as_bytes());
+        assert!(said.replace(':', "").contains(&ski), "{ski} in {said}");
+        assert!(said.contains("X509v3 Key Usage: critical\n                Key Encipherment"), "{said}");
+        assert!(said.contains("S/MIME Capabilities"), "{said}");
+        let capabilities = capabilities::der(wrapping).unwrap();
+        assert!(certificate.windows(capabilities.len()).any(|window| window == capabilities));
+        assert!(
+            ca.certify_wrapping_key(&signing(&*token).await, "x", Validity::days(1).unwrap()).await.is_err()
+        );
+    }
+}
+
+async fn signing(token: &dyn Token) -> TokenKey {
+    let survey = token.survey(Instant::now() + TOKEN_LIMIT).await.unwrap();
+    survey.keys.into_iter().find(|key| key.kind == KeyKind::EcdsaP256Sign).unwrap()
+}
+
+#[tokio::test]
+async fn a_ca_opens_only_with_its_own_token() {
+    let token = Arc::new(MemoryToken::new(KeyWrapping::OaepSha1));
+    let ca = DeviceCa::create(token.clone(), "Example", 10).await.unwrap();
+    let again = DeviceCa::open(token.clone(), ca.certificate().to_vec()).await.unwrap();
+    assert_eq!(again.key(), ca.key());
+
+    let other = Arc::new(MemoryToken::new(KeyWrapping::OaepSha1));
+    let error = DeviceCa::open(other, ca.certificate().to_vec()).await.err().unwrap().to_string();
+    assert!(error.contains(&ca.key().to_string()), "{error}");
+
+    let key = KeyPair::generate().unwrap().subject_public_key_info();
+    let device = ca.issue_device(&"a".parse().unwrap(), &key, Validity::days(1).unwrap()).await.unwrap();
+    for no_ca in [device, b"garbage".to_vec()] {
+        assert!(DeviceCa::open(token.clone(), no_ca).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn nothing_outlives_the_ca() {
+    let ca = DeviceCa::create(Arc::new(MemoryToken::new(KeyWrapping::OaepSha1)), "Example", 1).await.unwrap();
+    let key = KeyPair::generate().unwrap().subject_public_key_info();
+    let device = ca.issue_device(&"a".parse().unwrap(), &key, Validity::years(5).unwrap()).await.unwrap();
+    let end = |der: &[u8]| CertificateFacts::read(der).unwrap().not_after;
+    assert_eq!(end(&device), end(ca.certificate()));
+}
+
+#[tokio::test]
+async fn serial_numbers_do_not_repeat() {
+    let serials: std::collections::HashSet<_> =
+        (0..1_000).map(|_| random_serial().unwrap().to_bytes()).collect();
+    assert_eq!(serials.len(), 1_000);
+    assert!(serials.iter().all(|serial| serial.len() == 16 && serial[0] < 0x80));
+}
+
+#[test]
+fn what_is_no_certificate_is_refused() {
+    for bad in [&b""[..], b"garbage", &[0x30; MAX + 1]] {
+        assert!(CertificateFacts::read(bad).is_err());
+    }
+}
+
+const MAX: usize = peer::MAX_CERTIFICATE_LEN;
