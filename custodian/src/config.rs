@@ -90,13 +90,16 @@ pub(crate) struct RawCa {
 pub(crate) struct RawLedger {
     pub(crate) path: PathBuf,
     #[serde(default = "two_seconds")]
+    #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawSessions {
+    #[serde(serialize_with = "friendly")]
     pub(crate) idle: SignedDuration,
+    #[serde(serialize_with = "friendly")]
     pub(crate) lifetime: SignedDuration,
     pub(crate) logins_at_once: usize,
 }
@@ -121,8 +124,11 @@ pub(crate) struct RawLimits {
     pub(crate) streams_per_connection: u32,
     pub(crate) calls: usize,
     pub(crate) tails: usize,
+    #[serde(serialize_with = "friendly")]
     pub(crate) handshake: SignedDuration,
+    #[serde(serialize_with = "friendly")]
     pub(crate) call: SignedDuration,
+    #[serde(serialize_with = "friendly")]
     pub(crate) drain: SignedDuration,
 }
 
@@ -145,6 +151,7 @@ pub(crate) struct RawToken {
     #[serde(default = "queue")]
     pub(crate) queue: usize,
     #[serde(default = "five_seconds")]
+    #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) environment: BTreeMap<String, String>,
@@ -171,6 +178,11 @@ impl RawToken {
             environment: BTreeMap::new(),
         }
     }
+}
+
+/// `10h` reads better than `PT10H`. Both are read.
+fn friendly<S: serde::Serializer>(duration: &SignedDuration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{duration:#}"))
 }
 
 fn two_seconds() -> SignedDuration {

@@ -4,7 +4,6 @@ pub mod custody;
 
 pub mod authority;
 pub mod ledger;
-pub mod pki;
 pub mod token;
 
 pub mod pki;

@@ -1,7 +1,7 @@
 //! `custodian`: args → job → exit code.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -72,8 +72,10 @@ fn main() -> ExitCode {
         }
         job => job,
     };
+    let usual = if matches!(job, Job::Dev(_)) { "warn" } else { "info" };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("CUSTODIAN_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(EnvFilter::try_from_env("CUSTODIAN_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     let ran = tokio::runtime::Builder::new_multi_thread()

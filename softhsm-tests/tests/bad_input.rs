@@ -174,13 +174,13 @@ fn a_pin_file_that_others_can_read_is_refused() {
     let ran = restarted(|dir| {
         fs::set_permissions(dir.join("token.pin"), fs::Permissions::from_mode(0o644)).unwrap();
     });
-    ran.expect(1).says("token.pin").says("try:");
+    ran.expect(1).says("token.pin").says("chmod");
 }
 
 #[test]
 fn a_missing_module_is_named() {
     let ran = restarted(|dir| edit(&dir.join("custodian.toml"), "libsofthsm2.so", "libnothing.so"));
-    ran.expect(1).says("libnothing.so").says("try:");
+    ran.expect(1).says("libnothing.so").says("Install");
 }
 
 #[test]

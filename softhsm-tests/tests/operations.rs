@@ -84,7 +84,7 @@ async fn users_come_get_roles_change_passwords_and_go() {
     anna.sign_in("anna", "another horse battery").await.unwrap();
 
     dev.ctl(Person::Admin, ["user", "disable", "anna", "--reason", "left"]).expect(0);
-    assert_eq!(reason(anna.unwrap(&key, wrapped).await.unwrap_err()), "NOT_LOGGED_IN");
+    assert_eq!(reason(anna.unwrap(&key, wrapped).await.unwrap_err()), "USER_DISABLED");
     assert_eq!(reason(anna.sign_in("anna", "another horse battery").await.unwrap_err()), "LOGIN_FAILED");
 }
 

@@ -60,6 +60,8 @@ async fn suspending_a_key_and_disabling_a_user_hold_at_once() {
     operator.unwrap(&key, wrapped.clone()).await.unwrap();
 
     dev.ctl(Person::Admin, ["user", "disable", "operator", "--reason", "left"]).expect(0);
-    // Disabling ends the sessions, so there is none to be disabled in.
+    assert_eq!(reason(operator.unwrap(&key, wrapped.clone()).await.unwrap_err()), "USER_DISABLED");
+    // Letting the user in again does not bring the old session back.
+    dev.ctl(Person::Admin, ["user", "enable", "operator"]).expect(0);
     assert_eq!(reason(operator.unwrap(&key, wrapped).await.unwrap_err()), "NOT_LOGGED_IN");
 }

@@ -61,12 +61,12 @@ impl KeyService for Api {
         let (label, bits) = self.parsed(&accepted, "CreateKey", parsed).await?;
         let intent = Intent { reason: format!("{label}, RSA-{bits}"), ..accepted.call.intent("CreateKey") };
         let api = self.clone();
-        let create = async move {
+        let create = Box::pin(async move {
             let days = api.lifetimes.wrapping_key_days;
             let deadline = api.custodian.token_deadline() + GENERATION;
             let key = make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, days, deadline);
             Ok(Change::AddKey(key.await?))
-        };
+        });
         self.change_key(&accepted, intent, create).await
     }
 

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{Passwords, Throttle},
+    authority::{LoginThrottle, Passwords},
     custody::Custodian,
     pki::DeviceCa,
 };
@@ -42,7 +42,7 @@ pub use status::to_status;
 pub struct Api {
     custodian: Arc<Custodian>,
     passwords: Arc<Passwords>,
-    throttle: Arc<Throttle>,
+    throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
@@ -74,7 +74,7 @@ impl Api {
     pub fn new(
         custodian: Arc<Custodian>,
         passwords: Passwords,
-        throttle: Throttle,
+        throttle: LoginThrottle,
         ca: Arc<DeviceCa>,
         lifetimes: Lifetimes,
         limits: ApiLimits,

@@ -82,12 +82,12 @@ impl Api {
     ) -> Result<(Change, (Secret, Timestamp)), Denial> {
         // An id that cannot exist is treated as one that does not.
         let name = user.as_ref().map(UserId::as_str).unwrap_or_default();
-        self.throttle.admit(name, device)?;
+        self.throttle.check(name, device)?;
         let known = match &user {
             Some(id) => self.custodian.ledger().user(id).await?,
             None => None,
         };
-        let matches = self.passwords.verify(known.as_ref(), &password).await?;
+        let matches = self.passwords.verify(known.as_ref(), password).await?;
         let user = match known {
             None => return Err(failed("unknown user")),
             Some(user) if user.disabled => return Err(failed("disabled user")),

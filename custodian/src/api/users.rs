@@ -36,7 +36,7 @@ impl UserService for Api {
         let intent = Intent { target: id.resource_name(), ..accepted.call.intent("CreateUser") };
         let api = self.clone();
         let create = async move {
-            let password = api.passwords.hash(&password).await?;
+            let password = api.passwords.hash(password).await?;
             let now = Timestamp::now();
             Ok(Change::CreateUser(User { id, roles, disabled: false, password, created: now, updated: now }))
         };
@@ -107,12 +107,12 @@ impl UserService for Api {
         let change = async move {
             if let Some(user) = own {
                 // A stolen session must not be a way to guess the password faster than at the front door.
-                api.throttle.admit(user.id.as_str(), spki)?;
-                if !api.passwords.verify(Some(&user), &old).await? {
+                api.throttle.check(user.id.as_str(), spki)?;
+                if !api.passwords.verify(Some(&user), old).await? {
                     return Err(Refusal::LoginFailed.into());
                 }
             }
-            Ok(Change::SetPassword { id, password: api.passwords.hash(&new).await?, keep })
+            Ok(Change::SetPassword { id, password: api.passwords.hash(new).await?, keep })
         };
         self.change_user(&accepted, need, intent, change).await
     }

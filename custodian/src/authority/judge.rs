@@ -81,6 +81,7 @@ impl Authority {
             Need::Unwrap(_) => Some(Role::Operator),
         };
         standing.session = Some(self.session(caller, role, now)?);
+        standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
             self.key(wrapped).await?;

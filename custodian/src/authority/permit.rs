@@ -1,6 +1,7 @@
 //! The permit: proof that one operation is allowed.
 
 use custodian_proto::key::KeyId;
+use jiff::SignedDuration;
 
 use super::{Role, SessionId, SpkiHash};
 
@@ -49,6 +50,8 @@ pub struct Standing {
     pub(crate) device: Option<SpkiHash>,
     /// This session must be alive, on that device, and its user enabled.
     pub(crate) session: Option<SessionId>,
+    /// That session must not have been unused for this long. `None`: whatever it was.
+    pub(crate) session_idle: Option<SignedDuration>,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
     /// This wrapping key must be active.

@@ -44,8 +44,6 @@ pub use open::OpenError;
 pub struct LedgerOptions {
     /// How long settling and reading may take before the answer is that the ledger is unavailable.
     pub deadline: Duration,
-    /// How long a session lives without being used.
-    pub session_idle: Duration,
     /// Most writes, and most reads, that wait. An attempt takes the places of two writes from beginning to end.
     pub queue: usize,
     /// Threads for the short reads that decisions need. Long ones, of the log and of lists, have one of their own.
@@ -56,7 +54,6 @@ impl Default for LedgerOptions {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(2),
-            session_idle: Duration::from_secs(15 * 60),
             queue: 8_192,
             readers: thread::available_parallelism().map_or(2, usize::from),
         }
@@ -82,11 +79,11 @@ impl SqliteLedger {
     /// Opens the ledger at `path`, or makes it. The file is then this process's alone. Attempts that an earlier run left
     /// in the middle are recorded first.
     pub fn open(path: &Path, options: LedgerOptions) -> Result<Self, OpenError> {
-        let LedgerOptions { deadline, session_idle, queue, readers } = options;
+        let LedgerOptions { deadline, queue, readers } = options;
         let io = |error| OpenError::Io { path: path.to_owned(), error };
         let lock = open::lock(path)?;
         open::make_private(path)?;
-        let mut writer = Writer::new(open::writing(path, deadline)?, session_idle);
+        let mut writer = Writer::new(open::writing(path, deadline)?);
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));

@@ -21,6 +21,8 @@ pub struct CertificateFacts {
     pub not_before: Timestamp,
     /// Until when it is valid.
     pub not_after: Timestamp,
+    /// Whether the issuer has the subject's name.
+    pub self_issued: bool,
     /// The subject's common name; empty if it has none.
     pub common_name: String,
 }
@@ -49,6 +51,7 @@ impl CertificateFacts {
             sha256: Sha256::digest(certificate).into(),
             not_before: timestamp(&tbs.validity().not_before)?,
             not_after: timestamp(&tbs.validity().not_after)?,
+            self_issued: tbs.issuer() == tbs.subject(),
             common_name: common_name.map(|name| name.value().into_owned()).unwrap_or_default(),
         })
     }

@@ -175,22 +175,26 @@ fn write_environments(dir: &Path, address: SocketAddr) -> Result<(), Trouble> {
 
 /// What to type next, for the person who started it.
 pub fn guide(address: SocketAddr, dir: &Path) -> String {
-    let dir_shown = dir.display();
     let certificate = key_path(dir, "sample");
+    let dir = dir.display();
+    // The programs are where this one is, and maybe not on the PATH.
+    let programs = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_owned()));
+    let programs = programs.map(|folder| folder.display().to_string()).unwrap_or_default();
     format!(
         "\n\
          A custodian is running on {address}. Its private keys are in the token; Ctrl-C stops it.\n\
          In another terminal:\n\
          \n\
+         \x20   export PATH={programs}:$PATH\n\
          \x20 seal (needs no account):\n\
          \x20   envelope seal --to {certificate} -o docs.mtd /usr/share/doc/bash\n\
          \x20   envelope inspect docs.mtd\n\
          \x20 extract, as the operator:\n\
-         \x20   . {dir_shown}/operator.env && envelope extract docs.mtd -C opened --reason 'trying it out'\n\
+         \x20   . {dir}/operator.env && envelope extract docs.mtd -C opened --reason 'trying it out'\n\
          \x20 revoke that workstation, as the administrator:\n\
-         \x20   . {dir_shown}/admin.env && custodianctl device revoke operator-laptop --reason 'lost'\n\
+         \x20   . {dir}/admin.env && custodianctl device revoke operator-laptop --reason 'lost'\n\
          \x20 read the log, as the auditor:\n\
-         \x20   . {dir_shown}/auditor.env && custodianctl audit ls\n",
+         \x20   . {dir}/auditor.env && custodianctl audit ls\n",
         certificate = certificate.display(),
     )
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::files;
 use crate::{
     api::Api,
-    authority::{Authority, LoginRate, Passwords, Throttle},
+    authority::{Authority, LoginRate, LoginThrottle, Passwords},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, SqliteLedger},
@@ -17,9 +17,6 @@ use crate::{
     token::{Supervisor, Token, WorkerCommand},
     trouble::Trouble,
 };
-
-/// Logins that may wait for their turn to be hashed: about two seconds' worth.
-const LOGINS_WAITING: usize = 64;
 
 /// A custodian that is ready to serve.
 pub struct Parts {
@@ -57,8 +54,8 @@ impl Parts {
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
             Arc::clone(&custodian),
-            Passwords::new(config.logins_at_once, LOGINS_WAITING),
-            Throttle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
+            Passwords::new(config.logins_at_once),
+            LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Arc::clone(&ca),
             config.lifetimes,
             config.api_limits,

@@ -30,11 +30,15 @@ pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
 
 pub(crate) async fn a_session_must_be_alive<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
-    let of = |id: u8| Standing { session: Some(SessionId([id; 32])), ..world.standing() };
+    let of = |id: u8| Standing {
+        session: Some(SessionId([id; 32])),
+        session_idle: Some(SESSION_IDLE),
+        ..world.standing()
+    };
     assert!(world.unwraps(of(1)).await.is_ok());
     world.refuses(of(9), Refusal::NotLoggedIn).await;
 
-    let idle = SESSION_IDLE.as_secs().cast_signed();
+    let idle = SESSION_IDLE.as_secs();
     let sessions = [
         (2, Session { used: ago(idle + 1), ..session(2, "anna", 1) }, false),
         (3, Session { used: ago(idle - 60), ..session(3, "anna", 1) }, true),

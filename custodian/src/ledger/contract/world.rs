@@ -24,11 +24,11 @@ use crate::{
 };
 
 /// How long the sessions of the suite live without use.
-pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(900);
+pub(crate) const SESSION_IDLE: SignedDuration = SignedDuration::from_mins(15);
 
 /// What the suite expects of a ledger. The deadline is long: the suite is not about speed.
 pub(crate) fn options() -> LedgerOptions {
-    LedgerOptions { deadline: Duration::from_secs(30), session_idle: SESSION_IDLE, ..Default::default() }
+    LedgerOptions { deadline: Duration::from_secs(30), ..Default::default() }
 }
 
 /// Now, as exact as a ledger keeps it.
@@ -150,6 +150,7 @@ impl<L: Ledger> World<L> {
     /// What an unwrap by anna rests on.
     pub(crate) fn standing(&self) -> Standing {
         Standing {
+            session_idle: None,
             device: Some(SpkiHash([1; 32])),
             session: Some(SessionId([1; 32])),
             role: Some(Role::Operator),

@@ -1,7 +1,6 @@
 //! What must still be true when an attempt is recorded as allowed (law 2).
 
 use custodian_proto::refusal::Refusal;
-use jiff::SignedDuration;
 use rusqlite::{OptionalExtension, params};
 
 use super::{
@@ -19,7 +18,7 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
         device_is_active(batch, spki)?;
     }
     let session = match standing.session {
-        Some(id) => Some(session_is_alive(batch, id, standing.device)?),
+        Some(id) => Some(session_is_alive(batch, id, standing)?),
         None => None,
     };
     match &session {
@@ -59,21 +58,20 @@ fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {
     }
 }
 
-fn session_is_alive(batch: &Batch<'_>, id: SessionId, device: Option<SpkiHash>) -> Result<Session, Stop> {
+fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Result<Session, Stop> {
     let ended = |why: &str| Err(Stop::refused(Refusal::NotLoggedIn, why));
     let from = (rows::SESSION, "sessions WHERE id = ?");
     let Some(session) = rows::one(batch.tx, from, [id.0], rows::session)? else {
         return ended("no such session, or it was ended");
     };
     // A session without a device to hold it against is as good as one of another device.
-    if device != Some(session.device) {
+    if standing.device != Some(session.device) {
         return ended("the session belongs to another device");
     }
     if session.expires <= batch.now {
         return ended("the session has reached its end");
     }
-    let idle = SignedDuration::try_from(batch.session_idle).unwrap_or(SignedDuration::MAX);
-    if batch.now.duration_since(session.used) >= idle {
+    if standing.session_idle.is_some_and(|idle| batch.now.duration_since(session.used) >= idle) {
         return ended("the session was idle for too long");
     }
     Ok(session)

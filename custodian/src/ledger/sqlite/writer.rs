@@ -1,6 +1,6 @@
 //! The writing connection: what one batch does, in one transaction.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use custodian_proto::{refusal::Refusal, v1};
 use jiff::Timestamp;
@@ -51,12 +51,11 @@ impl Stop {
 /// Owns the writing connection.
 pub(super) struct Writer {
     connection: Connection,
-    session_idle: Duration,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, session_idle: Duration) -> Self {
-        Self { connection, session_idle }
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
     }
 
     /// Records what an earlier run left in the middle. Returns the sequence number of the last record.
@@ -111,7 +110,7 @@ impl Writer {
             }
             last += 1;
             let now = Timestamp::now();
-            let batch = Batch { tx: &tx, now, sequence: last, session_idle: self.session_idle };
+            let batch = Batch { tx: &tx, now, sequence: last };
             verdicts.push(Some(batch.end(job)?));
         }
         tx.commit()?;
@@ -125,7 +124,6 @@ pub(super) struct Batch<'a> {
     pub(super) now: Timestamp,
     /// The number of the record that this job makes.
     pub(super) sequence: u64,
-    pub(super) session_idle: Duration,
 }
 
 impl Batch<'_> {
