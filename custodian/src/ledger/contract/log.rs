@@ -210,8 +210,7 @@ pub(crate) async fn numbers_have_no_gap_under_load<L: Ledger>(ledger: Arc<L>) {
         })
     });
     futures(tasks.collect()).await;
-    let mut last = ledger.last_sequence();
-    last.wait_for(|last| *last == 400).await.unwrap();
+    announced(&*ledger, 400).await;
     let records = World::empty(ledger).all_records().await;
     assert!(records.iter().map(|record| record.sequence).eq(1..=400));
     assert_eq!(records.iter().filter(|record| record.outcome == OUTCOME_UNKNOWN).count(), 58);
@@ -239,7 +238,7 @@ pub(crate) async fn an_attempt_that_is_dropped_is_recorded_as_unknown<L: Ledger>
         })
     };
     assert!(task.await.unwrap_err().is_panic());
-    ledger.last_sequence().wait_for(|last| *last == 1).await.unwrap();
+    announced(&*ledger, 1).await;
     let record = World::empty(ledger).last_record().await;
     assert_eq!((record.outcome.as_str(), record.request_id), (OUTCOME_UNKNOWN, request_id));
     assert_eq!(record.user, "users/anna");

@@ -126,6 +126,13 @@ pub(crate) fn key(label: &str) -> WrappingKey {
     }
 }
 
+/// Waits until so many records are durable; not for ever.
+pub(crate) async fn announced(ledger: &impl Ledger, count: u64) {
+    let mut last = ledger.last_sequence();
+    let announced = last.wait_for(|last| *last >= count);
+    drop(tokio::time::timeout(Duration::from_secs(60), announced).await.unwrap().unwrap());
+}
+
 /// The verbs the suite speaks in.
 pub(crate) struct World<L> {
     pub(crate) ledger: Arc<L>,

@@ -35,7 +35,7 @@ async fn a_commit_that_hangs_makes_nobody_wait_beyond_the_deadline() {
     assert!(ledger.user(&world::user_id("anna")).await.unwrap().is_none());
 
     other.execute_batch("ROLLBACK").unwrap();
-    ledger.last_sequence().wait_for(|last| *last == 4).await.unwrap();
+    world::announced(&ledger, 4).await;
     while settle(&ledger).await.is_err() {}
     let records = World::empty(Arc::new(ledger)).all_records().await;
     let outcomes: Vec<_> = records.iter().take(4).map(|record| record.outcome.as_str()).collect();
@@ -138,7 +138,7 @@ async fn fill_the_disk() {
     }
     assert_eq!((allowed.len(), denied.len()), (20, 10));
 
-    ledger.last_sequence().wait_for(|last| *last == 30).await.unwrap();
+    world::announced(&ledger, 30).await;
     let records = World::empty(Arc::new(ledger)).all_records().await;
     assert!(records.iter().map(|record| record.sequence).eq(1..=30));
     let with = |outcome: &str| -> Vec<String> {
