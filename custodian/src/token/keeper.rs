@@ -50,6 +50,9 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Room for orders that have not been written yet, beyond the worker's own queue.
 const SLACK: usize = 64;
 
+/// Learns how the first start went.
+type Started = oneshot::Sender<Result<(), StartError>>;
+
 pub(super) struct Keeper {
     pub(super) command: WorkerCommand,
     pub(super) config: TokenConfig,
@@ -68,7 +71,7 @@ struct Running {
 
 impl Keeper {
     /// The thread's life. `started` learns how the first start went; if it failed there is no second.
-    pub(super) fn run(self, started: oneshot::Sender<Result<(), StartError>>) {
+    pub(super) fn run(self, started: Started) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         match runtime {
             Ok(runtime) => runtime.block_on(self.keep(started)),
@@ -81,19 +84,14 @@ impl Keeper {
         self.state.send_replace(State::Ended);
     }
 
-    async fn keep(&self, started: oneshot::Sender<Result<(), StartError>>) {
+    async fn keep(&self, started: Started) {
         let mut started = Some(started);
         let mut pause = Duration::ZERO;
         loop {
             match self.launch().await {
                 Ok(running) => {
-                    if let Some(started) = started.take()
-                        && started.send(Ok(())).is_err()
-                    {
-                        return;
-                    }
                     let since = Instant::now();
-                    let Some(why) = self.serve(running).await else { return };
+                    let Some(why) = self.serve(running, started.take()).await else { return };
                     warn!(reason = why, "the token worker is replaced");
                     self.restarts.fetch_add(1, Ordering::Relaxed);
                     if since.elapsed() > STABLE_AFTER {
@@ -125,7 +123,7 @@ impl Keeper {
     }
 
     /// Serves with one worker until it is no good any more: says why. `None` if it is to stop.
-    async fn serve(&self, running: Running) -> Option<String> {
+    async fn serve(&self, running: Running, started: Option<Started>) -> Option<String> {
         let Running { child, reader, writer, survey } = running;
         let (outgoing, frames) = mpsc::channel(self.config.queue.saturating_add(SLACK));
         let (stuck, mut complaints) = mpsc::channel(1);
@@ -143,6 +141,10 @@ impl Keeper {
         }
         let pid = child.id();
         self.state.send_replace(State::Serving { link: Arc::clone(&link), pid });
+        if let Some(started) = started {
+            // Whoever started us may have given up: then we are stopped, too.
+            drop(started.send(Ok(())));
+        }
         let why = tokio::select! {
             why = link.listen(reader) => Some(why),
             why = write_frames(writer, frames) => Some(why),

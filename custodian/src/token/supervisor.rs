@@ -61,7 +61,7 @@ pub enum StartError {
 /// once more with the new one, while their deadline allows: both are safe to repeat. A refused PIN is final: no further
 /// worker is started, and every operation says why. Dropping the supervisor ends the worker.
 pub struct Supervisor {
-    state: watch::Receiver<State>,
+    pub(super) state: watch::Receiver<State>,
     restarts: Arc<AtomicU32>,
     stop: CancellationToken,
 }
