@@ -32,30 +32,20 @@ impl Unwrapper for Remote {
         })
     }
 
+    /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
+    /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        let mut not_served = None;
+        let mut suspended = None;
         for (index, wrapped) in wrapped.iter().enumerate() {
             match self.find_key(&wrapped.key_id(), WHAT) {
-                Ok(key) if key.state() != v1::KeyState::Active => {
-                    let refusal = Refusal::KeySuspended;
-                    let why = format!(
-                        "{}: {} {} ({})",
-                        refusal.text(),
-                        key.label,
-                        wrapped.key_id(),
-                        refusal.code()
-                    );
-                    not_served = Some(Error::new(Kind::Refused, WHAT, why).hint(refusal.hint()));
-                }
-                Ok(_) => return Ok(index),
+                Ok(key) if key.state() == v1::KeyState::Active => return Ok(index),
+                Ok(_) => suspended = suspended.or(Some(index)),
                 Err(failure) if is_absent(failure.refusal) => {}
+                Err(failure) if failure.refusal.is_some() => return Ok(index),
                 Err(failure) => return Err(failure.error),
             }
         }
-        match not_served {
-            Some(error) => Err(error),
-            None => Err(self.no_common_key(wrapped)),
-        }
+        suspended.ok_or_else(|| self.no_common_key(wrapped))
     }
 }
 
