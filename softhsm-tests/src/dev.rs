@@ -54,22 +54,48 @@ impl Dev {
 
     /// The custodian of this folder, made if it is not there.
     pub fn start_in(folder: TempDir) -> Self {
-        match Self::try_start_in(folder) {
+        let command = Self::in_folder(&folder);
+        Self::start_as(folder, command)
+    }
+
+    /// As [`Dev::start_in`], for tests of starts that fail.
+    pub fn try_start_in(folder: TempDir) -> Start {
+        let command = Self::in_folder(&folder);
+        Self::try_start_as(folder, command)
+    }
+
+    fn in_folder(folder: &TempDir) -> Command {
+        let mut command = Command::new(bin("custodian"));
+        command.args(["dev", "--dir"]).arg(folder.path().join("dev"));
+        command
+    }
+
+    /// A custodian that cannot write more than this into any one file: its disk is full beyond.
+    pub fn start_on_a_small_disk(folder: TempDir, blocks_of_512: u32) -> Self {
+        let mut command = Command::new("sh");
+        // Ignored, the signal becomes an error of the write, as on a full disk.
+        command.args(["-c", "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\"", &blocks_of_512.to_string()]);
+        command.arg(bin("custodian")).args(["dev", "--dir"]).arg(folder.path().join("dev"));
+        Self::start_as(folder, command)
+    }
+
+    /// Gives the custodian of [`Dev::start_on_a_small_disk`] all the space there is.
+    pub fn make_room(&self) {
+        let pid = self.child.id().to_string();
+        run(Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"])).expect(0);
+    }
+
+    /// Started by this command, which must be a `custodian dev` in `folder/dev`.
+    pub fn start_as(folder: TempDir, command: Command) -> Self {
+        match Self::try_start_as(folder, command) {
             Start::Serving(dev) => dev,
             Start::Ended(ran) => panic!("the custodian ended with {:?}: {}", ran.code, ran.stderr),
         }
     }
 
-    /// As [`Dev::start_in`], for tests of starts that fail.
-    pub fn try_start_in(folder: TempDir) -> Start {
-        let mut child = Command::new(bin("custodian"))
-            .args(["dev", "--dir"])
-            .arg(folder.path().join("dev"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn try_start_as(folder: TempDir, mut command: Command) -> Start {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = thread::spawn(move || {
             let mut text = Vec::new();

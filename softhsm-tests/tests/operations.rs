@@ -183,6 +183,51 @@ fn sighup_reads_certificates_and_rules_again() {
 }
 
 #[test]
+fn sighup_serves_a_new_server_certificate() {
+    let dev = Dev::start();
+    let (key, certificate) = (dev.dir().join("server.key"), dev.dir().join("server.crt"));
+    for file in [&key, &certificate] {
+        fs::remove_file(file).unwrap();
+    }
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"]).arg(&key);
+    run(openssl.arg("-out").arg(&certificate)).expect(0);
+    Dev::signal(dev.pid(), "HUP");
+    let login = || {
+        let mut command = dev.command("envelope", Person::Operator);
+        run(command.env("CUSTODIAN_CA", &certificate).arg("login"))
+    };
+    // The signal is handled beside the connections: it may take a few of them.
+    assert!((0..200).any(|_| login().code == Some(0)), "{:?}", login());
+}
+
+#[test]
+fn dev_serves_a_given_token() {
+    let (donor, ran) = Dev::start().stop();
+    ran.expect(0);
+    let tokens = donor.path().join("dev");
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(bin("custodian"));
+    command.env("SOFTHSM2_CONF", tokens.join("softhsm2.conf"));
+    command.args(["dev", "--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", "custodian-dev"]);
+    command.arg("--pin-file").arg(tokens.join("token.pin")).arg("--dir").arg(folder.path().join("dev"));
+    let dev = Dev::start_as(folder, command);
+    dev.envelope(Person::Operator, ["login"]).expect(0);
+}
+
+#[test]
 fn init_sets_up_for_production_and_never_overwrites() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start();
