@@ -10,10 +10,11 @@ use crate::authority::{
 /// One change of the ledger's state, made in the transaction that records the attempt.
 ///
 /// The transaction refuses what the present state does not allow: NOT_FOUND, ALREADY_EXISTS, STATE_CONFLICT,
-/// ENROLLMENT_REFUSED.
+/// ENROLLMENT_REFUSED, LOGIN_FAILED, DEVICE_UNKNOWN.
 #[derive(Clone)]
 pub enum Change {
-    /// Adds a session. Its user must be enabled (LOGIN_FAILED).
+    /// Adds a session. Its user must be enabled, and its password must not have changed since the attempt began
+    /// (LOGIN_FAILED); its device must be known (DEVICE_UNKNOWN).
     OpenSession(Session),
     /// Removes a session.
     CloseSession(SessionId),
@@ -37,7 +38,8 @@ pub enum Change {
     },
     /// Adds a user.
     CreateUser(User),
-    /// Stops a user (ending the sessions) or lets one in again. Already so: no change, no error.
+    /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
+    /// USER_DISABLED, and are gone when it is let in again.
     SetUserDisabled {
         /// Which user.
         id: UserId,
