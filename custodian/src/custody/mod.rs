@@ -6,6 +6,9 @@ mod read;
 mod unwrap;
 mod withheld;
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration, time::Instant};
 
 use uuid::Uuid;

@@ -21,7 +21,7 @@ use crate::{
 
 /// A stranger must not be able to fill the log: from one address this many failures are recorded one by one within
 /// [`WINDOW`]; further ones are counted, and the next record tells how many they were.
-const RECORDED: u32 = 30;
+pub(super) const RECORDED: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered at once; beyond it the oldest windows are forgotten first.
 const ADDRESSES: usize = 10_000;

@@ -4,6 +4,9 @@ mod connection;
 mod handshakes;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
