@@ -17,6 +17,7 @@ use custodian::{
     token::{InitToken, worker},
     trouble::Trouble,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// The key custodian: RSA private keys stay in a PKCS#11 token, file keys leave one at a time
@@ -62,6 +63,9 @@ enum Job {
 
 fn main() -> ExitCode {
     let job = Args::parse().job;
+    if let Err(error) = no_core_dumps() {
+        return fail(Trouble::new("cannot turn core dumps off", error));
+    }
     // The child processes start no async runtime: the PKCS#11 module shares a process with as little as possible.
     let job = match job {
         Job::Worker => return worker::main(),
@@ -84,6 +88,11 @@ fn main() -> ExitCode {
         .map_err(|error| Trouble::new("cannot start", error))
         .and_then(|runtime| runtime.block_on(run(job)));
     ran.map_or_else(fail, |()| ExitCode::SUCCESS)
+}
+
+/// File keys and passwords pass through this process.
+fn no_core_dumps() -> io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
 fn fail(trouble: Trouble) -> ExitCode {

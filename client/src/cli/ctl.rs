@@ -13,7 +13,7 @@ use super::{
     envelope::completions,
     key::KeyCommand,
     login::{LoginHereArgs, LogoutArgs, WhoamiArgs},
-    message::finish,
+    message::{finish, no_core_dumps},
     status::StatusArgs,
     user::UserCommand,
 };
@@ -57,7 +57,8 @@ enum Command {
 
 /// Runs `custodianctl` with the arguments of this process.
 pub fn custodianctl() -> ExitCode {
-    finish(run(Custodianctl::parse()))
+    let tool = Custodianctl::parse();
+    finish(no_core_dumps().and_then(|()| run(tool)))
 }
 
 fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {

@@ -12,7 +12,7 @@ use super::{
     extract::{self, ExtractArgs},
     inspect::{self, InspectArgs},
     login::{LoginArgs, LogoutArgs, WhoamiArgs},
-    message::finish,
+    message::{finish, no_core_dumps},
     output::print,
     seal::{self, SealArgs},
 };
@@ -57,7 +57,8 @@ struct Networked<Args: clap::Args> {
 
 /// Runs `envelope` with the arguments of this process.
 pub fn envelope() -> ExitCode {
-    finish(run(Envelope::parse().command))
+    let command = Envelope::parse().command;
+    finish(no_core_dumps().and_then(|()| run(command)))
 }
 
 fn run(command: Command) -> Result<()> {

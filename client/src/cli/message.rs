@@ -5,8 +5,10 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 use super::text::printable;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Tells how a command ended.
 pub(super) fn finish(result: Result<()>) -> ExitCode {
@@ -17,6 +19,12 @@ pub(super) fn finish(result: Result<()>) -> ExitCode {
             ExitCode::from(error.kind.exit_code())
         }
     }
+}
+
+/// Passwords, file keys and plaintext pass through this process.
+pub(super) fn no_core_dumps() -> Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(|why| Error::new(Kind::Local, "cannot turn core dumps off", why))
 }
 
 /// Writes a line to standard error. Nobody is left to hear about it if that fails.
