@@ -63,6 +63,12 @@ fn openssl_prints_the_password_and_7z_opens_the_archive() {
         let password = String::from_utf8(password).expect("text");
         assert_eq!((password.len(), &password[..5]), (48, "MTD1."));
 
+        let specification = include_str!("../../../docs/formats/mtd.md");
+        let script = specification.split("```python").nth(1).and_then(|rest| rest.split("```").next());
+        let script = script.expect("the specification has a script");
+        let printed = run(Command::new("python3").args(["-c", script]).arg(&envelope).arg(&password));
+        assert_eq!(String::from_utf8_lossy(&printed), "True\n", "the directory seal");
+
         let out = key.path("out");
         run(Command::new("7z")
             .args(["x", "-y", "-snl"])

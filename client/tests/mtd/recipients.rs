@@ -58,8 +58,8 @@ fn certificates_that_are_no_good_are_refused_with_the_reason() {
 
 #[test]
 fn a_certificate_counts_only_while_it_is_valid() {
-    let (now, ten_days) = (SystemTime::now(), Duration::from_secs(10 * 24 * 60 * 60));
     let certificate = &SoftKey::shared().certificate;
+    let (now, ten_days) = (SystemTime::now(), Duration::from_secs(10 * 24 * 60 * 60));
     assert!(Recipient::from_certificate(certificate, now).is_ok());
     for (then, mention) in [(now + ten_days, "expired"), (now - ten_days, "not valid before")] {
         let error = Recipient::from_certificate(certificate, then).err().expect("refused");

@@ -109,7 +109,7 @@ fn umask() -> u32 {
 }
 
 #[test]
-fn ten_thousand_files_and_deep_folders_come_back() {
+fn thousands_of_files_and_deep_folders_come_back() {
     let folder = TempDir::new().expect("folder");
     let source = folder.path().join("many");
     for n in 0..3_000 {
@@ -119,6 +119,18 @@ fn ten_thousand_files_and_deep_folders_come_back() {
     tree::write(&source.join(deep).join("bottom"), b"deep");
     let (envelope, out) = (folder.path().join("e.mtd"), folder.path().join("out"));
     seal_to(SoftKey::shared(), &source, &envelope);
+    extract_to(SoftKey::shared(), &envelope, &out).expect("extracted");
+    assert_eq!(tree::read(&source), tree::read(&out.join("many")));
+}
+
+#[test]
+fn more_entries_than_16_bits_can_count_come_back() {
+    let folder = TempDir::new().expect("folder");
+    let source = folder.path().join("many");
+    (0..66_000).for_each(|n| fs::create_dir_all(source.join(format!("{}/{n}", n % 256))).expect("folder"));
+    let (envelope, out) = (folder.path().join("e.mtd"), folder.path().join("out"));
+    let sealed = seal_to(SoftKey::shared(), &source, &envelope);
+    assert_eq!(sealed.entries, 66_257);
     extract_to(SoftKey::shared(), &envelope, &out).expect("extracted");
     assert_eq!(tree::read(&source), tree::read(&out.join("many")));
 }

@@ -10,7 +10,7 @@ use sha1::Sha1;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::password::Password;
+use super::{kdf, password::Password};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of the salt.
@@ -42,13 +42,12 @@ pub(super) struct Keys {
 impl Keys {
     /// Derives them: 8,000 SHA-1 compressions, by design slow.
     pub(super) fn derive(password: &Password, salt: &Salt) -> Self {
-        let mut derived = Zeroizing::new([0; 2 * KEY_LEN + VERIFIER_LEN]);
-        pbkdf2::pbkdf2_hmac::<Sha1>(password.expose(), salt, ROUNDS, derived.as_mut_slice());
+        let derived = kdf::derive(password.expose(), salt, ROUNDS);
         let mut keys =
             Self { cipher: Zeroizing::default(), mac: Zeroizing::default(), verifier: [0; VERIFIER_LEN] };
         keys.cipher.copy_from_slice(&derived[..KEY_LEN]);
         keys.mac.copy_from_slice(&derived[KEY_LEN..2 * KEY_LEN]);
-        keys.verifier.copy_from_slice(&derived[2 * KEY_LEN..]);
+        keys.verifier.copy_from_slice(&derived[2 * KEY_LEN..2 * KEY_LEN + VERIFIER_LEN]);
         keys
     }
 

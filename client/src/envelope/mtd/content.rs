@@ -28,10 +28,10 @@ use crate::{
 /// Up to this many bytes of ciphertext an entry is handled in memory, by one thread.
 pub(super) const SMALL: u64 = 1024 * 1024;
 
-/// Bytes that are handled at once. Small enough for the cache of a core.
-const BUFFER: usize = 256 * 1024;
+/// Bytes that are handled at once: enough that handing them to another thread costs little.
+const BUFFER: usize = 1024 * 1024;
 /// Buffers between the two threads of a large entry.
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 6;
 
 /// What a thread uses again for the next entry.
 #[derive(Default)]

@@ -10,6 +10,7 @@ mod cipher_key;
 mod content;
 mod deflate;
 mod directory_seal;
+mod kdf;
 mod open;
 mod password;
 mod seal;

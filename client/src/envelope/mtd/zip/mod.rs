@@ -11,3 +11,57 @@ pub(super) use entry::{Compression, Data};
 pub use entry::{Entry, EntryKind};
 pub(super) use layout::starts_with_local;
 pub(super) use writer::{Body, NewEntry, end_of_directory};
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::fs::FileExt};
+
+    use super::*;
+    use crate::{envelope::mtd::ae2, extract::Limits};
+
+    /// Writes an archive with one large, empty-looking entry into a sparse file.
+    fn sparse(size: u64) -> (File, u64) {
+        let file = tempfile::tempfile().expect("file");
+        let entry = |name: &str, size, sealed_size, body| NewEntry {
+            name: name.to_owned(),
+            mode: 0o100_644,
+            modified: 1_700_000_000,
+            size,
+            sealed_size,
+            body,
+        };
+        let key = entry("KEY", 0, 0, Body::Plain(0));
+        let large = entry("large", size, size + ae2::OVERHEAD, Body::Sealed(Compression::Stored));
+        let small = entry("small", 0, ae2::OVERHEAD, Body::Sealed(Compression::Stored));
+        let (mut at, mut directory) = (0, Vec::new());
+        for entry in [&key, &large, &small] {
+            directory.extend(entry.central_header(at));
+            let header = entry.local_header();
+            file.write_all_at(&header, at).expect("written");
+            at += header.len() as u64 + entry.sealed_size;
+        }
+        let end = end_of_directory(3, at, directory.len() as u64, b"comment");
+        file.write_all_at(&[directory, end].concat(), at).expect("written");
+        let len = file.metadata().expect("there").len();
+        (file, len)
+    }
+
+    #[test]
+    fn sizes_and_places_beyond_32_bits_survive() {
+        let around = |limit: u64| limit - 3..limit + 3;
+        let edges = around(0xf000_0000).chain(around(1 << 32)).chain([(1 << 32) - 200, 1 << 33, 1 << 40]);
+        for size in edges {
+            let (file, len) = sparse(size);
+            let directory = Directory::read(&file, len, b"KEY", &Limits::default()).expect("reads");
+            let [large, small] = directory.entries.as_slice() else { panic!("two entries") };
+            assert_eq!((large.size, large.sealed_size), (size, size + ae2::OVERHEAD));
+            assert_eq!(small.data.expect("sealed").at, after(large));
+            assert_eq!(directory.comment, b"comment");
+        }
+    }
+
+    /// Where the data of the last entry starts: its header with name, time and AES field follows the large entry.
+    fn after(large: &Entry) -> u64 {
+        large.data.expect("sealed").at + large.sealed_size + (30 + 5 + 9 + 11)
+    }
+}
