@@ -223,7 +223,7 @@ impl Default for RawLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
-            streams_per_connection: 256,
+            streams_per_connection: 64,
             calls: 512,
             tails: 64,
             handshake: SignedDuration::from_secs(10),

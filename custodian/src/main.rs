@@ -17,7 +17,7 @@ use custodian::{
     token::{InitToken, worker},
     trouble::Trouble,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// The key custodian: RSA private keys stay in a PKCS#11 token, file keys leave one at a time
@@ -90,9 +90,11 @@ fn main() -> ExitCode {
     ran.map_or_else(fail, |()| ExitCode::SUCCESS)
 }
 
-/// File keys and passwords pass through this process.
+/// File keys and passwords pass through this process. The limit alone would not do: a kernel that pipes core dumps to a
+/// program does not look at it.
 fn no_core_dumps() -> io::Result<()> {
-    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 fn fail(trouble: Trouble) -> ExitCode {

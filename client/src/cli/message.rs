@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use super::text::printable;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +24,8 @@ pub(super) fn finish(result: Result<()>) -> ExitCode {
 /// Passwords, file keys and plaintext pass through this process.
 pub(super) fn no_core_dumps() -> Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        // A kernel that pipes core dumps to a program does not look at the limit.
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
         .map_err(|why| Error::new(Kind::Local, "cannot turn core dumps off", why))
 }
 

@@ -1,6 +1,6 @@
 //! `AuditService`.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use custodian_proto::{
     limits::MAX_PAGE_SIZE,
@@ -18,9 +18,12 @@ use super::{
 };
 use crate::{
     authority::{Need, Role},
-    custody::{Call, Denial},
+    custody::{Call, Denial, Place},
     ledger::RecordQuery,
 };
+
+/// A reader of a tail that takes nothing for this long has lost its place.
+const SLOWEST_READER: Duration = Duration::from_secs(30);
 
 #[tonic::async_trait]
 impl AuditService for Api {
@@ -45,8 +48,10 @@ impl AuditService for Api {
         &self,
         request: Request<v1::TailRecordsRequest>,
     ) -> Result<Response<Self::TailRecordsStream>, Status> {
-        let Accepted { call, .. } =
+        let Accepted { call } =
             self.accept_reader(&request, Need::Role(Role::Auditor), "TailRecords").await?;
+        // A tail has a place among the tails instead.
+        let call = Call { place: Place::default(), ..call };
         let status = |denial: Denial| super::to_status(&denial, call.request_id);
         let request = request.into_inner();
         let mut query = parse_filter(request.filter.unwrap_or_default()).map_err(status)?;
@@ -58,7 +63,7 @@ impl AuditService for Api {
         });
         query.limit = MAX_PAGE_SIZE;
         let place = self.tails.clone().try_acquire_owned().map_err(|_| status(Refusal::Overloaded.into()))?;
-        // A reader who does not keep up slows down its own stream, not the ledger.
+        // A reader who does not keep up slows down its own stream, not the ledger; see SLOWEST_READER.
         let (sender, receiver) = mpsc::channel(64);
         let api = self.clone();
         tokio::spawn(async move {
@@ -93,8 +98,13 @@ impl Api {
             let full = records.len() == query.limit as usize;
             for record in records {
                 query.beyond = Some(record.sequence);
-                if sender.send(Ok(record)).await.is_err() {
-                    return Ok(());
+                tokio::select! {
+                    sent = tokio::time::timeout(SLOWEST_READER, sender.send(Ok(record))) => {
+                        if !matches!(sent, Ok(Ok(()))) {
+                            return Ok(());
+                        }
+                    }
+                    () = self.shutdown.cancelled() => return Ok(()),
                 }
             }
             if full {

@@ -3,20 +3,18 @@
 use std::time::Instant;
 
 use custodian_proto::refusal::Refusal;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
 use super::{Api, status::to_status};
 use crate::{
-    authority::{Need, Peer},
+    authority::{Caller, DeviceState, Need, Peer},
     custody::{Call, Denial, Fault},
 };
 
-/// A call that was let in. Its place is free again when this is dropped.
+/// A call that was let in.
 pub(super) struct Accepted {
     pub(super) call: Call,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Accepted {
@@ -28,7 +26,8 @@ impl Accepted {
 
 impl Api {
     /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once and nothing is
-    /// recorded: the call was never looked at.
+    /// recorded: the call was never looked at. Callers without an active device and a session have little room, so that
+    /// they cannot fill the log.
     pub(super) async fn accept<T>(&self, request: &Request<T>) -> Result<Accepted, Status> {
         let arrived = Instant::now();
         let request_id = Uuid::now_v7();
@@ -40,7 +39,10 @@ impl Api {
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
         let caller = self.custodian.authority().identify(peer, token).await.map_err(denied)?;
-        Ok(Accepted { call: Call { request_id, arrived, caller }, _place: place })
+        if !has_standing(&caller) && !self.strangers.admit(caller.peer.certificate.spki) {
+            return Err(denied(Refusal::Overloaded.into()));
+        }
+        Ok(Accepted { call: Call { request_id, arrived, caller, place: place.into() } })
     }
 
     /// [`Api::accept`] for calls that only read: also says whether the caller may.
@@ -73,6 +75,11 @@ impl Api {
             }
         }
     }
+}
+
+fn has_standing(caller: &Caller) -> bool {
+    let active = caller.device.as_ref().is_some_and(|device| device.state == DeviceState::Active);
+    active && caller.session.is_some()
 }
 
 /// The refusal of a request that makes no sense.

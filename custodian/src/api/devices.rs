@@ -75,7 +75,8 @@ impl DeviceService for Api {
             let device = api.certify(device, &certificate_request, peer.spki).await?;
             Ok((Change::Enroll { code_hash, device: device.clone() }, device.certificate))
         };
-        let enrolled = self.custodian.enroll(accepted.call.intent("Enroll"), enroll).await;
+        let enrolled =
+            self.custodian.enroll(accepted.call.place.clone(), accepted.call.intent("Enroll"), enroll).await;
         match enrolled.map_err(|denial| accepted.status(denial))? {
             (Changed::Device(device), certificate) => Ok(Response::new(v1::EnrollResponse {
                 device: Some(device.into()),

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{LoginThrottle, Passwords},
+    authority::{Floodgate, LoginThrottle, Passwords, SpkiHash},
     custody::Custodian,
     pki::DeviceCa,
 };
@@ -36,6 +36,11 @@ use crate::{
 pub(crate) use keys::{GENERATION, make_wrapping_key};
 pub(crate) use session::random_token;
 pub use status::to_status;
+
+/// Calls a minute, of each certificate and of all, that are let in without an active device and a session: logins,
+/// enrolments, and attempts of the revoked.
+const STRANGERS_EACH: u32 = 60;
+const STRANGERS_ALL: u32 = 1_200;
 
 /// What the services share.
 #[derive(Clone)]
@@ -47,6 +52,7 @@ pub struct Api {
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
+    strangers: Arc<Floodgate<SpkiHash>>,
     shutdown: CancellationToken,
     started: Timestamp,
 }
@@ -88,9 +94,15 @@ impl Api {
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
+            strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
             shutdown,
             started: Timestamp::now(),
         }
+    }
+
+    /// Begins a new minute for callers without standing. How many calls the old one turned away unrecorded.
+    pub fn roll_strangers(&self) -> u64 {
+        self.strangers.roll()
     }
 
     /// All services of `custodian.v1`, each with its limits on message size.

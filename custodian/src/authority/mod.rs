@@ -2,6 +2,7 @@
 
 mod caller;
 mod device;
+mod floodgate;
 mod judge;
 mod key;
 mod password;
@@ -12,6 +13,7 @@ mod user;
 
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
+pub use floodgate::Floodgate;
 pub use judge::{Authority, Need, Rules};
 pub use key::{KeyState, WrappingKey};
 pub use password::Passwords;

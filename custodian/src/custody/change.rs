@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Call, Custodian, Denial, to_the_end};
+use super::{Call, Custodian, Denial, Place, to_the_end};
 use crate::{
     authority::{Need, Standing},
     ledger::{Change, Changed, Grant, Intent, Outcome},
@@ -19,7 +19,7 @@ impl Custodian {
         prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
     ) -> Result<(Changed, T), Denial> {
         let custodian = Arc::clone(self);
-        to_the_end(async move {
+        to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent);
             let prepared = match custodian.authority.permit(&call.caller, need).await {
                 Ok(permit) => prepare.await.map(|prepared| (permit.redeem(), prepared)),
@@ -36,11 +36,12 @@ impl Custodian {
     /// transaction uses up.
     pub async fn enroll<T: Send + 'static>(
         self: &Arc<Self>,
+        place: Place,
         intent: Intent,
         prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
     ) -> Result<(Changed, T), Denial> {
         let custodian = Arc::clone(self);
-        to_the_end(async move {
+        to_the_end(place, async move {
             let attempt = custodian.ledger.begin(intent);
             let (outcome, made) = split(prepare.await.map(|prepared| (Standing::default(), prepared)));
             let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;

@@ -11,6 +11,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 pub use denial::{Denial, Fault};
@@ -72,6 +73,21 @@ pub struct Call {
     pub arrived: Instant,
     /// Who asks.
     pub caller: Caller,
+    /// Its place among the calls that are served at once.
+    pub place: Place,
+}
+
+/// A place among the calls that are served at once. It is kept until the sequence ends, even if the caller hangs up before:
+/// otherwise hanging up would be a way around the limit.
+#[derive(Clone, Default)]
+pub struct Place {
+    _held: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl From<OwnedSemaphorePermit> for Place {
+    fn from(permit: OwnedSemaphorePermit) -> Self {
+        Self { _held: Some(Arc::new(permit)) }
+    }
 }
 
 impl Call {
@@ -83,8 +99,14 @@ impl Call {
 
 /// Runs a sequence on a task of its own: a caller that hangs up must not stop it before it is settled.
 async fn to_the_end<T: Send + 'static>(
+    place: Place,
     sequence: impl Future<Output = Result<T, Denial>> + Send + 'static,
 ) -> Result<T, Denial> {
+    let sequence = async move {
+        let ended = sequence.await;
+        drop(place);
+        ended
+    };
     match tokio::spawn(sequence).await {
         Ok(result) => result,
         Err(error) => Err(Fault::Internal(format!("the sequence did not end: {error}")).into()),

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Call, Custodian, Denial, UnwrapRequest, Withheld};
+use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
         Authority, DeviceState, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId, SpkiHash,
@@ -129,7 +129,7 @@ impl Scene {
             session: identity.session,
             user: identity.user,
         };
-        Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller }
+        Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
     }
 
     fn request(&self) -> UnwrapRequest {

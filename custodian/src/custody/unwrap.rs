@@ -26,7 +26,7 @@ impl Custodian {
     /// session and key were still active in the transaction that recorded it (law 2).
     pub async fn unwrap(self: &Arc<Self>, call: Call, request: UnwrapRequest) -> Result<FileKey, Denial> {
         let custodian = Arc::clone(self);
-        to_the_end(async move {
+        to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent(&call, &request));
             let key = custodian.permitted_unwrap(&call, &request).await;
             let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&key)).await?;

@@ -9,23 +9,34 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::Places;
 use crate::authority::Peer;
 
-/// A connection whose peer has proved its key. Its place is free again when it is dropped.
+/// RFC 9113 §3.4: what an HTTP/2 client sends first.
+pub(super) const PREFACE_LEN: usize = 24;
+
+/// A connection whose peer has proved its key.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
+    /// Read already, and still to be handed on: the last `unread` bytes.
+    preface: [u8; PREFACE_LEN],
+    unread: usize,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TlsStream<TcpStream>, peer: Peer, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, peer, _place: place }
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        preface: [u8; PREFACE_LEN],
+        peer: Peer,
+        places: Places,
+    ) -> Self {
+        Self { stream, preface, unread: PREFACE_LEN, peer, _places: places }
     }
 }
 
@@ -43,7 +54,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.unread == 0 {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let start = PREFACE_LEN - self.unread;
+        let taken = self.unread.min(buf.remaining());
+        buf.put_slice(&self.preface[start..start + taken]);
+        self.unread -= taken;
+        Poll::Ready(Ok(()))
     }
 }
 

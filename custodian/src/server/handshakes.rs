@@ -1,11 +1,10 @@
 //! Handshakes that came to nothing, and their records.
 
 use std::{
-    collections::HashMap,
     io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Instant,
 };
 
 use custodian_proto::refusal::Refusal;
@@ -15,31 +14,29 @@ use uuid::Uuid;
 
 use super::tls::Newcomers;
 use crate::{
+    authority::Floodgate,
     custody::Denial,
     ledger::{Intent, Ledger, Outcome},
 };
 
-/// A stranger must not be able to fill the log: from one address this many failures are recorded one by one within
-/// [`WINDOW`]; further ones are counted, and the next record tells how many they were.
-pub(super) const RECORDED: u32 = 30;
-const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses remembered at once; beyond it the oldest windows are forgotten first.
-const ADDRESSES: usize = 10_000;
+/// Refused handshakes a minute that are recorded one by one: of one network, and of all.
+pub(super) const RECORDED_EACH: u32 = 30;
+const RECORDED_ALL: u32 = 600;
 
 /// Records refused handshakes.
 pub(super) struct Handshakes {
     ledger: Arc<dyn Ledger>,
-    windows: Mutex<HashMap<IpAddr, Window>>,
-}
-
-struct Window {
-    began: Instant,
-    failures: u32,
+    gate: Floodgate<IpAddr>,
 }
 
 impl Handshakes {
     pub(super) fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger, windows: Mutex::default() }
+        Self { ledger, gate: Floodgate::new(RECORDED_EACH, RECORDED_ALL) }
+    }
+
+    /// Begins a new minute. How many refusals of the old one were not recorded.
+    pub(super) fn roll(&self) -> u64 {
+        self.gate.roll()
     }
 
     /// Self-signed certificates are let in only while an invitation is open.
@@ -54,64 +51,70 @@ impl Handshakes {
         }
     }
 
-    /// Records a failed handshake, unless the peer just went away or there are too many.
+    /// Records a refused handshake. One that came to nothing for another reason is not an attempt: a port scan, a health
+    /// probe, a client that does not trust us.
     pub(super) async fn failed(&self, ip: IpAddr, certificate: Option<[u8; 32]>, error: &io::Error) {
-        let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            tracing::debug!(%ip, "handshake: {error}");
+        let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Some((refusal, error)) = error.and_then(|error| Some((refusal(error)?, error))) else {
+            tracing::debug!(%ip, "a handshake came to nothing: {error:?}");
             return;
         };
         let ip = ip.to_canonical();
-        let Some(unrecorded) = self.count(ip) else { return };
-        let refusal = match error {
-            rustls::Error::InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ) => Refusal::CertificateExpired,
-            _ => Refusal::CertificateRefused,
-        };
-        let mut detail = error.to_string();
-        if unrecorded > 0 {
-            detail = format!("{detail} (and {unrecorded} earlier failures from this address)");
+        if !self.gate.admit(network(ip)) {
+            return;
         }
-        let attempt = self.ledger.begin(Intent {
-            request_id: Uuid::now_v7(),
-            arrived: Instant::now(),
-            operation: "Connect",
-            user: String::new(),
-            device: String::new(),
-            certificate,
-            ip,
-            key: None,
-            wrapped_sha256: None,
-            claims: None,
-            target: String::new(),
-            reason: String::new(),
-        });
-        let denial = Denial::Refused { refusal, detail };
-        if let Err(Denial::Failed(fault)) = self.ledger.settle(attempt, Outcome::Denied(denial)).await {
-            tracing::error!(%ip, "a refused handshake is not recorded: {fault}");
-        }
+        let denial = Denial::Refused { refusal, detail: error.to_string() };
+        record(self.ledger.as_ref(), "Connect", ip, certificate, denial).await;
     }
+}
 
-    /// Counts a failure. `Some`: record it, and this many before it were not recorded.
-    fn count(&self, ip: IpAddr) -> Option<u32> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if windows.len() >= ADDRESSES && !windows.contains_key(&ip) {
-            windows.retain(|_, window| now.duration_since(window.began) < WINDOW);
-            if windows.len() >= ADDRESSES {
-                windows.clear();
-            }
-        }
-        let window = windows.entry(ip).or_insert(Window { began: now, failures: 0 });
-        if now.duration_since(window.began) >= WINDOW {
-            let unrecorded = window.failures.saturating_sub(RECORDED);
-            *window = Window { began: now, failures: 1 };
-            return Some(unrecorded);
-        }
-        window.failures += 1;
-        (window.failures <= RECORDED).then_some(0)
+/// Records what happened outside any call.
+pub(super) async fn record(
+    ledger: &dyn Ledger,
+    operation: &'static str,
+    ip: IpAddr,
+    certificate: Option<[u8; 32]>,
+    denial: Denial,
+) {
+    let attempt = ledger.begin(Intent {
+        request_id: Uuid::now_v7(),
+        arrived: Instant::now(),
+        operation,
+        user: String::new(),
+        device: String::new(),
+        certificate,
+        ip,
+        key: None,
+        wrapped_sha256: None,
+        claims: None,
+        target: String::new(),
+        reason: String::new(),
+    });
+    if let Err(Denial::Failed(fault)) = ledger.settle(attempt, Outcome::Denied(denial)).await {
+        tracing::error!(%ip, operation, "a refusal is not recorded: {fault}");
+    }
+}
+
+/// What a failed handshake refused, if it was this side that refused, and for who the peer is.
+fn refusal(error: &rustls::Error) -> Option<Refusal> {
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => Some(Refusal::CertificateExpired),
+        rustls::Error::InvalidCertificate(_)
+        | rustls::Error::NoCertificatesPresented
+        | rustls::Error::PeerIncompatible(_) => Some(Refusal::CertificateRefused),
+        _ => None,
+    }
+}
+
+/// What one stranger has without effort: an IPv4 address, or a /64 of IPv6.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
     }
 }

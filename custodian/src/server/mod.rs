@@ -1,37 +1,60 @@
 //! The network: TCP, TLS, HTTP/2, limits, shutdown. What a request means is not decided here.
 
 mod connection;
+mod crowd;
 mod handshakes;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
 };
-use tokio_rustls::TlsAcceptor;
+
+use custodian_proto::refusal::Refusal;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 pub use tls::{Tls, TlsError};
 
-use crate::ledger::Ledger;
-use connection::Connection;
+use crate::{
+    authority::{Peer, PeerKind, SpkiHash},
+    custody::Denial,
+    ledger::Ledger,
+};
+use connection::{Connection, PREFACE_LEN};
+use crowd::{Crowd, Held};
 use handshakes::Handshakes;
+
+/// Handshakes under way at once, and those of one address. A stranger needs nothing to begin one.
+const HANDSHAKES: usize = 512;
+const HANDSHAKES_OF_ONE: usize = 64;
+
+/// Connections of one certificate: a workstation runs a few programs at once.
+const CONNECTIONS_OF_ONE: usize = 32;
+
+/// Connections of all self-signed certificates together: people enrol one by one.
+const CONNECTIONS_OF_NEWCOMERS: usize = 16;
 
 /// What a server takes at once.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Open connections, handshakes included. More wait in the kernel's queue.
+    /// Open connections. One more is closed after its handshake.
     pub connections: usize,
     /// Calls at once on one connection.
     pub streams: u32,
-    /// How long a handshake may take.
+    /// How long a handshake may take, until the first bytes of HTTP/2.
     pub handshake: Duration,
     /// How long a call may take until its answer begins.
     pub call: Duration,
@@ -41,17 +64,30 @@ pub struct ServerLimits {
 
 /// Serves `routes` on `listener` until `shutdown`, then lets open calls end, at most for `limits.drain`.
 ///
-/// Every new connection uses the newest value of `tls`.
+/// Every new connection uses the newest value of `tls`. Once a minute `turned_away` tells how many calls of strangers were
+/// not recorded one by one; their number is.
 pub async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Arc<Tls>>,
     ledger: Arc<dyn Ledger>,
     routes: Routes,
+    turned_away: impl Fn() -> u64 + Send + 'static,
     limits: ServerLimits,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, receiver) = mpsc::channel(16);
-    let door = Arc::new(Door { tls, handshakes: Handshakes::new(ledger), limits, sender });
+    let door = Arc::new(Door {
+        tls,
+        handshakes: Handshakes::new(Arc::clone(&ledger)),
+        under_way: Arc::new(Semaphore::new(HANDSHAKES)),
+        of_address: Crowd::new(HANDSHAKES_OF_ONE),
+        connections: Arc::new(Semaphore::new(limits.connections)),
+        of_certificate: Crowd::new(CONNECTIONS_OF_ONE),
+        of_newcomers: Crowd::new(CONNECTIONS_OF_NEWCOMERS),
+        limits,
+        sender,
+    });
+    let minutes = tokio::spawn(every_minute(Arc::clone(&door), ledger, turned_away));
     let accepting = tokio::spawn(accept(listener, door, shutdown.clone()));
     let serving = Server::builder()
         .max_concurrent_streams(limits.streams)
@@ -73,20 +109,44 @@ pub async fn serve(
         }
     };
     accepting.abort();
+    minutes.abort();
     served
 }
 
+/// Puts the numbers of what was not recorded one by one into the log.
+async fn every_minute(door: Arc<Door>, ledger: Arc<dyn Ledger>, turned_away: impl Fn() -> u64) {
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    minute.tick().await;
+    loop {
+        minute.tick().await;
+        for (what, count) in
+            [("refused handshakes", door.handshakes.roll()), ("calls of strangers", turned_away())]
+        {
+            if count > 0 {
+                let detail = format!("{count} more {what} within a minute were not recorded one by one");
+                let denial = Denial::Refused { refusal: Refusal::Overloaded, detail };
+                let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                handshakes::record(ledger.as_ref(), "Flood", nobody, None, denial).await;
+            }
+        }
+    }
+}
+
+/// Everything that decides whether a connection becomes one.
 struct Door {
     tls: watch::Receiver<Arc<Tls>>,
     handshakes: Handshakes,
+    under_way: Arc<Semaphore>,
+    of_address: Crowd<IpAddr>,
+    connections: Arc<Semaphore>,
+    of_certificate: Crowd<SpkiHash>,
+    of_newcomers: Crowd<AllNewcomers>,
     limits: ServerLimits,
-    sender: mpsc::Sender<Result<Connection, std::io::Error>>,
+    sender: mpsc::Sender<Result<Connection, io::Error>>,
 }
 
 async fn accept(listener: TcpListener, door: Arc<Door>, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(door.limits.connections));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
@@ -100,22 +160,29 @@ async fn accept(listener: TcpListener, door: Arc<Door>, shutdown: CancellationTo
                 continue;
             }
         };
-        let door = Arc::clone(&door);
+        // With no room for another handshake the connection is closed at once: waiting would let the slow starve the rest.
+        let Ok(under_way) = Arc::clone(&door.under_way).try_acquire_owned() else { continue };
+        let Some(of_address) = door.of_address.enter(address.ip()) else { continue };
+        let (door, shutdown) = (Arc::clone(&door), shutdown.clone());
         tokio::spawn(async move {
-            let Some((stream, peer)) = door.shake_hands(stream, address.ip()).await else { return };
-            // The receiver is gone only when the server stops.
-            door.sender.send(Ok(Connection::new(stream, peer, place))).await.ok();
+            let entered = tokio::select! {
+                entered = tokio::time::timeout(door.limits.handshake, door.let_in(stream, address.ip())) => entered,
+                () = shutdown.cancelled() => return,
+            };
+            drop((under_way, of_address));
+            match entered {
+                // The receiver is gone only when the server stops.
+                Ok(Some(connection)) => drop(door.sender.send(Ok(connection)).await),
+                Ok(None) => {}
+                Err(_) => tracing::debug!(ip = %address.ip(), "no handshake in time"),
+            }
         });
     }
 }
 
 impl Door {
-    /// The TLS handshake. A refusal is recorded; the peer learns of it by a TLS alert.
-    async fn shake_hands(
-        &self,
-        stream: TcpStream,
-        ip: std::net::IpAddr,
-    ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, crate::authority::Peer)> {
+    /// The TLS handshake and the first bytes of HTTP/2. A refusal is recorded; the peer learns of it by a TLS alert.
+    async fn let_in(&self, stream: TcpStream, ip: IpAddr) -> Option<Connection> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("the peer is gone already: {error}");
             return None;
@@ -129,23 +196,45 @@ impl Door {
                 return None;
             }
         };
-        let handshake = TlsAcceptor::from(config).accept(stream);
-        match tokio::time::timeout(self.limits.handshake, handshake).await {
-            Err(_) => {
-                tracing::debug!(%ip, "no handshake in time");
-                None
-            }
-            Ok(Err(error)) => {
+        let mut stream = match TlsAcceptor::from(config).accept(stream).await {
+            Ok(stream) => stream,
+            Err(error) => {
                 self.handshakes.failed(ip, seen.certificate(), &error).await;
-                None
+                return None;
             }
-            Ok(Ok(stream)) => match seen.peer(ip) {
-                Some(peer) => Some((stream, peer)),
-                None => {
-                    tracing::error!("a handshake succeeded without a certificate");
-                    None
-                }
-            },
-        }
+        };
+        let peer = seen.peer(ip)?;
+        let preface = preface(&mut stream).await?;
+        let places = self.places(&peer)?;
+        Some(Connection::new(stream, preface, peer, places))
     }
+
+    /// Room for one more connection, of all and of this peer.
+    fn places(&self, peer: &Peer) -> Option<Places> {
+        let all = Arc::clone(&self.connections).try_acquire_owned().ok()?;
+        let of_certificate = self.of_certificate.enter(peer.certificate.spki)?;
+        let of_newcomers = match peer.certificate.kind {
+            PeerKind::Device => None,
+            PeerKind::Newcomer => Some(self.of_newcomers.enter(AllNewcomers)?),
+        };
+        Some(Places { _all: all, _of_certificate: of_certificate, _of_newcomers: of_newcomers })
+    }
+}
+
+/// All newcomers are one holder.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct AllNewcomers;
+
+/// The places of a connection. Free again when it ends.
+struct Places {
+    _all: OwnedSemaphorePermit,
+    _of_certificate: Held<SpkiHash>,
+    _of_newcomers: Option<Held<AllNewcomers>>,
+}
+
+/// The first bytes a client sends. HTTP/2 itself would wait for them for ever.
+async fn preface(stream: &mut TlsStream<TcpStream>) -> Option<[u8; PREFACE_LEN]> {
+    let mut preface = [0; PREFACE_LEN];
+    stream.read_exact(&mut preface).await.ok()?;
+    Some(preface)
 }

@@ -1,6 +1,6 @@
 //! Handshakes over real TCP and TLS: who gets in, and what is recorded of those who do not.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use custodian_proto::v1;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -69,6 +69,10 @@ struct Served {
 
 impl Served {
     async fn new() -> Self {
+        Self::with(Duration::from_secs(10)).await
+    }
+
+    async fn with(handshake: Duration) -> Self {
         let ca = Ca::new("device CA");
         let (certificate, key) = ca.issue(-1, 1);
         let tls = Tls::new(vec![certificate], key, ca.certificate.clone()).unwrap();
@@ -76,9 +80,9 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let limits = ServerLimits {
-            connections: 16,
+            connections: 64,
             streams: 16,
-            handshake: Duration::from_secs(10),
+            handshake,
             call: Duration::from_secs(10),
             drain: Duration::from_secs(1),
         };
@@ -86,13 +90,20 @@ impl Served {
         let (_, health) = tonic_health::server::health_reporter();
         let tls = watch::Sender::new(Arc::new(tls));
         let (receiver, served_ledger) = (tls.subscribe(), Arc::clone(&ledger) as Arc<dyn Ledger>);
-        tokio::spawn(serve(listener, receiver, served_ledger, Routes::new(health), limits, stop.clone()));
+        tokio::spawn(serve(
+            listener,
+            receiver,
+            served_ledger,
+            Routes::new(health),
+            || 0,
+            limits,
+            stop.clone(),
+        ));
         Self { ca, ledger, address, stop }
     }
 
-    /// Shakes hands, and finds out whether it was let in: the server speaks first in HTTP/2 over an accepted connection,
-    /// and sends an alert otherwise.
-    async fn lets_in(&self, identity: Option<Identity>) -> bool {
+    /// A TLS connection. The server may still refuse it: in TLS 1.3 the client is done first.
+    async fn handshake(&self, identity: Option<Identity>) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.certificate.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -106,14 +117,20 @@ impl Served {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let Ok(mut stream) = TlsConnector::from(Arc::new(config)).connect(name, stream).await else {
-            return false;
-        };
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// A connection that the server accepted: then it answers in HTTP/2, and sends an alert otherwise.
+    async fn open(&self, identity: Option<Identity>) -> Option<TlsStream<TcpStream>> {
+        let mut stream = self.handshake(identity).await.ok()?;
         // RFC 9113 §3.4: the client's preface and an empty SETTINGS frame.
-        if stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_err() {
-            return false;
-        }
-        matches!(stream.read(&mut [0; 9]).await, Ok(read) if read > 0)
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.ok()?;
+        let read = stream.read(&mut [0; 9]).await.ok()?;
+        (read > 0).then_some(stream)
+    }
+
+    async fn lets_in(&self, identity: Option<Identity>) -> bool {
+        self.open(identity).await.is_some()
     }
 
     /// The first `count` records, once they are there.
@@ -179,12 +196,47 @@ async fn a_newcomer_gets_in_only_while_an_invitation_is_open() {
 #[tokio::test]
 async fn a_stranger_cannot_fill_the_log() {
     let served = Served::new().await;
-    for _ in 0..super::handshakes::RECORDED + 20 {
+    let each = super::handshakes::RECORDED_EACH;
+    for _ in 0..each + 10 {
+        // When it returns, the alert has come, and so the failure has been counted.
+        assert!(!served.lets_in(None).await);
+    }
+    let records = served.records(u64::from(each)).await;
+    assert_eq!(records.len(), each as usize);
+}
+
+#[tokio::test]
+async fn what_is_no_attempt_is_not_recorded() {
+    let served = Served::new().await;
+    for noise in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), b""] {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: custodian\r\n\r\n").await.unwrap();
-        // The alert, then the end: the failure has been counted when it comes. A reset is an end, too.
+        stream.write_all(noise).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // The end. A reset is an end, too.
         stream.read_to_end(&mut Vec::new()).await.ok();
     }
-    let records = served.records(u64::from(super::handshakes::RECORDED)).await;
-    assert_eq!(records.len(), super::handshakes::RECORDED as usize);
+    assert_eq!(*served.ledger.last_sequence().borrow(), 0);
+}
+
+#[tokio::test]
+async fn silence_after_the_handshake_is_not_endured() {
+    let served = Served::with(Duration::from_millis(300)).await;
+    let (certificate, key) = served.ca.issue(-1, 1);
+    let mut stream = served.handshake(Some((certificate, key))).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0; 9])).await;
+    assert!(!matches!(ended, Err(_) | Ok(Ok(1..))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn one_certificate_gets_its_share_of_connections_and_no_more() {
+    let served = Served::new().await;
+    let (certificate, key) = served.ca.issue(-1, 1);
+    let mut open = Vec::new();
+    for _ in 0..super::CONNECTIONS_OF_ONE + 4 {
+        if let Some(stream) = served.open(Some((certificate.clone(), key.clone_key()))).await {
+            open.push(stream);
+        }
+    }
+    assert_eq!(open.len(), super::CONNECTIONS_OF_ONE);
+    assert!(served.lets_in(Some(served.ca.issue(-1, 1))).await);
 }

@@ -39,7 +39,7 @@ pub struct Parts {
 impl Parts {
     /// Starts the token's worker, opens the ledger, loads the certificates, and joins them.
     pub async fn assemble(config: &Config) -> Result<Self, Trouble> {
-        let tls = load_tls(config)?;
+        let tls = load_tls(config, ca_certificate(config)?)?;
         let ledger = open_ledger(config)?;
         let supervisor = start_token(config).await?;
         let token: Arc<dyn Token> = supervisor.clone();
@@ -73,12 +73,35 @@ impl Parts {
     }
 }
 
+/// The parts that can be changed while they serve.
+pub(super) struct Reloadable {
+    tls: watch::Sender<Arc<Tls>>,
+    ca: Arc<DeviceCa>,
+    custodian: Arc<Custodian>,
+}
+
+impl Parts {
+    pub(super) fn reloadable(&self) -> Reloadable {
+        Reloadable { tls: self.tls.clone(), ca: Arc::clone(&self.ca), custodian: Arc::clone(&self.custodian) }
+    }
+}
+
+impl Reloadable {
+    /// Puts the server's certificate and the rules of `config` in force, or changes nothing. The device CA stays: what
+    /// enrols devices and what lets them in must be the same.
+    pub(super) fn reload(&self, config: &Config) -> Result<(), Trouble> {
+        let tls = load_tls(config, self.ca.certificate().to_vec())?;
+        self.tls.send_replace(Arc::new(tls));
+        self.custodian.authority().set_rules(config.rules);
+        Ok(())
+    }
+}
+
 /// The TLS material of a configuration.
-pub(super) fn load_tls(config: &Config) -> Result<Tls, Trouble> {
+fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
     let chain = files::certificates(&config.tls_certificate)?;
     let key = files::private_key(&config.tls_key)?;
-    let ca = rustls::pki_types::CertificateDer::from(ca_certificate(config)?);
-    Tls::new(chain, key, ca).map_err(|error| {
+    Tls::new(chain, key, ca.into()).map_err(|error| {
         Trouble::new("cannot set up TLS", error).hint("check [tls] and [ca] in the configuration")
     })
 }

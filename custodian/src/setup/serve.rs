@@ -1,16 +1,35 @@
 //! `custodian serve`: parts, network, signals.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::{Parts, parts::load_tls};
-use crate::{api::Api, config::Config, server, token::Token as _, trouble::Trouble};
+use super::{Parts, parts::Reloadable};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    api::Api,
+    config::Config,
+    server::{self, ServerLimits},
+    token::Token as _,
+    trouble::Trouble,
+};
+
+/// Largest request for health and reflection, in bytes.
+const SMALL: usize = 1_024;
+
+/// File descriptors for everything but connections.
+const OTHER_FILES: u64 = 256;
 
 /// Serves until SIGTERM or SIGINT, then lets open calls end. `ready` is told the address once calls are answered.
 ///
@@ -23,12 +42,14 @@ pub async fn serve(
     let config = Config::read(path)?;
     let listener = listen(listen_on.unwrap_or(config.listen)).await?;
     let address = listener.local_addr().map_err(|error| Trouble::new("cannot listen", error))?;
+    // Handled from here on: a signal during the start must not kill a process that asks for a PIN.
+    let (stop, hangup) = (Stop::new()?, handle(SignalKind::hangup())?);
     let parts = Parts::assemble(&config).await?;
     let shutdown = parts.shutdown.clone();
-    let stop_on_signal = tokio::spawn(stop_on_signal(shutdown.clone())?);
-    let reload =
-        tokio::spawn(reload_on_signal(path.to_owned(), parts.tls.clone(), Arc::clone(&parts.custodian))?);
+    let stop_on_signal = tokio::spawn(stop.cancels(shutdown.clone()));
+    let reload = tokio::spawn(reload_on(hangup, path.to_owned(), parts.reloadable()));
     let routes = routes(&parts, config.reflection, &shutdown)?;
+    let api = parts.api.clone();
     tracing::info!(%address, "serving");
     ready(address);
     let served = server::serve(
@@ -36,7 +57,8 @@ pub async fn serve(
         parts.tls.subscribe(),
         Arc::clone(&parts.ledger),
         routes,
-        config.server_limits,
+        move || api.roll_strangers(),
+        ServerLimits { connections: connections(config.server_limits.connections), ..config.server_limits },
         shutdown,
     )
     .await;
@@ -44,6 +66,23 @@ pub async fn serve(
     reload.abort();
     parts.token.shutdown().await;
     served.map_err(|error| Trouble::new("the server stopped", error))
+}
+
+/// As many connections as were asked for and as there can be file descriptors for.
+fn connections(asked: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    let possible = usize::try_from(most.saturating_sub(OTHER_FILES).max(1)).unwrap_or(usize::MAX);
+    if possible < asked {
+        tracing::warn!(
+            "limits.connections is {asked}, but only {possible} are possible with {most} open files"
+        );
+    }
+    asked.min(possible)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Trouble> {
@@ -72,48 +111,50 @@ fn routes(parts: &Parts, reflection: bool, shutdown: &CancellationToken) -> Resu
         }
         reporter.set_not_serving::<Custody>().await;
     });
-    let routes = parts.api.routes().add_service(health);
+    // Nobody's state is asked for here: what these take must be small.
+    let routes = parts.api.routes().add_service(health.max_decoding_message_size(SMALL));
     if !reflection {
         return Ok(routes);
     }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(custodian_proto::DESCRIPTOR_SET)
         .build_v1()
-        .map_err(|error| Trouble::new("cannot serve reflection", error))?;
+        .map_err(|error| Trouble::new("cannot serve reflection", error))?
+        .max_decoding_message_size(SMALL);
     Ok(routes.add_service(reflection))
 }
 
-fn stop_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Trouble> {
-    let handler = |kind| signal(kind).map_err(|error| Trouble::new("cannot handle signals", error));
-    let (mut terminate, mut interrupt) =
-        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: open calls may end, new ones are not taken"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: open calls may end, new ones are not taken"),
-        }
-        shutdown.cancel();
-    })
+fn handle(kind: SignalKind) -> Result<Signal, Trouble> {
+    signal(kind).map_err(|error| Trouble::new("cannot handle signals", error))
 }
 
-/// SIGHUP puts new certificates and rules in force. A configuration that does not read changes nothing.
-fn reload_on_signal(
-    path: std::path::PathBuf,
-    tls: tokio::sync::watch::Sender<Arc<server::Tls>>,
-    custodian: Arc<crate::custody::Custodian>,
-) -> Result<impl Future<Output = ()>, Trouble> {
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| Trouble::new("cannot handle signals", error))?;
-    Ok(async move {
-        while hangup.recv().await.is_some() {
-            match Config::read(&path).and_then(|config| Ok((load_tls(&config)?, config.rules))) {
-                Ok((new, rules)) => {
-                    tls.send_replace(Arc::new(new));
-                    custodian.authority().set_rules(rules);
-                    tracing::info!("SIGHUP: certificates, [sessions] and [budget] are read again");
-                }
-                Err(trouble) => tracing::error!("SIGHUP: nothing is changed. {trouble}"),
-            }
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Trouble> {
+        Ok(Self { terminate: handle(SignalKind::terminate())?, interrupt: handle(SignalKind::interrupt())? })
+    }
+
+    async fn cancels(mut self, shutdown: CancellationToken) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: open calls may end, new ones are not taken"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: open calls may end, new ones are not taken"),
         }
-    })
+        shutdown.cancel();
+    }
+}
+
+/// SIGHUP puts a new server certificate and new rules in force. A configuration that does not read changes nothing.
+async fn reload_on(mut hangup: Signal, path: PathBuf, parts: Reloadable) {
+    while hangup.recv().await.is_some() {
+        match Config::read(&path).and_then(|config| parts.reload(&config)) {
+            Ok(()) => {
+                tracing::info!("SIGHUP: [tls], [sessions] idle and lifetime, and [budget] are read again")
+            }
+            Err(trouble) => tracing::error!("SIGHUP: nothing is changed. {trouble}"),
+        }
+    }
 }
