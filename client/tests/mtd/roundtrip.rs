@@ -86,7 +86,10 @@ proptest! {
         let sealed = seal_to(SoftKey::shared(), &source, &envelope);
         prop_assert_eq!(sealed.envelope_bytes, envelope.metadata().expect("there").len());
         let extracted = extract_to(SoftKey::shared(), &envelope, &out).expect("extracted");
-        prop_assert_eq!((sealed.entries, sealed.content_bytes), (extracted.entries, counted(&out)));
+        prop_assert_eq!(
+            (sealed.entries, sealed.content_bytes, sealed.content_bytes),
+            (extracted.entries, extracted.content_bytes, counted(&out))
+        );
 
         let umask = umask();
         let mut expected = tree::read(&source);
