@@ -111,8 +111,11 @@ fn extract_mtd(
 ) -> Result<ExtractReport> {
     let sealed = mtd::read_header(envelope.file(), &job.limits)?;
     let entries: Vec<usize> = chosen.of(sealed.entries())?;
-    let content_bytes =
-        entries.iter().filter_map(|index| sealed.entries().get(*index)).map(Entry::size).sum();
+    let files = entries
+        .iter()
+        .filter_map(|index| sealed.entries().get(*index))
+        .filter(|entry| entry.kind() == EntryKind::File);
+    let content_bytes = files.map(Entry::size).sum();
     match &job.output {
         ExtractTo::Folder(folder) => {
             let mut target = TargetFolder::new(folder)?;
