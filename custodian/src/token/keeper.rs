@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    PinSource, StartError, Survey, TokenConfig, WorkerCommand,
+    PinSource, StartError, Survey, TokenConfig, TokenKey, WorkerCommand,
+    inventory::Inventory,
     link::{Link, read_report, write_frames},
     supervisor::State,
     wire::{self, Order, Report, Setup, ToWorker},
@@ -47,6 +48,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A worker that served this long was no failed start.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
+/// How many keys an error names.
+const MOST_NAMES: usize = 8;
+
 /// Room for orders that have not been written yet, beyond the worker's own queue.
 const SLACK: usize = 64;
 
@@ -59,6 +63,7 @@ pub(super) struct Keeper {
     pub(super) state: watch::Sender<State>,
     pub(super) stop: CancellationToken,
     pub(super) restarts: Arc<AtomicU32>,
+    pub(super) inventory: Arc<Inventory>,
 }
 
 /// A worker that serves.
@@ -127,7 +132,7 @@ impl Keeper {
         let Running { child, reader, writer, survey } = running;
         let (outgoing, frames) = mpsc::channel(self.config.queue.saturating_add(SLACK));
         let (stuck, mut complaints) = mpsc::channel(1);
-        let link = Arc::new(Link::new(outgoing, stuck));
+        let link = Arc::new(Link::new(outgoing, stuck, Arc::clone(&self.inventory)));
         info!(
             pid = child.id(),
             token = survey.label,
@@ -197,7 +202,16 @@ impl Keeper {
         };
         let module = self.config.module.display();
         let error = match ready {
-            Ok(Ok(survey)) => return Ok(Running { child, reader, writer, survey }),
+            Ok(Ok(survey)) => {
+                let missing = self.inventory.missing_from(&survey);
+                if missing.is_empty() {
+                    self.inventory.update(survey.clone());
+                    return Ok(Running { child, reader, writer, survey });
+                }
+                drop((reader, writer));
+                end(child, END_LIMIT).await;
+                return Err(StartError::Token(lost(&missing, &survey)));
+            }
             Ok(Err(Greeting::Failed(error))) => {
                 end(child, END_LIMIT).await;
                 return Err(error);
@@ -237,6 +251,25 @@ impl Keeper {
             Report::Answer(_) | Report::Sick(_) => Err(Greeting::Broken(wire::nonsense())),
         }
     }
+}
+
+/// What to say of a token that no longer serves keys that it served before.
+fn lost(missing: &[TokenKey], survey: &Survey) -> String {
+    let mut names: Vec<_> =
+        missing.iter().take(MOST_NAMES).map(|key| format!("{:?} ({})", key.label, key.id)).collect();
+    if missing.len() > MOST_NAMES {
+        names.push(format!("and {} more", missing.len() - MOST_NAMES));
+    }
+    let unserved = match &survey.unserved[..] {
+        [] => String::new(),
+        reasons => format!(" Not served: {}.", reasons.join("; ")),
+    };
+    format!(
+        "the token {:?} no longer has keys that it served before: {}.{unserved} Nothing was forgotten, and the token is \
+         tried again by itself. Bring its storage back; if a key was destroyed on purpose, restart the custodian",
+        survey.label,
+        names.join(", ")
+    )
 }
 
 /// How a worker did not come to serve.

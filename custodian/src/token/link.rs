@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Survey, TokenKey,
+    inventory::Inventory,
     wire::{self, Answer, FromWorker, HEADER, Job, Order, Outcome, Report, Task, ToWorker},
 };
 
@@ -57,12 +58,19 @@ pub(super) struct Link {
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
     next: AtomicU64,
     stuck: mpsc::Sender<String>,
+    inventory: Arc<Inventory>,
 }
 
 impl Link {
-    /// A line whose messages go to `outgoing`, and whose complaint that the worker hangs goes to `stuck`.
-    pub(super) fn new(outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>, stuck: mpsc::Sender<String>) -> Self {
-        Self { outgoing, pending: Mutex::new(Some(HashMap::new())), next: AtomicU64::new(1), stuck }
+    /// A line whose messages go to `outgoing`, and whose complaint that the worker hangs goes to `stuck`. Keys that
+    /// the worker makes or finds go to `inventory`.
+    pub(super) fn new(
+        outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
+        stuck: mpsc::Sender<String>,
+        inventory: Arc<Inventory>,
+    ) -> Self {
+        let pending = Mutex::new(Some(HashMap::new()));
+        Self { outgoing, pending, next: AtomicU64::new(1), stuck, inventory }
     }
 
     /// Sends a job and waits for its answer, until the deadline.
@@ -134,6 +142,12 @@ impl Link {
     }
 
     fn deliver(&self, id: u64, reply: Reply) {
+        // Here, not where it was asked: whoever asked may have gone, and the key is there all the same.
+        match &reply {
+            Reply::Key(key) => self.inventory.add(key),
+            Reply::Survey(survey) => self.inventory.update(survey.clone()),
+            _ => {}
+        }
         if let Some(waiting) = self.forget(id) {
             // Whoever asked may have gone; the reply is dropped then, and overwritten if it is a file key.
             drop(waiting.send(reply));

@@ -5,6 +5,7 @@
 mod attributes;
 mod config;
 mod init;
+mod inventory;
 mod keeper;
 mod keys;
 mod link;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Health, KeyTemplate, Survey, Token, TokenConfig, TokenError, TokenKey,
+    inventory::Inventory,
     keeper::Keeper,
     link::{Link, NoReply, Reply},
     wire::{Sign, Task, Unwrap},
@@ -58,8 +59,9 @@ pub enum StartError {
 /// A token behind a worker process.
 ///
 /// A worker that ends, reports that its token is sick, or hangs in the module is replaced. Unwrap and sign are then tried
-/// once more with the new one, while their deadline allows: both are safe to repeat. A refused PIN is final: no further
-/// worker is started, and every operation says why. Dropping the supervisor ends the worker.
+/// once more with the new one, while their deadline allows: both are safe to repeat. A worker that does not find every
+/// key that was served before does not serve: it is ended and tried again. A refused PIN is final: no further worker is
+/// started, and every operation says why. Dropping the supervisor ends the worker.
 pub struct Supervisor {
     pub(super) state: watch::Receiver<State>,
     restarts: Arc<AtomicU32>,
@@ -96,8 +98,15 @@ impl Supervisor {
         let (started, outcome) = oneshot::channel();
         let stop = CancellationToken::new();
         let restarts = Arc::new(AtomicU32::new(0));
-        let keeper =
-            Keeper { command, config, state: sender, stop: stop.clone(), restarts: Arc::clone(&restarts) };
+        let inventory = Arc::new(Inventory::default());
+        let keeper = Keeper {
+            command,
+            config,
+            state: sender,
+            stop: stop.clone(),
+            restarts: Arc::clone(&restarts),
+            inventory: Arc::clone(&inventory),
+        };
         // From here on a dropped future ends the worker, too.
         let supervisor = Self { state, restarts, stop };
         thread::Builder::new().name("token".to_owned()).spawn(move || keeper.run(started)).map_err(

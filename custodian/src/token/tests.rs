@@ -98,6 +98,24 @@ impl Bench {
         files
     }
 
+    /// Takes the files of all keys away, not the token itself.
+    fn hide_keys(&self) -> HiddenKeys {
+        let mut moved = Vec::new();
+        for token in fs::read_dir(self.path("tokens")).unwrap() {
+            for entry in fs::read_dir(token.unwrap().path()).unwrap() {
+                let here = entry.unwrap().path();
+                let name = here.file_name().unwrap().to_str().unwrap();
+                if name.ends_with(".object") && name != "token.object" {
+                    let away = self.path(name);
+                    fs::rename(&here, &away).unwrap();
+                    moved.push((here, away));
+                }
+            }
+        }
+        assert!(!moved.is_empty());
+        HiddenKeys(moved)
+    }
+
     fn make_token(&self, label: &str) {
         let output = Command::new("softhsm2-util")
             .args(["--init-token", "--free", "--label", label, "--so-pin", "87654321", "--pin", PIN])
@@ -146,6 +164,17 @@ impl Bench {
 
     async fn start(&self) -> Supervisor {
         Supervisor::start(command(), self.config()).await.unwrap()
+    }
+}
+
+/// Files of keys: where they belong, and where they are.
+struct HiddenKeys(Vec<(PathBuf, PathBuf)>);
+
+impl HiddenKeys {
+    fn bring_back(self) {
+        for (here, away) in self.0 {
+            fs::rename(away, here).unwrap();
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use rustix::{
 use super::{Bench, command, good, kill, rsa_key, until};
 use crate::token::{
     Health, PinSource, Supervisor, Token, TokenConfig, TokenError,
-    contract::{FILE_KEY, soon, unwrap},
+    contract::{FILE_KEY, RSA, soon, template, unwrap},
     supervisor::State,
 };
 
@@ -191,6 +191,33 @@ async fn a_token_that_went_away_comes_back() {
     fs::rename(&away, &here).unwrap();
     until(&token, |state| matches!(state, State::Serving { .. })).await;
     assert_eq!(unwrap(&token, &good(&key), soon()).await, Ok(FILE_KEY));
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_without_its_keys_does_not_serve_until_it_has_them_again() {
+    let bench = Bench::new();
+    let old = bench.start().await;
+    let known_at_start = rsa_key(&old).await;
+    old.shutdown().await;
+    let token = bench.start().await;
+    let made_since = token.generate(template("made since", RSA), soon()).await.unwrap();
+
+    let hidden = bench.hide_keys();
+    kill(token.worker_pid().unwrap());
+    until(&token, |state| matches!(state, State::Down { .. })).await;
+    let trouble = token.health().trouble.unwrap();
+    for key in [&known_at_start, &made_since] {
+        let name = format!("{:?} ({})", key.label, key.id);
+        assert!(trouble.contains(&name), "{name} is not in: {trouble}");
+        let unwrapped = unwrap(&token, &good(key), soon()).await;
+        assert_eq!(unwrapped, Err(TokenError::Unavailable(trouble.clone())), "fails at once, and says why");
+    }
+
+    hidden.bring_back();
+    until(&token, |state| matches!(state, State::Serving { .. })).await;
+    for key in [&known_at_start, &made_since] {
+        assert_eq!(unwrap(&token, &good(key), soon()).await, Ok(FILE_KEY));
+    }
 }
 
 #[test]
