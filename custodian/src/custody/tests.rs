@@ -128,6 +128,7 @@ impl Scene {
             device: identity.device,
             session: identity.session,
             user: identity.user,
+            spent: identity.spent,
         };
         Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller }
     }
@@ -196,7 +197,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
         call
     };
     let now = Timestamp::now();
-    let missing: [(Call, Refusal); 9] = [
+    let missing: [(Call, Refusal); 10] = [
         (with(&|caller| caller.peer.certificate.kind = PeerKind::Newcomer), Refusal::CertificateRefused),
         (with(&|caller| caller.peer.certificate.not_after = now), Refusal::CertificateExpired),
         (
@@ -217,6 +218,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
             }),
             Refusal::RoleMissing,
         ),
+        (with(&|caller| caller.spent = 100), Refusal::BudgetExhausted),
     ];
     for (call, refusal) in missing {
         let id = call.request_id;
@@ -230,4 +232,29 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
         UnwrapRequest { wrapped: unknown, claims: Claims::default() },
     );
     assert_eq!(denial.await.map(drop).unwrap_err().code(), Refusal::WrappedKeyRejected.code());
+}
+
+#[tokio::test]
+async fn law_5_an_exhausted_budget_answers_good_and_bad_alike() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    scene.custodian.authority().set_rules(Rules { hourly_budget: 2, ..scene.custodian.authority().rules() });
+    let garbage =
+        |byte| WrappedKey::new(scene.wrapped.key_id(), KeyWrapping::OaepSha256, vec![byte; 256]).unwrap();
+    let ask = async |call: Call, wrapped: WrappedKey| {
+        let id = call.request_id;
+        let asked = scene.custodian.unwrap(call, UnwrapRequest { wrapped, claims: Claims::default() }).await;
+        let code = asked.map(drop).unwrap_err().code();
+        assert_eq!(scene.record_of(id).await.unwrap().outcome, code);
+        code
+    };
+    // Let in before the budget was spent: only the settling can know.
+    let (early_bad, early_good) = (scene.call().await, scene.call().await);
+    for byte in 1..=2 {
+        assert_eq!(ask(scene.call().await, garbage(byte)).await, Refusal::WrappedKeyRejected.code());
+    }
+    let exhausted = Refusal::BudgetExhausted.code();
+    assert_eq!(ask(early_bad, garbage(3)).await, exhausted);
+    assert_eq!(ask(early_good, scene.wrapped.clone()).await, exhausted);
+    assert_eq!(ask(scene.call().await, garbage(4)).await, exhausted);
+    assert_eq!(ask(scene.call().await, scene.wrapped.clone()).await, exhausted);
 }

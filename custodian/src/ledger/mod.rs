@@ -42,7 +42,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// deadline ([`Fault::LedgerUnavailable`]); either way nothing may leave (law 1).
     async fn settle(&self, attempt: Attempt, outcome: Outcome) -> Result<(Release, Changed), Denial>;
 
-    /// The device of this key, and the session with its user if one is named: one read.
+    /// The device of this key, and the session with its user and what that user spent, if one is named: one read.
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
 
     /// One device.
@@ -84,6 +84,8 @@ pub struct Identity {
     pub session: Option<Session>,
     /// The session's user.
     pub user: Option<User>,
+    /// What that user spent of the budget of the current hour.
+    pub spent: u32,
 }
 
 /// Which records to read. Every given field must match.

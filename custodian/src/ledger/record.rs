@@ -88,6 +88,14 @@ pub enum Outcome {
     Granted(Grant),
     /// Not allowed, or it failed.
     Denied(Denial),
+    /// The token rejected the wrapped key. This costs as much as an unwrapped one, so that guessing has its limit; beyond
+    /// it, the outcome is BUDGET_EXHAUSTED (law 5).
+    Rejected {
+        /// WRAPPED_KEY_REJECTED, while the budget lasts.
+        denial: Denial,
+        /// Charge the intent's user, up to this many within the current hour.
+        hourly_budget: u32,
+    },
 }
 
 impl Outcome {

@@ -240,12 +240,14 @@ fn identify(
         Some(id) => rows::one(&state, from, [id.0], rows::session)?,
         None => None,
     };
-    let user = match &session {
+    let (user, spent) = match &session {
         Some(session) => {
-            rows::one(&state, (rows::USER, "users WHERE id = ?"), [session.user.as_str()], rows::user)?
+            let id = session.user.as_str();
+            let user = rows::one(&state, (rows::USER, "users WHERE id = ?"), [id], rows::user)?;
+            (user, standing::spent(&state, id, Timestamp::now())?)
         }
-        None => None,
+        None => (None, 0),
     };
     state.finish()?;
-    Ok(Identity { device, session, user })
+    Ok(Identity { device, session, user, spent })
 }

@@ -18,9 +18,6 @@ use crate::{
     },
 };
 
-/// The operation whose rejected ciphertexts are charged (law 5).
-const UNWRAP: &str = "Unwrap";
-
 /// Why one job does not get what it asks for.
 pub(super) enum Stop {
     /// The present state does not allow it.
@@ -135,9 +132,9 @@ impl Batch<'_> {
                     Err(Fault::LedgerUnavailable(why).into())
                 }
                 Outcome::Granted(grant) => self.grant(job.since, grant)?,
-                Outcome::Denied(denial) => {
-                    self.charge_rejected(&job.intent, denial)?;
-                    Err(denial.clone())
+                Outcome::Denied(denial) => Err(denial.clone()),
+                Outcome::Rejected { denial, hourly_budget } => {
+                    Err(self.reject(&job.intent, denial, *hourly_budget)?)
                 }
             },
             Step::Begin | Step::Abandon => {
@@ -179,12 +176,13 @@ impl Batch<'_> {
         Ok(Err(denial))
     }
 
-    /// A rejected ciphertext costs as much as an unwrapped key, so that guessing has its limit (law 5).
-    fn charge_rejected(&self, intent: &Intent, denial: &Denial) -> rusqlite::Result<()> {
-        let rejected = matches!(denial, Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. });
-        match intent.user.strip_prefix("users/") {
-            Some(user) if rejected && intent.operation == UNWRAP => standing::charge(self, user),
-            _ => Ok(()),
+    /// Charges a rejected ciphertext. Beyond the budget, the answer is that of a good one (law 5).
+    fn reject(&self, intent: &Intent, denial: &Denial, budget: u32) -> rusqlite::Result<Denial> {
+        let Some(user) = intent.user.strip_prefix("users/") else { return Ok(denial.clone()) };
+        match standing::spend(self, user, budget) {
+            Ok(()) => Ok(denial.clone()),
+            Err(Stop::Refused(exhausted)) => Ok(exhausted),
+            Err(Stop::Broken(error)) => Err(error),
         }
     }
 
