@@ -59,7 +59,7 @@ impl KeyService for Api {
         let v1::CreateKeyRequest { label, modulus_bits } = request.into_inner();
         let parsed = checked_label(label).and_then(|label| Ok((label, checked_bits(modulus_bits)?)));
         let (label, bits) = self.parsed(&accepted, "CreateKey", parsed).await?;
-        let intent = Intent { reason: format!("{label}, RSA-{bits}"), ..accepted.call.intent("CreateKey") };
+        let intent = accepted.call.intent("CreateKey");
         let api = self.clone();
         let create = Box::pin(async move {
             let days = api.lifetimes.wrapping_key_days;

@@ -17,7 +17,7 @@ macro_rules! ledger_keeps_its_contract {
                 roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_are_suspended_and_activated,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
-            log: a_record_says_who_what_where_and_when, texts_are_cut_and_cannot_fool_a_terminal,
+            log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,
                 every_filter_finds_its_records, pages_follow_each_other_in_both_directions,
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown;

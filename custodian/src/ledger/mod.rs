@@ -1,6 +1,7 @@
 //! The ledger: the one transactional store of devices, users, sessions, keys' metadata and budgets, and the log of
 //! every attempt.
 
+mod about;
 mod change;
 mod committer;
 #[cfg(test)]

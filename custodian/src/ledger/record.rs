@@ -106,6 +106,14 @@ impl Outcome {
             Err(denial) => Self::Denied(denial.clone()),
         }
     }
+
+    /// What is to be changed.
+    pub(in crate::ledger) fn change(&self) -> Option<&Change> {
+        match self {
+            Self::Granted(grant) => grant.change.as_ref(),
+            Self::Denied(_) | Self::Rejected { .. } => None,
+        }
+    }
 }
 
 /// What is to be granted.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 fn enroll(code: u8, device: Device) -> Change {
-    Change::Enroll { code_hash: [code; 32], device }
+    Change::Enroll { code_hash: [code; 32], invited_by: Some(user_id("admin")), device }
 }
 
 pub(crate) async fn an_invitation_is_used_once<L: Ledger>(ledger: Arc<L>) {

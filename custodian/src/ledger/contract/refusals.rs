@@ -15,7 +15,13 @@ pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
     let on = |spki: u8| Standing { device: Some(SpkiHash([spki; 32])), ..Default::default() };
     world.refuses(on(9), Refusal::DeviceUnknown).await;
     world.done(Change::Invite(invitation(2, "laptop-2"))).await;
-    world.done(Change::Enroll { code_hash: [2; 32], device: device("laptop-2", 2) }).await;
+    world
+        .done(Change::Enroll {
+            code_hash: [2; 32],
+            invited_by: Some(user_id("admin")),
+            device: device("laptop-2", 2),
+        })
+        .await;
     world.refuses(on(2), Refusal::DeviceNotActive).await;
     world.sets_device("laptop-2", DeviceState::Active).await.unwrap();
     assert!(world.unwraps(on(2)).await.is_ok());

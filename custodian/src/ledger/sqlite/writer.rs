@@ -148,7 +148,11 @@ impl Batch<'_> {
                 (OUTCOME_UNKNOWN, "the custodian gave it up in the middle; nothing was released")
             }
         };
-        insert(self.tx, &entry::ending(&job.intent, self.now, self.sequence, outcome, detail))?;
+        let change = match &job.step {
+            Step::Settle(outcome) => outcome.change(),
+            Step::Begin | Step::Abandon => None,
+        };
+        insert(self.tx, &entry::ending(&job.intent, change, self.now, self.sequence, outcome, detail))?;
         self.forget(job.intent.request_id)?;
         Ok(verdict.map(|changed| (Release { sequence: self.sequence }, changed)))
     }
