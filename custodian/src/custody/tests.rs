@@ -20,7 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId, SpkiHash,
+        Authority, DeviceState, Need, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId,
+        SpkiHash,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -257,4 +258,29 @@ async fn law_5_an_exhausted_budget_answers_good_and_bad_alike() {
     assert_eq!(ask(early_good, scene.wrapped.clone()).await, exhausted);
     assert_eq!(ask(scene.call().await, garbage(4)).await, exhausted);
     assert_eq!(ask(scene.call().await, scene.wrapped.clone()).await, exhausted);
+}
+
+#[tokio::test]
+async fn whoever_only_reads_stays_signed_in() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let (idle, recent) = (world::ago(600), world::ago(5));
+    for (id, used) in [(7, idle), (8, recent)] {
+        let session = crate::authority::Session { used, ..world::session(id, "anna", 1) };
+        World { ledger: Arc::clone(&scene.ledger) }.done(Change::OpenSession(session)).await;
+    }
+    let used = async |id: u8| {
+        let identity = scene.ledger.identify(SpkiHash([1; 32]), Some(SessionId([id; 32]))).await.unwrap();
+        identity.session.unwrap()
+    };
+    for id in [7, 8] {
+        let mut call = scene.call().await;
+        call.caller.session = Some(used(id).await);
+        scene.custodian.admit(&call, Need::Session, "ListKeys").await.unwrap();
+    }
+    // Behind the uses in the queue: when this is recorded, they are noted.
+    let refused: Result<(), _> =
+        scene.custodian.refuse(&scene.call().await, "ListKeys", Refusal::NotFound.into()).await;
+    assert!(refused.is_err());
+    assert!(used(7).await.used > world::ago(60), "the use is noted");
+    assert_eq!(used(8).await.used, recent, "so soon after another it is not noted again");
 }

@@ -26,7 +26,8 @@ use crate::{
 
 /// The store that every decision reads and every attempt is written to.
 ///
-/// All writes go through [`Ledger::settle`]: a change and its record are one transaction, committed in groups.
+/// All writes but [`Ledger::touch`] go through [`Ledger::settle`]: a change and its record are one transaction, committed
+/// in groups.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Queues the beginning of an attempt ahead of everything that follows. Does not wait.
@@ -42,6 +43,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// `Ok`: durably recorded as allowed. `Err`: durably recorded as denied, or the ledger could not record within its
     /// deadline ([`Fault::LedgerUnavailable`]); either way nothing may leave (law 1).
     async fn settle(&self, attempt: Attempt, outcome: Outcome) -> Result<(Release, Changed), Denial>;
+
+    /// Queues that a session is used now, for calls that leave no record. Does not wait, and makes none. With a full
+    /// queue it is forgotten.
+    fn touch(&self, session: SessionId);
 
     /// The device of this key, and the session with its user and what that user spent, if one is named: one read.
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
@@ -66,6 +71,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
+    /// The wrapping key of this label.
+    async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
 

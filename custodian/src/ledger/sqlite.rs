@@ -157,6 +157,10 @@ impl Ledger for SqliteLedger {
         self.committer.settle(attempt, outcome).await
     }
 
+    fn touch(&self, session: SessionId) {
+        self.committer.touch(session);
+    }
+
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError> {
         self.quick.read(move |connection| identify(connection, spki, session)).await
     }
@@ -210,6 +214,12 @@ impl Ledger for SqliteLedger {
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {
         let from = (rows::KEY, "keys WHERE id = ?");
         self.quick.read(move |connection| rows::one(connection, from, [id.as_bytes()], rows::key)).await
+    }
+
+    async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {
+        let label = label.to_owned();
+        let from = (rows::KEY, "keys WHERE label = ?");
+        self.quick.read(move |connection| rows::one(connection, from, [label], rows::key)).await
     }
 
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError> {

@@ -41,9 +41,13 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     if let Some(budget) = standing.hourly_budget {
         spend(batch, session.user.as_str(), budget)?;
     }
-    let mut used = batch.tx.prepare_cached("UPDATE sessions SET used = ? WHERE id = ?")?;
-    used.execute(params![micros(batch.now), session.id.0])?;
-    Ok(())
+    Ok(touch(batch.tx, session.id, batch.now)?)
+}
+
+/// Marks a session as used at that time, if it is still there.
+pub(super) fn touch(connection: &Connection, session: SessionId, time: Timestamp) -> rusqlite::Result<()> {
+    let mut used = connection.prepare_cached("UPDATE sessions SET used = max(used, ?) WHERE id = ?")?;
+    used.execute(params![micros(time), session.0]).map(drop)
 }
 
 fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {

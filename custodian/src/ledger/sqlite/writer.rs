@@ -13,7 +13,7 @@ use crate::{
     custody::{Denial, Fault},
     ledger::{
         Changed, Grant, Intent, LedgerError, OK, OUTCOME_UNKNOWN, Outcome, Release,
-        committer::{Committed, Job, Step, Verdict},
+        committer::{Committed, Job, Part, Step, Verdict},
         entry,
     },
 };
@@ -91,16 +91,23 @@ impl Writer {
     }
 
     fn try_commit(&mut self, jobs: &[Job]) -> rusqlite::Result<Committed> {
-        let ending = |job: &&Job| !matches!(job.step, Step::Begin);
-        let ending: HashSet<Uuid> = jobs.iter().filter(ending).map(|job| job.intent.request_id).collect();
+        let ending: HashSet<Uuid> = jobs.iter().filter_map(ends).collect();
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut last = last_sequence(&tx)?;
         let mut verdicts = Vec::with_capacity(jobs.len());
         for job in jobs {
+            let part = match job {
+                Job::Attempt(part) => part,
+                Job::Touch(session, time) => {
+                    standing::touch(&tx, *session, *time)?;
+                    verdicts.push(None);
+                    continue;
+                }
+            };
             // What ends in the same transaction need not be remembered.
-            if matches!(job.step, Step::Begin) {
-                if !ending.contains(&job.intent.request_id) {
-                    remember(&tx, &job.intent)?;
+            if matches!(part.step, Step::Begin) {
+                if !ending.contains(&part.intent.request_id) {
+                    remember(&tx, &part.intent)?;
                 }
                 verdicts.push(None);
                 continue;
@@ -108,7 +115,7 @@ impl Writer {
             last += 1;
             let now = Timestamp::now();
             let batch = Batch { tx: &tx, now, sequence: last };
-            verdicts.push(Some(batch.end(job)?));
+            verdicts.push(Some(batch.end(part)?));
         }
         tx.commit()?;
         Ok(Committed { last, verdicts })
@@ -124,36 +131,36 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn end(&self, job: &Job) -> rusqlite::Result<Verdict> {
-        let verdict = match &job.step {
+    fn end(&self, part: &Part) -> rusqlite::Result<Verdict> {
+        let verdict = match &part.step {
             Step::Settle(outcome) => match &**outcome {
-                Outcome::Granted(_) if job.is_given_up() => {
+                Outcome::Granted(_) if part.is_given_up() => {
                     let why = "recorded after the deadline: nothing was released".to_owned();
                     Err(Fault::LedgerUnavailable(why).into())
                 }
-                Outcome::Granted(grant) => self.grant(job.since, grant)?,
+                Outcome::Granted(grant) => self.grant(part.since, grant)?,
                 Outcome::Denied(denial) => Err(denial.clone()),
                 Outcome::Rejected { denial, hourly_budget } => {
-                    Err(self.reject(&job.intent, denial, *hourly_budget)?)
+                    Err(self.reject(&part.intent, denial, *hourly_budget)?)
                 }
             },
             Step::Begin | Step::Abandon => {
                 Err(Fault::Internal("given up without an outcome".to_owned()).into())
             }
         };
-        let (outcome, detail) = match (&job.step, &verdict) {
+        let (outcome, detail) = match (&part.step, &verdict) {
             (Step::Settle(_), Ok(_)) => (OK, ""),
             (Step::Settle(_), Err(denial)) => (denial.code(), denial.detail()),
             (Step::Begin | Step::Abandon, _) => {
                 (OUTCOME_UNKNOWN, "the custodian gave it up in the middle; nothing was released")
             }
         };
-        let change = match &job.step {
+        let change = match &part.step {
             Step::Settle(outcome) => outcome.change(),
             Step::Begin | Step::Abandon => None,
         };
-        insert(self.tx, &entry::ending(&job.intent, change, self.now, self.sequence, outcome, detail))?;
-        self.forget(job.intent.request_id)?;
+        insert(self.tx, &entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail))?;
+        self.forget(part.intent.request_id)?;
         Ok(verdict.map(|changed| (Release { sequence: self.sequence }, changed)))
     }
 
@@ -207,6 +214,14 @@ fn is_of_one_job(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(error, _) => error.code == ErrorCode::ConstraintViolation,
         _ => true,
+    }
+}
+
+/// The attempt that this job brings to its end, if it does.
+fn ends(job: &Job) -> Option<Uuid> {
+    match job {
+        Job::Attempt(part) if !matches!(part.step, Step::Begin) => Some(part.intent.request_id),
+        Job::Attempt(_) | Job::Touch(..) => None,
     }
 }
 
