@@ -63,6 +63,12 @@ impl KeyService for Api {
         let api = self.clone();
         let create = Box::pin(async move {
             let days = api.lifetimes.wrapping_key_days;
+            // Asked before, so that a taken label leaves no key behind in the token. Of two calls with one label at the
+            // same time, the later one's key still stays there unused.
+            if api.custodian.ledger().key_by_label(&label).await?.is_some() {
+                let detail = format!("a key has the label {label}");
+                return Err(Denial::Refused { refusal: Refusal::AlreadyExists, detail });
+            }
             let deadline = api.custodian.token_deadline() + GENERATION;
             let key = make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, days, deadline);
             Ok(Change::AddKey(key.await?))
