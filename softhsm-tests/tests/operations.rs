@@ -1,6 +1,6 @@
 //! What operations do, from the first invitation to the log.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use custodian_proto::v1;
 use softhsm_tests::{Dev, Person, Wire, bin, run, run_with_input, sealed_key};
@@ -113,6 +113,23 @@ async fn a_new_key_seals_and_opens_and_its_certificate_says_how() {
     let (sample, _) = sealed_key(&dev.certificate(), &[8; 32]);
     let status = wire.unwrap(&sample, wrapped).await.unwrap_err();
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "WRAPPED_KEY_REJECTED");
+}
+
+#[test]
+fn a_taken_label_leaves_no_key_behind_in_the_token() {
+    let dev = Dev::start();
+    let held = || objects(&dev.dir().join("tokens"));
+    let before = held();
+    dev.ctl(Person::Admin, ["key", "create", "sample", "--bits", "2048"]).expect(3).says("ALREADY_EXISTS");
+    assert_eq!(held(), before);
+    dev.ctl(Person::Admin, ["key", "create", "other", "--bits", "2048"]).expect(0);
+    assert!(held() > before);
+}
+
+/// How many objects SoftHSM keeps in this folder.
+fn objects(tokens: &Path) -> usize {
+    let inside = fs::read_dir(tokens).unwrap().flat_map(|token| fs::read_dir(token.unwrap().path()).unwrap());
+    inside.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|it| it == "object")).count()
 }
 
 #[tokio::test]

@@ -71,9 +71,10 @@ impl DeviceService for Api {
                 return Err(refused("the connection was not made with a self-signed certificate"));
             }
             let invitation = api.custodian.ledger().invitation(code_hash, Timestamp::now()).await?;
-            let device = invitation.ok_or_else(|| refused("no open invitation has this code"))?.device;
+            let Invitation { device, invited_by, .. } =
+                invitation.ok_or_else(|| refused("no open invitation has this code"))?;
             let device = api.certify(device, &certificate_request, peer.spki).await?;
-            Ok((Change::Enroll { code_hash, device: device.clone() }, device.certificate))
+            Ok((Change::Enroll { code_hash, invited_by, device: device.clone() }, device.certificate))
         };
         let enrolled =
             self.custodian.enroll(accepted.call.place.clone(), accepted.call.intent("Enroll"), enroll).await;

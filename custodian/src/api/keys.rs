@@ -59,10 +59,16 @@ impl KeyService for Api {
         let v1::CreateKeyRequest { label, modulus_bits } = request.into_inner();
         let parsed = checked_label(label).and_then(|label| Ok((label, checked_bits(modulus_bits)?)));
         let (label, bits) = self.parsed(&accepted, "CreateKey", parsed).await?;
-        let intent = Intent { reason: format!("{label}, RSA-{bits}"), ..accepted.call.intent("CreateKey") };
+        let intent = accepted.call.intent("CreateKey");
         let api = self.clone();
         let create = Box::pin(async move {
             let days = api.lifetimes.wrapping_key_days;
+            // Asked before, so that a taken label leaves no key behind in the token. Of two calls with one label at the
+            // same time, the later one's key still stays there unused.
+            if api.custodian.ledger().key_by_label(&label).await?.is_some() {
+                let detail = format!("a key has the label {label}");
+                return Err(Denial::Refused { refusal: Refusal::AlreadyExists, detail });
+            }
             let deadline = api.custodian.token_deadline() + GENERATION;
             let key = make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, days, deadline);
             Ok(Change::AddKey(key.await?))

@@ -122,9 +122,7 @@ impl UserService for Api {
         let v1::SetRolesRequest { name, roles: asked } = request.into_inner();
         let parsed = user_id(&name).and_then(|id| Ok((id, roles(&asked)?)));
         let (id, roles) = self.parsed(&accepted, "SetRoles", parsed).await?;
-        let names: Vec<_> = roles.iter().map(Role::name).collect();
-        let reason = format!("roles: {}", names.join(", "));
-        let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent("SetRoles") };
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetRoles") };
         let set = async move { Ok(Change::SetRoles { id, roles }) };
         self.change_user(&accepted, Need::Role(Role::Admin), intent, set).await
     }

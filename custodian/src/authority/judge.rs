@@ -6,7 +6,10 @@ use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Caller, DeviceState, KeyState, Peer, PeerKind, Permit, Role, SessionId, Standing};
-use crate::{custody::Denial, ledger::Ledger};
+use crate::{
+    custody::Denial,
+    ledger::{Identity, Ledger},
+};
 
 /// The rules that can change while the custodian runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,21 +59,24 @@ impl Authority {
 
     /// Gathers what is known about a caller. Decides nothing.
     pub async fn identify(&self, peer: Peer, session_token: Option<&str>) -> Result<Caller, Denial> {
-        let identity =
-            self.ledger.identify(peer.certificate.spki, session_token.map(SessionId::of_token)).await?;
-        Ok(Caller { peer, device: identity.device, session: identity.session, user: identity.user })
+        self.caller(peer, session_token.map(SessionId::of_token)).await
     }
 
     /// Gathers again what is known about a caller, for calls that last.
     pub async fn look_again(&self, caller: &Caller) -> Result<Caller, Denial> {
         let session = caller.session.as_ref().map(|session| session.id);
-        let identity = self.ledger.identify(caller.peer.certificate.spki, session).await?;
-        let peer = caller.peer.clone();
-        Ok(Caller { peer, device: identity.device, session: identity.session, user: identity.user })
+        self.caller(caller.peer.clone(), session).await
     }
 
-    /// Certificate AND device AND session AND role AND key, or the first that is missing (law 3). The budget is charged
-    /// when the attempt is settled.
+    async fn caller(&self, peer: Peer, session: Option<SessionId>) -> Result<Caller, Denial> {
+        let Identity { device, session, user, spent } =
+            self.ledger.identify(peer.certificate.spki, session).await?;
+        Ok(Caller { peer, device, session, user, spent })
+    }
+
+    /// Certificate AND device AND session AND role AND budget AND key, or the first that is missing (law 3).
+    ///
+    /// An exhausted budget keeps the caller from the token (law 5). It is charged when the attempt is settled.
     pub async fn permit(&self, caller: &Caller, need: Need<'_>) -> Result<Permit, Denial> {
         let now = Timestamp::now();
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
@@ -84,9 +90,14 @@ impl Authority {
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
+            let budget = self.rules().hourly_budget;
+            if caller.spent >= budget {
+                let detail = format!("{budget} unwraps within this hour (UTC)");
+                return Err(Denial::Refused { refusal: Refusal::BudgetExhausted, detail });
+            }
             self.key(wrapped).await?;
             standing.key = Some(wrapped.key_id());
-            standing.hourly_budget = Some(self.rules().hourly_budget);
+            standing.hourly_budget = Some(budget);
         }
         Ok(Permit::new(standing))
     }

@@ -1,14 +1,35 @@
 //! Read: lists and look-ups. Only a refusal is recorded.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{Call, Custodian, Denial};
 use crate::{authority::Need, ledger::Outcome};
 
+/// A use that is this fresh need not be noted again.
+const FRESH: SignedDuration = SignedDuration::from_mins(1);
+
 impl Custodian {
     /// Says whether the caller may read what needs this. A refusal is recorded before it is returned.
+    ///
+    /// What is allowed counts as a use of the session: whoever only reads stays signed in, too.
     pub async fn admit(&self, call: &Call, need: Need<'_>, operation: &'static str) -> Result<(), Denial> {
         match self.authority.permit(&call.caller, need).await {
-            Ok(_) => Ok(()),
+            Ok(permit) => {
+                if permit.redeem().session.is_some() {
+                    self.touch(call);
+                }
+                Ok(())
+            }
             Err(denial) => self.refuse(call, operation, denial).await,
+        }
+    }
+
+    /// Notes the use of the session, rarely enough to cost the ledger nothing and often enough to keep it alive.
+    fn touch(&self, call: &Call) {
+        let Some(session) = &call.caller.session else { return };
+        let fresh = FRESH.min(self.authority.rules().session_idle / 10);
+        if Timestamp::now().duration_since(session.used) >= fresh {
+            self.ledger.touch(session.id);
         }
     }
 

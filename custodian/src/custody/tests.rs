@@ -20,7 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId, SpkiHash,
+        Authority, DeviceState, Need, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId,
+        SpkiHash,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -128,6 +129,7 @@ impl Scene {
             device: identity.device,
             session: identity.session,
             user: identity.user,
+            spent: identity.spent,
         };
         Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
     }
@@ -196,7 +198,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
         call
     };
     let now = Timestamp::now();
-    let missing: [(Call, Refusal); 9] = [
+    let missing: [(Call, Refusal); 10] = [
         (with(&|caller| caller.peer.certificate.kind = PeerKind::Newcomer), Refusal::CertificateRefused),
         (with(&|caller| caller.peer.certificate.not_after = now), Refusal::CertificateExpired),
         (
@@ -217,6 +219,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
             }),
             Refusal::RoleMissing,
         ),
+        (with(&|caller| caller.spent = 100), Refusal::BudgetExhausted),
     ];
     for (call, refusal) in missing {
         let id = call.request_id;
@@ -230,4 +233,54 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
         UnwrapRequest { wrapped: unknown, claims: Claims::default() },
     );
     assert_eq!(denial.await.map(drop).unwrap_err().code(), Refusal::WrappedKeyRejected.code());
+}
+
+#[tokio::test]
+async fn law_5_an_exhausted_budget_answers_good_and_bad_alike() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    scene.custodian.authority().set_rules(Rules { hourly_budget: 2, ..scene.custodian.authority().rules() });
+    let garbage =
+        |byte| WrappedKey::new(scene.wrapped.key_id(), KeyWrapping::OaepSha256, vec![byte; 256]).unwrap();
+    let ask = async |call: Call, wrapped: WrappedKey| {
+        let id = call.request_id;
+        let asked = scene.custodian.unwrap(call, UnwrapRequest { wrapped, claims: Claims::default() }).await;
+        let code = asked.map(drop).unwrap_err().code();
+        assert_eq!(scene.record_of(id).await.unwrap().outcome, code);
+        code
+    };
+    // Let in before the budget was spent: only the settling can know.
+    let (early_bad, early_good) = (scene.call().await, scene.call().await);
+    for byte in 1..=2 {
+        assert_eq!(ask(scene.call().await, garbage(byte)).await, Refusal::WrappedKeyRejected.code());
+    }
+    let exhausted = Refusal::BudgetExhausted.code();
+    assert_eq!(ask(early_bad, garbage(3)).await, exhausted);
+    assert_eq!(ask(early_good, scene.wrapped.clone()).await, exhausted);
+    assert_eq!(ask(scene.call().await, garbage(4)).await, exhausted);
+    assert_eq!(ask(scene.call().await, scene.wrapped.clone()).await, exhausted);
+}
+
+#[tokio::test]
+async fn whoever_only_reads_stays_signed_in() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let (idle, recent) = (world::ago(600), world::ago(5));
+    for (id, used) in [(7, idle), (8, recent)] {
+        let session = crate::authority::Session { used, ..world::session(id, "anna", 1) };
+        World { ledger: Arc::clone(&scene.ledger) }.done(Change::OpenSession(session)).await;
+    }
+    let used = async |id: u8| {
+        let identity = scene.ledger.identify(SpkiHash([1; 32]), Some(SessionId([id; 32]))).await.unwrap();
+        identity.session.unwrap()
+    };
+    for id in [7, 8] {
+        let mut call = scene.call().await;
+        call.caller.session = Some(used(id).await);
+        scene.custodian.admit(&call, Need::Session, "ListKeys").await.unwrap();
+    }
+    // Behind the uses in the queue: when this is recorded, they are noted.
+    let refused: Result<(), _> =
+        scene.custodian.refuse(&scene.call().await, "ListKeys", Refusal::NotFound.into()).await;
+    assert!(refused.is_err());
+    assert!(used(7).await.used > world::ago(60), "the use is noted");
+    assert_eq!(used(8).await.used, recent, "so soon after another it is not noted again");
 }

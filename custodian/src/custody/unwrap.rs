@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use custodian_proto::{
     key::{FileKey, WrappedKey},
+    refusal::Refusal,
     v1::Claims,
 };
 
@@ -29,10 +30,20 @@ impl Custodian {
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent(&call, &request));
             let key = custodian.permitted_unwrap(&call, &request).await;
-            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&key)).await?;
+            let (release, _) = custodian.ledger.settle(attempt, custodian.outcome(&key)).await?;
             Ok(key?.release(release))
         })
         .await
+    }
+
+    fn outcome(&self, key: &Result<Withheld<FileKey>, Denial>) -> Outcome {
+        match key {
+            Err(denial @ Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. }) => Outcome::Rejected {
+                denial: denial.clone(),
+                hourly_budget: self.authority.rules().hourly_budget,
+            },
+            key => Outcome::of(key),
+        }
     }
 
     async fn permitted_unwrap(

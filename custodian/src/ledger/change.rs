@@ -24,6 +24,8 @@ pub enum Change {
     Enroll {
         /// Which invitation.
         code_hash: [u8; 32],
+        /// Who made that invitation, for the record.
+        invited_by: Option<UserId>,
         /// The new device.
         device: Device,
     },

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, thread, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -9,7 +10,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{Attempt, Changed, Intent, LedgerError, Outcome, Release};
-use crate::custody::{Denial, Fault};
+use crate::{
+    authority::SessionId,
+    custody::{Denial, Fault},
+};
 
 /// Most jobs of one transaction. Beyond this a larger group gains nothing and the first in it wait longer.
 const MAX_BATCH: usize = 512;
@@ -21,7 +25,15 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(super) type Verdict = Result<(Release, Changed), Denial>;
 
 /// One thing to write.
-pub(super) struct Job {
+pub(super) enum Job {
+    /// A step of an attempt.
+    Attempt(Part),
+    /// That a session was used at that time. It makes no record.
+    Touch(SessionId, Timestamp),
+}
+
+/// A part of an attempt.
+pub(super) struct Part {
     /// What is tried.
     pub(super) intent: Arc<Intent>,
     /// The last durable sequence number when the attempt began.
@@ -31,7 +43,7 @@ pub(super) struct Job {
     reply: Option<oneshot::Sender<Verdict>>,
 }
 
-impl Job {
+impl Part {
     /// Whether nobody waits for the answer any more. Then nothing can leave, and the record must not say that it did.
     ///
     /// To be asked as late as possible. A caller that gives up later still, while the commit itself runs, leaves a
@@ -64,7 +76,7 @@ pub(super) enum Step {
 pub(super) struct Committed {
     /// The sequence number of the last durable record.
     pub(super) last: u64,
-    /// One for each job, in the same order; `None` for those that only begin.
+    /// One for each job, in the same order; `None` for those that only begin, and for touches.
     pub(super) verdicts: Vec<Option<Verdict>>,
 }
 
@@ -83,12 +95,12 @@ impl Drop for Attempt {
         }
         let request_id = self.request_id();
         match self.slot.place.take() {
-            Some(place) => drop(place.send(Job {
+            Some(place) => drop(place.send(Job::Attempt(Part {
                 intent: Arc::clone(&self.intent),
                 since: self.slot.since,
                 step: Step::Abandon,
                 reply: None,
-            })),
+            }))),
             None => {
                 tracing::error!(%request_id, "an attempt was given up while the ledger's queue was full: not recorded")
             }
@@ -140,11 +152,18 @@ impl Committer {
         let begin = || {
             let place = self.jobs.clone().try_reserve_owned().ok()?;
             let (intent, step) = (Arc::clone(&intent), Step::Begin);
-            self.jobs.try_send(Job { intent, since, step, reply: None }).ok()?;
+            self.jobs.try_send(Job::Attempt(Part { intent, since, step, reply: None })).ok()?;
             Some(place)
         };
         let slot = Slot { place: begin(), since, settled: false };
         Attempt { intent, slot }
+    }
+
+    /// Queues that a session is used now. With a full queue it stays unknown, until the next use.
+    pub(super) fn touch(&self, session: SessionId) {
+        if self.jobs.try_send(Job::Touch(session, Timestamp::now())).is_err() {
+            tracing::debug!("the ledger's queue is full: a session's use is not noted");
+        }
     }
 
     /// Waits until the outcome is durable, at most until the deadline.
@@ -153,12 +172,12 @@ impl Committer {
         let request_id = attempt.request_id();
         attempt.slot.settled = true;
         let (reply, verdict) = oneshot::channel();
-        let job = Job {
+        let job = Job::Attempt(Part {
             intent: Arc::clone(&attempt.intent),
             since: attempt.slot.since,
             step: Step::Settle(Box::new(outcome)),
             reply: Some(reply),
-        };
+        });
         match attempt.slot.place.take() {
             Some(place) => drop(place.send(job)),
             None => self.enqueue(job, request_id, deadline).await?,
@@ -195,7 +214,7 @@ struct Work<C> {
     commit: C,
     last: watch::Sender<u64>,
     /// Denied attempts that a failed commit left without record.
-    unrecorded: Vec<Job>,
+    unrecorded: Vec<Part>,
     most_unrecorded: usize,
 }
 
@@ -231,7 +250,7 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
     /// Commits what earlier failures left and the new jobs, then answers all of them.
     fn commit(&mut self, new: Vec<Job>) {
         let old = self.unrecorded.len().min(MAX_BATCH);
-        let mut batch: Vec<Job> = self.unrecorded.drain(..old).collect();
+        let mut batch: Vec<Job> = self.unrecorded.drain(..old).map(Job::Attempt).collect();
         batch.extend(new);
         if batch.is_empty() {
             return;
@@ -240,8 +259,10 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
             Ok(committed) => {
                 // Ahead of the answers: whoever begins after one of them must see a number not below its record's.
                 self.last.send_replace(committed.last);
-                for (mut job, verdict) in batch.into_iter().zip(committed.verdicts) {
-                    job.answer(verdict);
+                for (job, verdict) in batch.into_iter().zip(committed.verdicts) {
+                    if let Job::Attempt(mut part) = job {
+                        part.answer(verdict);
+                    }
                 }
             }
             Err(error) => self.keep(batch, &error),
@@ -252,20 +273,22 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
     fn keep(&mut self, batch: Vec<Job>, error: &LedgerError) {
         tracing::error!(%error, jobs = batch.len(), "the ledger could not commit");
         let mut lost = 0;
-        for mut job in batch {
+        for job in batch {
+            // A use that is not noted now is noted with the next one.
+            let Job::Attempt(mut part) = job else { continue };
             let denial = Denial::from(error.clone());
-            if let Step::Settle(outcome) = &mut job.step
+            if let Step::Settle(outcome) = &mut part.step
                 && matches!(**outcome, Outcome::Granted(_))
             {
                 **outcome = Outcome::Denied(denial.clone());
             }
-            job.answer(Some(Err(denial)));
+            part.answer(Some(Err(denial)));
             // A beginning is not tried again: its settling may overtake it, and then it would look interrupted.
-            if matches!(job.step, Step::Begin) {
+            if matches!(part.step, Step::Begin) {
                 continue;
             }
             if self.unrecorded.len() < self.most_unrecorded {
-                self.unrecorded.push(job);
+                self.unrecorded.push(part);
             } else {
                 lost += 1;
             }

@@ -6,7 +6,7 @@ use custodian_proto::{
 };
 use jiff::Timestamp;
 
-use super::Intent;
+use super::{Change, Intent, about::About};
 
 /// The record of an attempt as far as it is known when it begins: without sequence, outcome, detail and duration.
 pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
@@ -29,22 +29,35 @@ pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
     }
 }
 
-/// The record of an attempt that ends now.
+/// The record of an attempt that ends now, with what its change says of itself where the intent says nothing.
 pub(super) fn ending(
     intent: &Intent,
+    change: Option<&Change>,
     now: Timestamp,
     sequence: u64,
     outcome: &str,
     detail: &str,
 ) -> v1::Record {
-    let detail = if detail.is_empty() { &intent.reason } else { detail };
-    v1::Record {
+    let about = change.map(About::of).unwrap_or_default();
+    let reason = match (intent.reason.as_str(), about.detail.as_str()) {
+        (reason, "") => reason.to_owned(),
+        ("", change) => change.to_owned(),
+        (reason, change) => format!("{change}; {reason}"),
+    };
+    let mut record = v1::Record {
         sequence,
         outcome: outcome.to_owned(),
-        detail: clean(detail, MAX_TEXT_LEN),
+        detail: clean(if detail.is_empty() { &reason } else { detail }, MAX_TEXT_LEN),
         duration_us: u64::try_from(intent.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
         ..beginning(intent, now)
+    };
+    if record.target.is_empty() {
+        record.target = about.target;
     }
+    if let (true, Some(key)) = (record.key.is_empty(), about.key) {
+        record.key = key.resource_name();
+    }
+    record
 }
 
 fn clean_claims(claims: &v1::Claims) -> v1::Claims {

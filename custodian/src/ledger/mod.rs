@@ -1,6 +1,7 @@
 //! The ledger: the one transactional store of devices, users, sessions, keys' metadata and budgets, and the log of
 //! every attempt.
 
+mod about;
 mod change;
 mod committer;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use crate::{
 
 /// The store that every decision reads and every attempt is written to.
 ///
-/// All writes go through [`Ledger::settle`]: a change and its record are one transaction, committed in groups.
+/// All writes but [`Ledger::touch`] go through [`Ledger::settle`]: a change and its record are one transaction, committed
+/// in groups.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Queues the beginning of an attempt ahead of everything that follows. Does not wait.
@@ -42,7 +44,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// deadline ([`Fault::LedgerUnavailable`]); either way nothing may leave (law 1).
     async fn settle(&self, attempt: Attempt, outcome: Outcome) -> Result<(Release, Changed), Denial>;
 
-    /// The device of this key, and the session with its user if one is named: one read.
+    /// Queues that a session is used now, for calls that leave no record. Does not wait, and makes none. With a full
+    /// queue it is forgotten.
+    fn touch(&self, session: SessionId);
+
+    /// The device of this key, and the session with its user and what that user spent, if one is named: one read.
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
 
     /// One device.
@@ -65,6 +71,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
+    /// The wrapping key of this label.
+    async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
 
@@ -84,6 +92,8 @@ pub struct Identity {
     pub session: Option<Session>,
     /// The session's user.
     pub user: Option<User>,
+    /// What that user spent of the budget of the current hour.
+    pub spent: u32,
 }
 
 /// Which records to read. Every given field must match.

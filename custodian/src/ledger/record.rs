@@ -88,6 +88,14 @@ pub enum Outcome {
     Granted(Grant),
     /// Not allowed, or it failed.
     Denied(Denial),
+    /// The token rejected the wrapped key. This costs as much as an unwrapped one, so that guessing has its limit; beyond
+    /// it, the outcome is BUDGET_EXHAUSTED (law 5).
+    Rejected {
+        /// WRAPPED_KEY_REJECTED, while the budget lasts.
+        denial: Denial,
+        /// Charge the intent's user, up to this many within the current hour.
+        hourly_budget: u32,
+    },
 }
 
 impl Outcome {
@@ -96,6 +104,14 @@ impl Outcome {
         match result {
             Ok(withheld) => Self::Granted(Grant { standing: withheld.standing().clone(), change: None }),
             Err(denial) => Self::Denied(denial.clone()),
+        }
+    }
+
+    /// What is to be changed.
+    pub(in crate::ledger) fn change(&self) -> Option<&Change> {
+        match self {
+            Self::Granted(grant) => grant.change.as_ref(),
+            Self::Denied(_) | Self::Rejected { .. } => None,
         }
     }
 }

@@ -157,6 +157,10 @@ impl Ledger for SqliteLedger {
         self.committer.settle(attempt, outcome).await
     }
 
+    fn touch(&self, session: SessionId) {
+        self.committer.touch(session);
+    }
+
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError> {
         self.quick.read(move |connection| identify(connection, spki, session)).await
     }
@@ -212,6 +216,12 @@ impl Ledger for SqliteLedger {
         self.quick.read(move |connection| rows::one(connection, from, [id.as_bytes()], rows::key)).await
     }
 
+    async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {
+        let label = label.to_owned();
+        let from = (rows::KEY, "keys WHERE label = ?");
+        self.quick.read(move |connection| rows::one(connection, from, [label], rows::key)).await
+    }
+
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError> {
         let from = (rows::KEY, "keys WHERE id > ? ORDER BY id LIMIT ?");
         let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
@@ -240,12 +250,14 @@ fn identify(
         Some(id) => rows::one(&state, from, [id.0], rows::session)?,
         None => None,
     };
-    let user = match &session {
+    let (user, spent) = match &session {
         Some(session) => {
-            rows::one(&state, (rows::USER, "users WHERE id = ?"), [session.user.as_str()], rows::user)?
+            let id = session.user.as_str();
+            let user = rows::one(&state, (rows::USER, "users WHERE id = ?"), [id], rows::user)?;
+            (user, standing::spent(&state, id, Timestamp::now())?)
         }
-        None => None,
+        None => (None, 0),
     };
     state.finish()?;
-    Ok(Identity { device, session, user })
+    Ok(Identity { device, session, user, spent })
 }

@@ -127,7 +127,7 @@ impl Plan {
         files::folder(&folder.join("keys"))?;
         let path = key_path(folder, &self.key_label);
         files::create(&path, files::pem(&key.certificate)?.as_bytes(), Mode::Public)?;
-        settle(ledger.as_ref(), "CreateKey", key.id.resource_name(), Change::AddKey(key)).await?;
+        settle(ledger.as_ref(), "CreateKey", Change::AddKey(key)).await?;
 
         for person in &self.people {
             progress(&format!("enrolling {} on {}", person.user, person.device));
@@ -204,15 +204,14 @@ impl Person {
         };
         let expires = now + jiff::SignedDuration::from_mins(1);
         let invitation = Invitation { code_hash, device: self.device.clone(), invited_by: None, expires };
-        let target = self.device.resource_name();
-        settle(ledger, "InviteDevice", target.clone(), Change::Invite(invitation)).await?;
-        settle(ledger, "Enroll", target.clone(), Change::Enroll { code_hash, device }).await?;
+        settle(ledger, "InviteDevice", Change::Invite(invitation)).await?;
+        settle(ledger, "Enroll", Change::Enroll { code_hash, invited_by: None, device }).await?;
         let activate = Change::SetDeviceState {
             id: self.device.clone(),
             state: DeviceState::Active,
             reason: String::new(),
         };
-        settle(ledger, "ActivateDevice", target, activate).await?;
+        settle(ledger, "ActivateDevice", activate).await?;
 
         let password = Passwords::new(1).hash(self.password.clone()).await.map_err(|denial| {
             Trouble::new(format!("cannot set the password of {}", self.user), denial.detail())
@@ -225,7 +224,7 @@ impl Person {
             created: now,
             updated: now,
         };
-        settle(ledger, "CreateUser", self.user.resource_name(), Change::CreateUser(user)).await
+        settle(ledger, "CreateUser", Change::CreateUser(user)).await
     }
 }
 
@@ -234,12 +233,7 @@ fn days(days: u32) -> Result<Validity, Trouble> {
 }
 
 /// Makes one change of the set-up, with its record.
-async fn settle(
-    ledger: &dyn Ledger,
-    operation: &'static str,
-    target: String,
-    change: Change,
-) -> Result<(), Trouble> {
+async fn settle(ledger: &dyn Ledger, operation: &'static str, change: Change) -> Result<(), Trouble> {
     let attempt = ledger.begin(Intent {
         request_id: Uuid::now_v7(),
         arrived: Instant::now(),
@@ -251,12 +245,12 @@ async fn settle(
         key: None,
         wrapped_sha256: None,
         claims: None,
-        target: target.clone(),
+        target: String::new(),
         reason: "set-up".into(),
     });
     let outcome = Outcome::Granted(Grant { standing: Standing::default(), change: Some(change) });
     let settled = ledger.settle(attempt, outcome).await;
-    settled.map(drop).map_err(|denial| Trouble::new(format!("cannot record {target}"), denial))
+    settled.map(drop).map_err(|denial| Trouble::new(format!("cannot record {operation}"), denial))
 }
 
 /// A P-256 key in a file: for TLS, where the token would be too slow for every handshake.

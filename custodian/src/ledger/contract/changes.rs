@@ -14,7 +14,7 @@ use crate::{
 };
 
 fn enroll(code: u8, device: Device) -> Change {
-    Change::Enroll { code_hash: [code; 32], device }
+    Change::Enroll { code_hash: [code; 32], invited_by: Some(user_id("admin")), device }
 }
 
 pub(crate) async fn an_invitation_is_used_once<L: Ledger>(ledger: Arc<L>) {
@@ -197,6 +197,8 @@ pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc
     let Changed::Key(added) = world.done(Change::AddKey(main.clone())).await else { panic!() };
     assert_eq!(added, main);
     assert_eq!(world.ledger.key(main.id).await.unwrap(), Some(main.clone()));
+    assert_eq!(world.ledger.key_by_label("main").await.unwrap(), Some(main.clone()));
+    assert_eq!(world.ledger.key_by_label("other").await.unwrap(), None);
     assert_eq!(world.ledger.key(key("other").id).await.unwrap(), None);
     let same_id = WrappingKey { label: "other".to_owned(), ..main.clone() };
     let same_label = WrappingKey { id: key("other").id, ..main };

@@ -9,12 +9,13 @@ use custodian_proto::{
     v1,
 };
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{refusals::futures, world::*};
 use crate::{
-    authority::Standing,
-    ledger::{Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery},
+    authority::{DeviceState, KeyState, Role, Roles, Standing},
+    ledger::{Change, Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery},
 };
 
 async fn settle<L: Ledger>(ledger: &L, intent: Intent, refusal: Option<Refusal>) {
@@ -73,6 +74,46 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         duration_us: record.duration_us,
     };
     assert_eq!(record, expected);
+}
+
+pub(crate) async fn a_record_names_what_was_changed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let laptop = device("laptop-1", 1);
+    let certificate = hex::encode(Sha256::digest(&laptop.certificate));
+    let enroll = Change::Enroll { code_hash: [1; 32], invited_by: Some(user_id("admin")), device: laptop };
+    let (anna, main) = (user("anna", &[Role::Operator, Role::Auditor]), key("main"));
+    let (id, key_id) = (anna.id.clone(), main.id);
+    let state = Change::SetDeviceState {
+        id: device_id("laptop-1"),
+        state: DeviceState::Active,
+        reason: String::new(),
+    };
+    let changes = [
+        (Change::Invite(invitation(1, "laptop-1")), "devices/laptop-1", ""),
+        (enroll, "devices/laptop-1", &*format!("certificate {certificate}, invited by users/admin")),
+        (state, "devices/laptop-1", ""),
+        (Change::CreateUser(anna), "users/anna", "roles: operator, auditor"),
+        (Change::SetRoles { id: id.clone(), roles: Roles::default() }, "users/anna", "no roles"),
+        (Change::SetUserDisabled { id, disabled: true }, "users/anna", ""),
+        (Change::AddKey(main), "", "main, RSA-3072"),
+        (Change::SetKeyState { id: key_id, state: KeyState::Suspended }, "", ""),
+    ];
+    for (change, target, detail) in changes {
+        let is_of_key = matches!(change, Change::AddKey(_) | Change::SetKeyState { .. });
+        world.done(change).await;
+        let record = world.last_record().await;
+        assert_eq!((record.target.as_str(), record.detail.as_str()), (target, detail));
+        assert_eq!(record.key, if is_of_key { key_id.resource_name() } else { String::new() });
+    }
+    // What the intent says stays, and a refusal names what it is about.
+    let roles = [Role::Admin].into_iter().collect();
+    let change = Some(Change::SetRoles { id: user_id("bob"), roles });
+    let intent = Intent { reason: "new job".to_owned(), ..intent("SetRoles") };
+    let grant = Grant { standing: Standing::default(), change };
+    assert!(world.ledger.settle(world.ledger.begin(intent), Outcome::Granted(grant)).await.is_err());
+    let record = world.last_record().await;
+    assert_eq!(record.outcome, Refusal::NotFound.code());
+    assert_eq!((record.target.as_str(), record.detail.as_str()), ("users/bob", "roles: admin; new job"));
 }
 
 pub(crate) async fn texts_are_cut_and_cannot_fool_a_terminal<L: Ledger>(ledger: Arc<L>) {

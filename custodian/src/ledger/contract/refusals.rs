@@ -7,7 +7,6 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{DeviceState, KeyState, Role, Session, SessionId, SpkiHash, Standing},
-    custody::Denial,
     ledger::{Change, Intent, Ledger, Outcome},
 };
 
@@ -16,7 +15,13 @@ pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
     let on = |spki: u8| Standing { device: Some(SpkiHash([spki; 32])), ..Default::default() };
     world.refuses(on(9), Refusal::DeviceUnknown).await;
     world.done(Change::Invite(invitation(2, "laptop-2"))).await;
-    world.done(Change::Enroll { code_hash: [2; 32], device: device("laptop-2", 2) }).await;
+    world
+        .done(Change::Enroll {
+            code_hash: [2; 32],
+            invited_by: Some(user_id("admin")),
+            device: device("laptop-2", 2),
+        })
+        .await;
     world.refuses(on(2), Refusal::DeviceNotActive).await;
     world.sets_device("laptop-2", DeviceState::Active).await.unwrap();
     assert!(world.unwraps(on(2)).await.is_ok());
@@ -115,21 +120,29 @@ pub(crate) async fn a_budget_is_not_exceeded<L: Ledger>(ledger: Arc<L>) {
 
 pub(crate) async fn rejected_ciphertexts_are_charged<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
-    let denied = async |operation: &'static str, refusal: Refusal| {
-        let intent = Intent { user: "users/anna".to_owned(), ..intent(operation) };
-        let attempt = world.ledger.begin(intent);
-        let settled = world.ledger.settle(attempt, Outcome::Denied(refusal.into())).await;
-        assert_eq!(settled.err(), Some(Denial::from(refusal)));
+    let settled = async |outcome: Outcome| {
+        let attempt = world.ledger.begin(Intent { user: "users/anna".to_owned(), ..intent("Unwrap") });
+        let code = world.ledger.settle(attempt, outcome).await.err().unwrap().code();
+        assert_eq!(world.last_record().await.outcome, code);
+        code
     };
+    let rejected =
+        |hourly_budget| Outcome::Rejected { denial: Refusal::WrappedKeyRejected.into(), hourly_budget };
+    let spent =
+        async || world.ledger.identify(SpkiHash([1; 32]), Some(SessionId([1; 32]))).await.unwrap().spent;
     let with = |budget| Standing { hourly_budget: Some(budget), ..world.standing() };
-    // These cost nothing.
-    denied("Unwrap", Refusal::KeyUnknown).await;
-    denied("Login", Refusal::WrappedKeyRejected).await;
+    // This costs nothing.
+    assert_eq!(settled(Outcome::Denied(Refusal::KeyUnknown.into())).await, Refusal::KeyUnknown.code());
     assert!(world.unwraps(with(1)).await.is_ok());
     // These do.
-    denied("Unwrap", Refusal::WrappedKeyRejected).await;
-    denied("Unwrap", Refusal::WrappedKeyRejected).await;
+    for _ in 0..2 {
+        assert_eq!(settled(rejected(3)).await, Refusal::WrappedKeyRejected.code());
+    }
+    assert_eq!(spent().await, 3);
+    // With nothing left, bad and good have one answer.
+    assert_eq!(settled(rejected(3)).await, Refusal::BudgetExhausted.code());
     world.refuses(with(3), Refusal::BudgetExhausted).await;
+    assert_eq!(spent().await, 3);
     assert!(world.unwraps(with(4)).await.is_ok());
 }
 

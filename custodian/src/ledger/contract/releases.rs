@@ -28,6 +28,20 @@ pub(crate) async fn a_grant_marks_the_session_as_used<L: Ledger>(ledger: Arc<L>)
     assert!(nobody.device.is_none() && nobody.session.is_none() && nobody.user.is_none());
 }
 
+pub(crate) async fn reading_marks_the_session_as_used<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let old = Session { used: ago(300), ..session(2, "anna", 1) };
+    world.done(Change::OpenSession(old.clone())).await;
+    let records = world.all_records().await.len();
+    world.ledger.touch(old.id);
+    world.ledger.touch(SessionId([9; 32]));
+    // Queued behind them: when this has its record, they are done.
+    world.done(Change::CreateUser(user("bob", &[]))).await;
+    let identity = world.ledger.identify(SpkiHash([1; 32]), Some(old.id)).await.unwrap();
+    assert!(identity.session.unwrap().used > ago(60));
+    assert_eq!(world.all_records().await.len(), records + 1, "a touch makes no record");
+}
+
 /// Law 2: once a revocation has returned, nothing is released to that device, whenever it began.
 pub(crate) async fn a_revocation_that_has_returned_is_never_overtaken<L: Ledger>(ledger: Arc<L>) {
     let world = Arc::new(World::peopled(ledger).await);

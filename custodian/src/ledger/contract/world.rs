@@ -169,7 +169,12 @@ impl<L: Ledger> World<L> {
     /// Enrols a device and activates it.
     pub(crate) async fn has_device(&self, id: &str, spki: u8) {
         self.done(Change::Invite(invitation(spki, id))).await;
-        self.done(Change::Enroll { code_hash: [spki; 32], device: device(id, spki) }).await;
+        self.done(Change::Enroll {
+            code_hash: [spki; 32],
+            invited_by: Some(user_id("admin")),
+            device: device(id, spki),
+        })
+        .await;
         self.sets_device(id, DeviceState::Active).await.unwrap();
     }
 

@@ -26,7 +26,7 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             _ => Ok(Changed::Done),
         },
         Change::Invite(invitation) => batch.invite(invitation),
-        Change::Enroll { code_hash, device } => batch.enroll(code_hash, device),
+        Change::Enroll { code_hash, device, .. } => batch.enroll(code_hash, device),
         Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, reason),
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),

@@ -1,7 +1,8 @@
 //! What must still be true when an attempt is recorded as allowed (law 2).
 
 use custodian_proto::refusal::Refusal;
-use rusqlite::{OptionalExtension, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     rows::{self, micros},
@@ -40,9 +41,13 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     if let Some(budget) = standing.hourly_budget {
         spend(batch, session.user.as_str(), budget)?;
     }
-    let mut used = batch.tx.prepare_cached("UPDATE sessions SET used = ? WHERE id = ?")?;
-    used.execute(params![micros(batch.now), session.id.0])?;
-    Ok(())
+    Ok(touch(batch.tx, session.id, batch.now)?)
+}
+
+/// Marks a session as used at that time, if it is still there.
+pub(super) fn touch(connection: &Connection, session: SessionId, time: Timestamp) -> rusqlite::Result<()> {
+    let mut used = connection.prepare_cached("UPDATE sessions SET used = max(used, ?) WHERE id = ?")?;
+    used.execute(params![micros(time), session.0]).map(drop)
 }
 
 fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {
@@ -90,10 +95,9 @@ fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result
     }
 }
 
-fn spend(batch: &Batch<'_>, user: &str, budget: u32) -> Result<(), Stop> {
-    let mut spent = batch.tx.prepare_cached("SELECT spent FROM budgets WHERE user = ? AND hour = ?")?;
-    let spent: Option<i64> = spent.query_row(params![user, hour(batch)], |row| row.get(0)).optional()?;
-    if spent.unwrap_or(0) >= i64::from(budget) {
+/// Charges one unwrap, if the budget has room for it.
+pub(super) fn spend(batch: &Batch<'_>, user: &str, budget: u32) -> Result<(), Stop> {
+    if spent(batch.tx, user, batch.now)? >= budget {
         return Err(Stop::refused(
             Refusal::BudgetExhausted,
             format!("{budget} unwraps within this hour (UTC)"),
@@ -102,17 +106,24 @@ fn spend(batch: &Batch<'_>, user: &str, budget: u32) -> Result<(), Stop> {
     Ok(charge(batch, user)?)
 }
 
+/// What a user spent in the hour of `now`.
+pub(super) fn spent(connection: &Connection, user: &str, now: Timestamp) -> rusqlite::Result<u32> {
+    let mut spent = connection.prepare_cached("SELECT spent FROM budgets WHERE user = ? AND hour = ?")?;
+    let spent: Option<i64> = spent.query_row(params![user, hour(now)], |row| row.get(0)).optional()?;
+    Ok(u32::try_from(spent.unwrap_or(0)).unwrap_or(u32::MAX))
+}
+
 /// Charges one unwrap to a user, if there is such a user.
-pub(super) fn charge(batch: &Batch<'_>, user: &str) -> rusqlite::Result<()> {
+fn charge(batch: &Batch<'_>, user: &str) -> rusqlite::Result<()> {
     let mut charge = batch.tx.prepare_cached(
         "INSERT INTO budgets (user, hour, spent) SELECT id, ?2, 1 FROM users WHERE id = ?1
          ON CONFLICT (user) DO UPDATE SET
              spent = CASE WHEN hour = excluded.hour THEN spent + 1 ELSE 1 END,
              hour = excluded.hour",
     )?;
-    charge.execute(params![user, hour(batch)]).map(drop)
+    charge.execute(params![user, hour(batch.now)]).map(drop)
 }
 
-fn hour(batch: &Batch<'_>) -> i64 {
-    micros(batch.now).div_euclid(HOUR)
+fn hour(now: Timestamp) -> i64 {
+    micros(now).div_euclid(HOUR)
 }

@@ -13,13 +13,10 @@ use crate::{
     custody::{Denial, Fault},
     ledger::{
         Changed, Grant, Intent, LedgerError, OK, OUTCOME_UNKNOWN, Outcome, Release,
-        committer::{Committed, Job, Step, Verdict},
+        committer::{Committed, Job, Part, Step, Verdict},
         entry,
     },
 };
-
-/// The operation whose rejected ciphertexts are charged (law 5).
-const UNWRAP: &str = "Unwrap";
 
 /// Why one job does not get what it asks for.
 pub(super) enum Stop {
@@ -94,16 +91,23 @@ impl Writer {
     }
 
     fn try_commit(&mut self, jobs: &[Job]) -> rusqlite::Result<Committed> {
-        let ending = |job: &&Job| !matches!(job.step, Step::Begin);
-        let ending: HashSet<Uuid> = jobs.iter().filter(ending).map(|job| job.intent.request_id).collect();
+        let ending: HashSet<Uuid> = jobs.iter().filter_map(ends).collect();
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut last = last_sequence(&tx)?;
         let mut verdicts = Vec::with_capacity(jobs.len());
         for job in jobs {
+            let part = match job {
+                Job::Attempt(part) => part,
+                Job::Touch(session, time) => {
+                    standing::touch(&tx, *session, *time)?;
+                    verdicts.push(None);
+                    continue;
+                }
+            };
             // What ends in the same transaction need not be remembered.
-            if matches!(job.step, Step::Begin) {
-                if !ending.contains(&job.intent.request_id) {
-                    remember(&tx, &job.intent)?;
+            if matches!(part.step, Step::Begin) {
+                if !ending.contains(&part.intent.request_id) {
+                    remember(&tx, &part.intent)?;
                 }
                 verdicts.push(None);
                 continue;
@@ -111,7 +115,7 @@ impl Writer {
             last += 1;
             let now = Timestamp::now();
             let batch = Batch { tx: &tx, now, sequence: last };
-            verdicts.push(Some(batch.end(job)?));
+            verdicts.push(Some(batch.end(part)?));
         }
         tx.commit()?;
         Ok(Committed { last, verdicts })
@@ -127,32 +131,36 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn end(&self, job: &Job) -> rusqlite::Result<Verdict> {
-        let verdict = match &job.step {
+    fn end(&self, part: &Part) -> rusqlite::Result<Verdict> {
+        let verdict = match &part.step {
             Step::Settle(outcome) => match &**outcome {
-                Outcome::Granted(_) if job.is_given_up() => {
+                Outcome::Granted(_) if part.is_given_up() => {
                     let why = "recorded after the deadline: nothing was released".to_owned();
                     Err(Fault::LedgerUnavailable(why).into())
                 }
-                Outcome::Granted(grant) => self.grant(job.since, grant)?,
-                Outcome::Denied(denial) => {
-                    self.charge_rejected(&job.intent, denial)?;
-                    Err(denial.clone())
+                Outcome::Granted(grant) => self.grant(part.since, grant)?,
+                Outcome::Denied(denial) => Err(denial.clone()),
+                Outcome::Rejected { denial, hourly_budget } => {
+                    Err(self.reject(&part.intent, denial, *hourly_budget)?)
                 }
             },
             Step::Begin | Step::Abandon => {
                 Err(Fault::Internal("given up without an outcome".to_owned()).into())
             }
         };
-        let (outcome, detail) = match (&job.step, &verdict) {
+        let (outcome, detail) = match (&part.step, &verdict) {
             (Step::Settle(_), Ok(_)) => (OK, ""),
             (Step::Settle(_), Err(denial)) => (denial.code(), denial.detail()),
             (Step::Begin | Step::Abandon, _) => {
                 (OUTCOME_UNKNOWN, "the custodian gave it up in the middle; nothing was released")
             }
         };
-        insert(self.tx, &entry::ending(&job.intent, self.now, self.sequence, outcome, detail))?;
-        self.forget(job.intent.request_id)?;
+        let change = match &part.step {
+            Step::Settle(outcome) => outcome.change(),
+            Step::Begin | Step::Abandon => None,
+        };
+        insert(self.tx, &entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail))?;
+        self.forget(part.intent.request_id)?;
         Ok(verdict.map(|changed| (Release { sequence: self.sequence }, changed)))
     }
 
@@ -179,12 +187,13 @@ impl Batch<'_> {
         Ok(Err(denial))
     }
 
-    /// A rejected ciphertext costs as much as an unwrapped key, so that guessing has its limit (law 5).
-    fn charge_rejected(&self, intent: &Intent, denial: &Denial) -> rusqlite::Result<()> {
-        let rejected = matches!(denial, Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. });
-        match intent.user.strip_prefix("users/") {
-            Some(user) if rejected && intent.operation == UNWRAP => standing::charge(self, user),
-            _ => Ok(()),
+    /// Charges a rejected ciphertext. Beyond the budget, the answer is that of a good one (law 5).
+    fn reject(&self, intent: &Intent, denial: &Denial, budget: u32) -> rusqlite::Result<Denial> {
+        let Some(user) = intent.user.strip_prefix("users/") else { return Ok(denial.clone()) };
+        match standing::spend(self, user, budget) {
+            Ok(()) => Ok(denial.clone()),
+            Err(Stop::Refused(exhausted)) => Ok(exhausted),
+            Err(Stop::Broken(error)) => Err(error),
         }
     }
 
@@ -205,6 +214,14 @@ fn is_of_one_job(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(error, _) => error.code == ErrorCode::ConstraintViolation,
         _ => true,
+    }
+}
+
+/// The attempt that this job brings to its end, if it does.
+fn ends(job: &Job) -> Option<Uuid> {
+    match job {
+        Job::Attempt(part) if !matches!(part.step, Step::Begin) => Some(part.intent.request_id),
+        Job::Attempt(_) | Job::Touch(..) => None,
     }
 }
 

@@ -1,0 +1,53 @@
+//! What a record says about a change.
+
+use custodian_proto::key::KeyId;
+use sha2::{Digest, Sha256};
+
+use super::Change;
+use crate::authority::{DeviceId, Role, Roles, UserId, WrappingKey};
+
+/// What a change is about, for the fields of its record that the intent left empty.
+#[derive(Default)]
+pub(super) struct About {
+    /// Resource name of the device or user.
+    pub(super) target: String,
+    pub(super) key: Option<KeyId>,
+    /// What of it changes, where the operation's name does not say so.
+    pub(super) detail: String,
+}
+
+impl About {
+    pub(super) fn of(change: &Change) -> Self {
+        match change {
+            Change::OpenSession(_) | Change::CloseSession(_) => Self::default(),
+            Change::Invite(invitation) => Self::device(&invitation.device),
+            Change::Enroll { device, invited_by, .. } => {
+                let certificate = hex::encode(Sha256::digest(&device.certificate));
+                let inviter = invited_by.as_ref().map_or("the set-up".to_owned(), UserId::resource_name);
+                let detail = format!("certificate {certificate}, invited by {inviter}");
+                Self { detail, ..Self::device(&device.id) }
+            }
+            Change::SetDeviceState { id, .. } => Self::device(id),
+            Change::CreateUser(user) => Self { detail: roles(user.roles), ..Self::user(&user.id) },
+            Change::SetUserDisabled { id, .. } | Change::SetPassword { id, .. } => Self::user(id),
+            Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
+            Change::AddKey(WrappingKey { id, label, modulus_bits, .. }) => {
+                Self { key: Some(*id), detail: format!("{label}, RSA-{modulus_bits}"), ..Self::default() }
+            }
+            Change::SetKeyState { id, .. } => Self { key: Some(*id), ..Self::default() },
+        }
+    }
+
+    fn device(id: &DeviceId) -> Self {
+        Self { target: id.resource_name(), ..Self::default() }
+    }
+
+    fn user(id: &UserId) -> Self {
+        Self { target: id.resource_name(), ..Self::default() }
+    }
+}
+
+fn roles(roles: Roles) -> String {
+    let names: Vec<_> = roles.iter().map(Role::name).collect();
+    if names.is_empty() { "no roles".to_owned() } else { format!("roles: {}", names.join(", ")) }
+}
