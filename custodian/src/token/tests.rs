@@ -18,8 +18,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::{
-    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenKey, TokenSelect,
-    WorkerCommand,
+    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenKey, TokenSelect, WorkerCommand,
     contract::{self, FILE_KEY, RSA, encrypt, soon, template, wrapped},
     supervisor::State,
     worker,
