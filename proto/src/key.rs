@@ -178,21 +178,31 @@ impl WrappedKey {
 
 /// A file key: the random AES-256 key of one envelope. Has no `Debug`, and is overwritten when dropped (law 9).
 ///
+/// The bytes stay where they are while the value moves: a move would leave a copy that nobody overwrites.
+///
 /// ```compile_fail
 /// println!("{:?}", custodian_proto::key::FileKey::new([0; 32]));
 /// ```
-pub struct FileKey(Zeroizing<[u8; FILE_KEY_LEN]>);
+pub struct FileKey(Box<Zeroizing<[u8; FILE_KEY_LEN]>>);
 
 impl FileKey {
     /// Takes the bytes over.
-    pub fn new(bytes: [u8; FILE_KEY_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
+    pub fn new(mut bytes: [u8; FILE_KEY_LEN]) -> Self {
+        let key = Self::copy_of(&bytes);
+        bytes.zeroize();
+        key
     }
 
     /// Takes the bytes if they are exactly a file key (law 4). Overwrites `bytes` either way.
     pub fn take(bytes: &mut [u8]) -> Option<Self> {
-        let key = <[u8; FILE_KEY_LEN]>::try_from(&*bytes).ok().map(Self::new);
+        let key = <&[u8; FILE_KEY_LEN]>::try_from(&*bytes).ok().map(Self::copy_of);
         bytes.zeroize();
+        key
+    }
+
+    fn copy_of(bytes: &[u8; FILE_KEY_LEN]) -> Self {
+        let mut key = Self(Box::new(Zeroizing::new([0; FILE_KEY_LEN])));
+        key.0.copy_from_slice(bytes);
         key
     }
 
@@ -213,6 +223,19 @@ mod tests {
             assert_eq!(FileKey::take(&mut bytes).is_some(), len == 32);
             assert!(bytes.iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn law_9_a_file_key_stays_where_it_is_when_it_moves() {
+        let key = FileKey::new([7; 32]);
+        let place = key.expose().as_ptr();
+        let moved = Some(key);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        sender.send(moved).unwrap();
+        let key = receiver.recv().unwrap().unwrap();
+        assert_eq!(key.expose().as_ptr(), place);
+        assert_eq!(size_of::<FileKey>(), size_of::<usize>());
+        assert_eq!(key.expose(), &[7; 32]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::{Request, transport::Endpoint};
 use x509_cert::Certificate;
@@ -38,21 +38,22 @@ impl Identity {
         }
     }
 
-    /// One that names itself like a device, but that the CA did not sign.
-    pub fn of_another_ca() -> Self {
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::new([]).unwrap();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        ca.distinguished_name.push(rcgen::DnType::CommonName, "another CA");
-        let issuer = rcgen::Issuer::new(ca, ca_key);
-        let key = rcgen::KeyPair::generate().unwrap();
+    /// The very key of a person's device, with a certificate that the device CA did not sign: its issuer has the CA's
+    /// name, but another key. Another certificate at every call.
+    pub fn forged(dev: &Dev, person: Person) -> Self {
+        let folder = dev.dir().join(person.name());
+        let ca = CertificateDer::from_pem_file(dev.dir().join("ca.crt")).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_der(&ca, rcgen::KeyPair::generate().unwrap()).unwrap();
+        let pem = fs::read_to_string(folder.join("device.key")).unwrap();
+        let key = rcgen::KeyPair::from_pem(&pem).unwrap();
         let mut params = rcgen::CertificateParams::new([]).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "operator-laptop");
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        Self {
-            certificate: certificate.der().clone(),
-            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        }
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("{}-laptop", person.name()));
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let mut serial = [0; 16];
+        aws_lc_rs::rand::fill(&mut serial).unwrap();
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
+        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
+        Self { certificate, ..Self::of(dev, person) }
     }
 
     /// SHA-256 of the certificate, hex: as records show it.
@@ -77,27 +78,25 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// Shakes hands and says nothing. The error is what TLS says of it, once the custodian has judged.
+    ///
+    /// In TLS 1.3 the client is done before the server has seen its certificate, so this waits for the first word.
+    pub async fn shake_hands(dev: &Dev, identity: &Identity) -> std::io::Result<()> {
+        let stream = TcpStream::connect(dev.address()).await?;
+        let mut stream = connector(dev, identity).connect(server_name(), stream).await?;
+        stream.read_u8().await.map(drop)
+    }
+
     /// Connects. The error is of TCP or TLS.
     pub async fn connect(dev: &Dev, identity: &Identity) -> Result<Self, tonic::transport::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(dev.dir().join("ca.crt")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let connector = TlsConnector::from(Arc::new(config));
+        let connector = connector(dev, identity);
         let address = dev.address().to_owned();
         let connect = tower::service_fn(move |_| {
             let (connector, address) = (connector.clone(), address.clone());
             async move {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                let name = ServerName::try_from("localhost").unwrap();
-                Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+                Ok::<_, std::io::Error>(TokioIo::new(connector.connect(server_name(), stream).await?))
             }
         });
         let endpoint = Endpoint::from_shared(format!("https://{}", dev.address())).unwrap();
@@ -190,6 +189,24 @@ impl Wire {
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
+}
+
+fn connector(dev: &Dev, identity: &Identity) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(dev.dir().join("ca.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+fn server_name() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
 }
 
 /// `keys/KEY_ID` of a certificate, and `plaintext` wrapped to it with OAEP and SHA-1, all that SoftHSM can do.

@@ -32,8 +32,30 @@ async fn law_6_a_killed_worker_is_replaced_and_the_next_requests_succeed() {
     }
     let received = load.stop().await;
     assert_no_record_no_key(&received, &Wire::records(&dev).await);
-    let status = dev.ctl(Person::Admin, ["status", "--json"]).expect(0);
-    assert!(status.stdout.contains('3'), "three restarts: {}", status.stdout);
+    let status = token_status(&dev);
+    assert_eq!((&status["worker_restarts"], &status["serving"]), (&3.into(), &true.into()), "{status}");
+}
+
+#[test]
+fn the_status_never_waits_for_the_token() {
+    let dev = Dev::start();
+    let before = token_status(&dev);
+    dev.ctl(Person::Admin, ["key", "create", "backups", "--bits", "2048"]).expect(0);
+    let worker = dev.worker().expect("there is a worker");
+    // A stopped worker answers nothing at all.
+    Dev::signal(worker, "STOP");
+    let status = token_status(&dev);
+    Dev::signal(worker, "CONT");
+    for fact in ["serving", "trouble", "label", "model", "wrapping", "worker_restarts"] {
+        assert_eq!(status[fact], before[fact], "{fact}");
+    }
+    assert_eq!(status["serving"], true);
+    assert_eq!(status["key_count"].as_u64(), before["key_count"].as_u64().map(|count| count + 1));
+}
+
+/// What `custodianctl status` says of the token.
+fn token_status(dev: &Dev) -> serde_json::Value {
+    dev.ctl(Person::Admin, ["status", "--json"]).expect(0).json()["token"].take()
 }
 
 #[tokio::test(flavor = "multi_thread")]

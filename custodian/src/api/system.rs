@@ -13,25 +13,20 @@ impl StatusService for Api {
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         let _accepted = self.accept_reader(&request, Need::Session, "GetStatus").await?;
-        let token = self.custodian.token();
-        let health = token.health();
+        // Only what is known without asking the token: anybody who is signed in may ask for the status, as often as they
+        // like, and must not take the unwraps' turn.
+        let health = self.custodian.token().health();
         let mut status = v1::TokenStatus {
             serving: health.trouble.is_none(),
             trouble: health.trouble.unwrap_or_default(),
             worker_restarts: health.restarts,
             ..v1::TokenStatus::default()
         };
-        match token.survey(self.custodian.token_deadline()).await {
-            Ok(survey) => {
-                status.label = survey.label;
-                status.model = survey.model;
-                status.wrapping = v1::KeyWrapping::from(survey.wrapping).into();
-                status.key_count = u32::try_from(survey.keys.len()).unwrap_or(u32::MAX);
-            }
-            Err(error) => {
-                status.serving = false;
-                status.trouble = error.to_string();
-            }
+        if let Some(survey) = health.last_survey {
+            status.label.clone_from(&survey.label);
+            status.model.clone_from(&survey.model);
+            status.wrapping = v1::KeyWrapping::from(survey.wrapping).into();
+            status.key_count = u32::try_from(survey.keys.len()).unwrap_or(u32::MAX);
         }
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),

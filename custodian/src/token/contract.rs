@@ -52,6 +52,7 @@ pub(super) async fn holds(token: &dyn Token) {
     let key = token.generate(template("wrapping", RSA), soon()).await.unwrap();
     let signer = token.generate(template("signing", KeyKind::EcdsaP256Sign), soon()).await.unwrap();
 
+    health_knows_every_key_without_a_survey(token, &before.keys, &key, &signer);
     generated_keys_are_what_was_asked_for(token, &before.keys, &key, &signer).await;
     file_keys_come_back(token, &key).await;
     bad_ciphertexts_have_one_answer(token, &key).await;
@@ -61,6 +62,17 @@ pub(super) async fn holds(token: &dyn Token) {
     assert_eq!(token.health().trouble, None);
 }
 
+fn health_knows_every_key_without_a_survey(
+    token: &dyn Token,
+    before: &[TokenKey],
+    key: &TokenKey,
+    signer: &TokenKey,
+) {
+    let known = token.health().last_survey.unwrap();
+    assert_eq!(known.keys.len(), before.len() + 2);
+    assert!(known.keys.contains(key) && known.keys.contains(signer));
+}
+
 async fn generated_keys_are_what_was_asked_for(
     token: &dyn Token,
     before: &[TokenKey],
@@ -68,6 +80,7 @@ async fn generated_keys_are_what_was_asked_for(
     signer: &TokenKey,
 ) {
     let survey = token.survey(soon()).await.unwrap();
+    assert_eq!(token.health().last_survey.as_deref(), Some(&survey));
     assert_eq!(survey.keys.len(), before.len() + 2);
     assert!(survey.keys.contains(key) && survey.keys.contains(signer));
     assert_eq!((key.label.as_str(), key.kind, key.wrapping), ("wrapping", RSA, Some(survey.wrapping)));

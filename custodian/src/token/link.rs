@@ -199,7 +199,7 @@ impl TryFrom<Outcome> for Reply {
 
     fn try_from(outcome: Outcome) -> Result<Self, Nonsense> {
         Ok(match outcome {
-            Outcome::FileKey(mut bytes) => Self::FileKey(FileKey::take(&mut bytes).ok_or(Nonsense)?),
+            Outcome::FileKey(key) => Self::FileKey(key.into_key().ok_or(Nonsense)?),
             Outcome::Signature(signature) => Self::Signature(signature),
             Outcome::Key(key) => Self::Key(key.into_key().ok_or(Nonsense)?),
             Outcome::Survey(survey) => Self::Survey(survey.into_survey().ok_or(Nonsense)?),

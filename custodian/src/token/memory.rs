@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -37,6 +37,18 @@ impl MemoryToken {
 
     fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Private)>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self) -> Survey {
+        let mut keys: Vec<_> = self.keys().values().map(|(key, _)| key.clone()).collect();
+        keys.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
+        Survey {
+            label: "memory".to_owned(),
+            model: "in memory".to_owned(),
+            wrapping: self.wrapping,
+            keys,
+            unserved: Vec::new(),
+        }
     }
 }
 
@@ -116,18 +128,10 @@ impl Token for MemoryToken {
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         in_time(deadline)?;
-        let mut keys: Vec<_> = self.keys().values().map(|(key, _)| key.clone()).collect();
-        keys.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
-        Ok(Survey {
-            label: "memory".to_owned(),
-            model: "in memory".to_owned(),
-            wrapping: self.wrapping,
-            keys,
-            unserved: Vec::new(),
-        })
+        Ok(self.look())
     }
 
     fn health(&self) -> Health {
-        Health::default()
+        Health { restarts: 0, trouble: None, last_survey: Some(Arc::new(self.look())) }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use custodian_proto::{
@@ -64,10 +64,12 @@ pub trait Token: Send + Sync + 'static {
     /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
 
-    /// The keys that passed the check of their attributes (law 7), and how the token is.
+    /// Looks into the token: the keys that pass the check of their attributes (law 7), and how the token is. Takes a
+    /// turn in the token's queue: for what was found last, see [`Token::health`].
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError>;
 
-    /// How often a worker was replaced since the start, and whether one serves now (or why not). Never waits.
+    /// How often a worker was replaced since the start, whether one serves now (or why not), and what the token has as
+    /// far as is known. Never asks the token, never waits.
     fn health(&self) -> Health;
 }
 
@@ -129,6 +131,8 @@ pub struct Health {
     pub restarts: u32,
     /// Why it does not serve; `None` when it does.
     pub trouble: Option<String>,
+    /// The last survey: at the worker's start or later, with the keys that were made since. `None` before the first.
+    pub last_survey: Option<Arc<Survey>>,
 }
 
 /// Why the token did not do it.

@@ -66,6 +66,7 @@ pub struct Supervisor {
     pub(super) state: watch::Receiver<State>,
     restarts: Arc<AtomicU32>,
     stop: CancellationToken,
+    inventory: Arc<Inventory>,
 }
 
 /// Where the supervision stands.
@@ -108,7 +109,7 @@ impl Supervisor {
             inventory: Arc::clone(&inventory),
         };
         // From here on a dropped future ends the worker, too.
-        let supervisor = Self { state, restarts, stop };
+        let supervisor = Self { state, restarts, stop, inventory };
         thread::Builder::new().name("token".to_owned()).spawn(move || keeper.run(started)).map_err(
             |error| {
                 StartError::Worker(format!("cannot start a thread to watch over the token worker: {error}"))
@@ -233,7 +234,11 @@ impl Token for Supervisor {
     }
 
     fn health(&self) -> Health {
-        Health { restarts: self.restarts.load(Ordering::Relaxed), trouble: self.state.borrow().trouble() }
+        Health {
+            restarts: self.restarts.load(Ordering::Relaxed),
+            trouble: self.state.borrow().trouble(),
+            last_survey: self.inventory.last(),
+        }
     }
 }
 

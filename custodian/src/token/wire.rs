@@ -11,16 +11,24 @@ use std::{
 };
 
 use custodian_proto::{
-    key::{KeyId, KeyWrapping},
+    key::{FileKey, KeyId, KeyWrapping},
+    limits::FILE_KEY_LEN,
     v1,
 };
-use prost::{Message, Oneof};
-use zeroize::Zeroizing;
+use prost::{
+    DecodeError, Message, Oneof,
+    bytes::{Buf, BufMut},
+    encoding::{self, DecodeContext, WireType},
+};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect};
 
 /// Longest message: a survey of more than ten thousand keys.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
+
+/// The one field of [`FileKeyMessage`].
+const FILE_KEY_TAG: u32 = 1;
 
 /// Bytes of the length before each message.
 pub(super) const HEADER: usize = 4;
@@ -195,8 +203,8 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, Oneof)]
 #[prost(skip_debug)]
 pub(super) enum Outcome {
-    #[prost(bytes, tag = "2")]
-    FileKey(Vec<u8>),
+    #[prost(message, tag = "2")]
+    FileKey(FileKeyMessage),
     #[prost(bytes, tag = "3")]
     Signature(Vec<u8>),
     #[prost(message, tag = "4")]
@@ -213,6 +221,57 @@ pub(super) enum Outcome {
     Expired(()),
     #[prost(string, tag = "10")]
     Failed(String),
+}
+
+/// A file key. Written by hand: prost decodes `bytes` through a buffer that nobody overwrites (law 9).
+#[derive(Clone, PartialEq, Default)]
+pub(super) struct FileKeyMessage(Zeroizing<Vec<u8>>);
+
+impl FileKeyMessage {
+    pub(super) fn new(key: &FileKey) -> Self {
+        Self(Zeroizing::new(key.expose().to_vec()))
+    }
+
+    /// The key, if it is one.
+    pub(super) fn into_key(mut self) -> Option<FileKey> {
+        FileKey::take(&mut self.0)
+    }
+}
+
+impl Message for FileKeyMessage {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        encoding::bytes::encode(FILE_KEY_TAG, &*self.0, buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if (tag, wire_type) != (FILE_KEY_TAG, WireType::LengthDelimited) {
+            return encoding::skip_field(wire_type, tag, buf, ctx);
+        }
+        let len = usize::try_from(encoding::decode_varint(buf)?).unwrap_or(usize::MAX);
+        if len != FILE_KEY_LEN || buf.remaining() < FILE_KEY_LEN {
+            // No file key, and found to be none when it is taken.
+            self.clear();
+            buf.advance(len.min(buf.remaining()));
+            return Ok(());
+        }
+        self.0.resize(FILE_KEY_LEN, 0);
+        buf.copy_to_slice(&mut self.0);
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        encoding::bytes::encoded_len(FILE_KEY_TAG, &*self.0)
+    }
+
+    fn clear(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -380,5 +439,36 @@ fn kind_of(modulus_bits: u32) -> KeyKind {
     match modulus_bits {
         0 => KeyKind::EcdsaP256Sign,
         modulus_bits => KeyKind::RsaUnwrap { modulus_bits },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(report: &[u8]) -> Option<FileKey> {
+        match FromWorker::decode(report).unwrap().report {
+            Some(Report::Answer(Answer { id: 5, outcome: Some(Outcome::FileKey(key)) })) => key.into_key(),
+            _ => None,
+        }
+    }
+
+    /// A report with an answer of these bytes, as another program would write it.
+    fn report(key: &[u8]) -> Vec<u8> {
+        let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2, bytes.len() as u8], bytes].concat();
+        let answer = [vec![1 << 3, 5], field(2, &field(1, key))].concat();
+        field(3, &answer)
+    }
+
+    #[test]
+    fn law_4_only_32_bytes_come_through_as_a_file_key() {
+        let key = FileKey::new([7; 32]);
+        let answer = Answer { id: 5, outcome: Some(Outcome::FileKey(FileKeyMessage::new(&key))) };
+        let framed = frame(&FromWorker { report: Some(Report::Answer(answer)) });
+        assert_eq!(framed[HEADER..], report(&[7; 32]));
+        assert_eq!(decoded(&framed[HEADER..]).unwrap().expose(), &[7; 32]);
+        for len in (0..100).filter(|len| *len != 32) {
+            assert!(decoded(&report(&vec![7; len])).is_none(), "{len} bytes");
+        }
     }
 }

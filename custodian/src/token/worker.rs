@@ -27,8 +27,8 @@ use super::{
     pkcs11::{Hands, Module},
     queue::{Full, Queue},
     wire::{
-        self, Answer, FromWorker, HEADER, Job, NotReady, Order, Outcome, Report, Setup, Sign, Task, ToWorker,
-        Unwrap,
+        self, Answer, FileKeyMessage, FromWorker, HEADER, Job, NotReady, Order, Outcome, Report, Setup, Sign,
+        Task, ToWorker, Unwrap,
     },
 };
 
@@ -185,7 +185,7 @@ impl Worker {
             Ok(mut plaintext) if plaintext.len() == FILE_KEY_LEN => {
                 served.did_well();
                 match FileKey::take(&mut plaintext) {
-                    Some(key) => Outcome::FileKey(key.expose().to_vec()),
+                    Some(key) => Outcome::FileKey(FileKeyMessage::new(&key)),
                     None => Outcome::Rejected(()),
                 }
             }
@@ -302,12 +302,7 @@ impl Worker {
 }
 
 fn send(mut output: &UnixStream, report: Report) -> io::Result<()> {
-    let mut message = FromWorker { report: Some(report) };
-    let frame = wire::frame(&message);
-    if let Some(Report::Answer(Answer { outcome: Some(Outcome::FileKey(key)), .. })) = &mut message.report {
-        zeroize::Zeroize::zeroize(key);
-    }
-    output.write_all(&frame)
+    output.write_all(&wire::frame(&FromWorker { report: Some(report) }))
 }
 
 /// The next order; `None` when the supervisor has closed the socket.
