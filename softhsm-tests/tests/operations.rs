@@ -43,6 +43,47 @@ async fn a_workstation_enrols_with_a_one_time_code_and_works_once_activated() {
     assert!(enrolled.iter().any(|record| record.outcome == "ENROLLMENT_REFUSED"));
 }
 
+#[test]
+fn a_device_certificate_is_renewed_under_the_same_id() {
+    let dev = Dev::start();
+    dev.envelope(Person::Operator, ["login"]).expect(0);
+    let invited = dev.ctl(Person::Admin, ["device", "invite", "operator-laptop", "--json"]).expect(0).json();
+    let out = dev.scratch("renewed").join("device");
+    let mut command = Command::new(bin("envelope"));
+    command.env_clear().env("HOME", dev.scratch("home")).env("CUSTODIAN_ADDR", dev.address());
+    command.env("CUSTODIAN_CA", dev.dir().join("ca.crt"));
+    command.args(["enroll", "--code-file", "-", "--out-dir"]).arg(&out);
+    run_with_input(&mut command, invited["code"].as_str().unwrap().as_bytes()).expect(0);
+
+    let login = || {
+        let mut command = dev.command("envelope", Person::Operator);
+        command.env("CUSTODIAN_CERT", out.join("device.crt")).env("CUSTODIAN_KEY", out.join("device.key"));
+        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("sessions")).arg("login"))
+    };
+    // The old key is nobody's now; the new one waits for an administrator.
+    dev.envelope(Person::Operator, ["login"]).expect(3).says("DEVICE_UNKNOWN");
+    login().expect(3).says("DEVICE_NOT_ACTIVE");
+    dev.ctl(Person::Admin, ["device", "activate", "operator-laptop"]).expect(0);
+    login().expect(0);
+
+    dev.ctl(Person::Admin, ["device", "revoke", "operator-laptop", "--reason", "lost"]).expect(0);
+    dev.ctl(Person::Admin, ["device", "revoke", "operator-laptop", "--reason", "still lost"]).expect(0);
+    dev.ctl(Person::Admin, ["device", "invite", "operator-laptop"]).expect(3).says("STATE_CONFLICT");
+}
+
+#[test]
+fn the_last_administrator_cannot_lock_everybody_out() {
+    let dev = Dev::start();
+    dev.ctl(Person::Admin, ["user", "disable", "admin", "--reason", "oops"]).expect(3).says("STATE_CONFLICT");
+    dev.ctl(Person::Admin, ["user", "roles", "admin", "--role", "auditor"]).expect(3).says("STATE_CONFLICT");
+    for device in ["operator-laptop", "auditor-laptop"] {
+        dev.ctl(Person::Admin, ["device", "revoke", device, "--reason", "test"]).expect(0);
+    }
+    let revoke = ["device", "revoke", "admin-laptop", "--reason", "oops"];
+    dev.ctl(Person::Admin, revoke).expect(3).says("STATE_CONFLICT");
+    dev.ctl(Person::Admin, ["device", "ls"]).expect(0);
+}
+
 #[tokio::test]
 async fn strangers_are_let_in_to_enrol_only_while_an_invitation_is_open() {
     let dev = Dev::start();

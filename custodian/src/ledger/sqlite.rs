@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod changes;
+mod lockout;
 mod log;
 mod open;
 mod readers;
