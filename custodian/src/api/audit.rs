@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{from_timestamp, page_size},
+    resource::{from_timestamp, page, page_size, rows_for},
 };
 use crate::{
     authority::{Need, Role},
@@ -30,13 +30,12 @@ impl AuditService for Api {
     ) -> Result<Response<v1::ListRecordsResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Auditor), "ListRecords").await?;
         let request = request.into_inner();
-        let limit = page_size(request.page_size);
-        let query = parse_query(request, limit).map_err(|denial| accepted.status(denial))?;
+        let size = page_size(request.page_size);
+        let query = parse_query(request, rows_for(size)).map_err(|denial| accepted.status(denial))?;
         let records = self.custodian.ledger().records(query).await;
         let records = records.map_err(|error| accepted.status(error.into()))?;
-        let full = records.len() == limit as usize;
-        let last = records.last().filter(|_| full).map(|record| record.sequence.to_string());
-        Ok(Response::new(v1::ListRecordsResponse { records, next_page_token: last.unwrap_or_default() }))
+        let (records, next_page_token) = page(records, size, |record| record.sequence.to_string());
+        Ok(Response::new(v1::ListRecordsResponse { records, next_page_token }))
     }
 
     type TailRecordsStream = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
