@@ -13,7 +13,7 @@ use std::{
 
 use custodian::{
     authority::Standing,
-    ledger::{Grant, Intent, Ledger, LedgerOptions, Outcome, SqliteLedger},
+    ledger::{Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
 use sha2::Digest as _;
 use uuid::Uuid;
@@ -29,7 +29,10 @@ async fn main() {
     );
     for writers in [1, 8, 64, 256] {
         let path = directory.path().join(format!("{writers}.db"));
-        let ledger = Arc::new(SqliteLedger::open(&path, LedgerOptions::default()).unwrap());
+        let ledger = Arc::new(
+            SqliteLedger::open(&path, LedgerOptions { missing: Missing::Create, ..Default::default() })
+                .unwrap(),
+        );
         let began = Instant::now();
         let tasks: Vec<_> = (0..writers).map(|_| tokio::spawn(write(Arc::clone(&ledger), began))).collect();
         let mut times = Vec::new();

@@ -1,9 +1,13 @@
 //! What operations do, from the first invitation to the log.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Person, Wire, bin, run, run_with_input, sealed_key};
+use softhsm_tests::{Dev, Person, Ran, Start, Wire, bin, run, run_with_input, sealed_key};
 use tokio_stream::StreamExt;
 use tonic_types::StatusExt;
 
@@ -41,6 +45,47 @@ async fn a_workstation_enrols_with_a_one_time_code_and_works_once_activated() {
     let enrolled: Vec<_> = records.iter().filter(|record| record.operation == "Enroll").collect();
     assert!(enrolled.iter().any(|record| record.outcome == "OK"));
     assert!(enrolled.iter().any(|record| record.outcome == "ENROLLMENT_REFUSED"));
+}
+
+#[test]
+fn a_device_certificate_is_renewed_under_the_same_id() {
+    let dev = Dev::start();
+    dev.envelope(Person::Operator, ["login"]).expect(0);
+    let invited = dev.ctl(Person::Admin, ["device", "invite", "operator-laptop", "--json"]).expect(0).json();
+    let out = dev.scratch("renewed").join("device");
+    let mut command = Command::new(bin("envelope"));
+    command.env_clear().env("HOME", dev.scratch("home")).env("CUSTODIAN_ADDR", dev.address());
+    command.env("CUSTODIAN_CA", dev.dir().join("ca.crt"));
+    command.args(["enroll", "--code-file", "-", "--out-dir"]).arg(&out);
+    run_with_input(&mut command, invited["code"].as_str().unwrap().as_bytes()).expect(0);
+
+    let login = || {
+        let mut command = dev.command("envelope", Person::Operator);
+        command.env("CUSTODIAN_CERT", out.join("device.crt")).env("CUSTODIAN_KEY", out.join("device.key"));
+        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("sessions")).arg("login"))
+    };
+    // The old key is nobody's now; the new one waits for an administrator.
+    dev.envelope(Person::Operator, ["login"]).expect(3).says("DEVICE_UNKNOWN");
+    login().expect(3).says("DEVICE_NOT_ACTIVE");
+    dev.ctl(Person::Admin, ["device", "activate", "operator-laptop"]).expect(0);
+    login().expect(0);
+
+    dev.ctl(Person::Admin, ["device", "revoke", "operator-laptop", "--reason", "lost"]).expect(0);
+    dev.ctl(Person::Admin, ["device", "revoke", "operator-laptop", "--reason", "still lost"]).expect(0);
+    dev.ctl(Person::Admin, ["device", "invite", "operator-laptop"]).expect(3).says("STATE_CONFLICT");
+}
+
+#[test]
+fn the_last_administrator_cannot_lock_everybody_out() {
+    let dev = Dev::start();
+    dev.ctl(Person::Admin, ["user", "disable", "admin", "--reason", "oops"]).expect(3).says("STATE_CONFLICT");
+    dev.ctl(Person::Admin, ["user", "roles", "admin", "--role", "auditor"]).expect(3).says("STATE_CONFLICT");
+    for device in ["operator-laptop", "auditor-laptop"] {
+        dev.ctl(Person::Admin, ["device", "revoke", device, "--reason", "test"]).expect(0);
+    }
+    let revoke = ["device", "revoke", "admin-laptop", "--reason", "oops"];
+    dev.ctl(Person::Admin, revoke).expect(3).says("STATE_CONFLICT");
+    dev.ctl(Person::Admin, ["device", "ls"]).expect(0);
 }
 
 #[tokio::test]
@@ -244,20 +289,31 @@ fn dev_serves_a_given_token() {
     dev.envelope(Person::Operator, ["login"]).expect(0);
 }
 
-#[test]
-fn init_sets_up_for_production_and_never_overwrites() {
-    let folder = tempfile::tempdir().unwrap();
-    let dev = Dev::start();
-    // The token of a stopped `dev` stands for one that operations initialised.
-    let (donor, ran) = dev.stop();
-    ran.expect(0);
-    let tokens = donor.path().join("dev");
-    let password = folder.path().join("password");
-    fs::write(&password, "correct horse battery\n").unwrap();
-    let config = folder.path().join("etc/custodian.toml");
-    let init = || {
+/// The token of a stopped `dev`: it stands for one that operations initialised.
+struct Donor {
+    folder: tempfile::TempDir,
+}
+
+impl Donor {
+    fn new() -> Self {
+        let (folder, ran) = Dev::start().stop();
+        ran.expect(0);
+        Self { folder }
+    }
+
+    fn dev(&self) -> PathBuf {
+        self.folder.path().join("dev")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("etc/custodian.toml")
+    }
+
+    fn init(&self, password: &str, name: &str, organisation: &str) -> Ran {
+        let file = self.folder.path().join("password");
+        fs::write(&file, format!("{password}\n")).unwrap();
         let mut command = Command::new(bin("custodian"));
-        command.env("SOFTHSM2_CONF", tokens.join("softhsm2.conf"));
+        command.env("SOFTHSM2_CONF", self.dev().join("softhsm2.conf"));
         command.args([
             "init",
             "--module",
@@ -265,21 +321,103 @@ fn init_sets_up_for_production_and_never_overwrites() {
             "--token-label",
             "custodian-dev",
         ]);
-        command.arg("--pin-file").arg(tokens.join("token.pin")).arg("--config").arg(&config);
-        command.args(["--listen", "127.0.0.1:7443", "--name", "localhost", "--organisation", "Test"]);
-        run(command.args(["--admin", "anna", "--admin-password-file"]).arg(&password))
-    };
-    init().expect(0);
-    let written = fs::read(&config).unwrap();
-    init().expect(1).says("exists");
-    assert_eq!(fs::read(&config).unwrap(), written);
-    let check = || {
+        command.arg("--pin-file").arg(self.dev().join("token.pin")).arg("--config").arg(self.config());
+        command.args(["--listen", "127.0.0.1:7443", "--name", name, "--organisation", organisation]);
+        run(command.args(["--admin", "anna", "--admin-password-file"]).arg(&file))
+    }
+
+    fn check(&self) -> Ran {
         let mut command = Command::new(bin("custodian"));
-        run(command
-            .env("SOFTHSM2_CONF", tokens.join("softhsm2.conf"))
-            .args(["check", "--config"])
-            .arg(&config))
-    };
-    let checked = check().expect(0);
+        command.env("SOFTHSM2_CONF", self.dev().join("softhsm2.conf"));
+        run(command.args(["check", "--config"]).arg(self.config()))
+    }
+}
+
+#[test]
+fn init_sets_up_for_production_and_never_overwrites() {
+    let donor = Donor::new();
+    let init = || donor.init("correct horse battery", "localhost", "Test");
+    init().expect(0);
+    let written = fs::read(donor.config()).unwrap();
+    init().expect(1).says("exists");
+    assert_eq!(fs::read(donor.config()).unwrap(), written);
+    let checked = donor.check().expect(0);
     assert!(checked.stdout.contains("first RSA-3072, active"), "{}", checked.stdout);
+}
+
+#[test]
+fn init_finds_what_cannot_work_before_it_makes_anything() {
+    let donor = Donor::new();
+    let before = objects(&donor.dev().join("tokens"));
+    let good = ["correct horse battery", "localhost", "Test"];
+    let bad = [
+        (["short", good[1], good[2]], "12 to 1024 bytes"),
+        ([good[0], "no name", good[2]], "no DNS name"),
+        ([good[0], good[1], "Te\nst"], "organisation"),
+    ];
+    for ([password, name, organisation], why) in bad {
+        donor.init(password, name, organisation).expect(1).says(why);
+        assert!(!donor.config().parent().unwrap().exists(), "files are left behind");
+        assert_eq!(objects(&donor.dev().join("tokens")), before, "keys are left behind");
+    }
+    donor.init(good[0], good[1], good[2]).expect(0);
+    donor.check().expect(0);
+}
+
+#[test]
+fn check_and_serve_do_not_replace_a_lost_ledger() {
+    let (folder, ran) = Dev::start().stop();
+    ran.expect(0);
+    let ledger = folder.path().join("dev/ledger.db");
+    fs::remove_file(&ledger).unwrap();
+    let Start::Ended(ran) = Dev::try_start_in(folder) else { panic!("serves without its ledger") };
+    ran.expect(1).says("is missing");
+
+    let donor = Donor::new();
+    donor.init("correct horse battery", "localhost", "Test").expect(0);
+    let etc = donor.config().parent().unwrap().to_owned();
+    fs::rename(etc.join("ledger.db"), etc.join("elsewhere.db")).unwrap();
+    donor.check().expect(1).says("is missing").says("not replaced by an empty one");
+    assert!(!etc.join("ledger.db").exists());
+    fs::rename(etc.join("elsewhere.db"), etc.join("ledger.db")).unwrap();
+    donor.check().expect(0);
+}
+
+#[test]
+fn check_finds_certificates_that_are_not_valid_now() {
+    let donor = Donor::new();
+    donor.init("correct horse battery", "localhost", "Test").expect(0);
+    for (file, years, why) in [
+        ("server.crt", [2020, 2021], "expired"),
+        ("server.crt", [2090, 2091], "valid from"),
+        ("ca.crt", [2020, 2021], "expired"),
+    ] {
+        let path = donor.config().parent().unwrap().join(file);
+        let good = fs::read(&path).unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        [params.not_before, params.not_after] = years.map(|year| rcgen::date_time_ymd(year, 1, 1));
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let pem =
+            der::pem::encode_string("CERTIFICATE", der::pem::LineEnding::LF, certificate.der()).unwrap();
+        fs::write(&path, pem).unwrap();
+        donor.check().expect(1).says(file).says(why);
+        fs::write(&path, good).unwrap();
+    }
+    donor.check().expect(0);
+}
+
+#[tokio::test]
+async fn the_last_page_says_that_it_is_the_last_even_if_it_is_full() {
+    let dev = Dev::start();
+    let admin = Wire::login(&dev, Person::Admin).await;
+    let list = async |page_size, page_token: &str| {
+        let request = v1::ListDevicesRequest { page_size, page_token: page_token.to_owned() };
+        admin.devices().list_devices(admin.request(request)).await.unwrap().into_inner()
+    };
+    let all = list(3, "").await;
+    assert_eq!((all.devices.len(), all.next_page_token.as_str()), (3, ""));
+    let first = list(2, "").await;
+    assert_eq!((first.devices.len(), first.next_page_token.as_str()), (2, "auditor-laptop"));
+    let second = list(2, &first.next_page_token).await;
+    assert_eq!((&second.devices[..], second.next_page_token.as_str()), (&all.devices[2..], ""));
 }

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{from_timestamp, page_size},
+    resource::{from_timestamp, page, page_size, rows_for},
 };
 use crate::{
     authority::{Need, Role},
@@ -25,6 +25,9 @@ use crate::{
 /// A reader of a tail that takes nothing for this long has lost its place.
 const SLOWEST_READER: Duration = Duration::from_secs(30);
 
+/// A tail without news asks this often whether it may go on.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 #[tonic::async_trait]
 impl AuditService for Api {
     async fn list_records(
@@ -33,13 +36,12 @@ impl AuditService for Api {
     ) -> Result<Response<v1::ListRecordsResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Auditor), "ListRecords").await?;
         let request = request.into_inner();
-        let limit = page_size(request.page_size);
-        let query = parse_query(request, limit).map_err(|denial| accepted.status(denial))?;
+        let size = page_size(request.page_size);
+        let query = parse_query(request, rows_for(size)).map_err(|denial| accepted.status(denial))?;
         let records = self.custodian.ledger().records(query).await;
         let records = records.map_err(|error| accepted.status(error.into()))?;
-        let full = records.len() == limit as usize;
-        let last = records.last().filter(|_| full).map(|record| record.sequence.to_string());
-        Ok(Response::new(v1::ListRecordsResponse { records, next_page_token: last.unwrap_or_default() }))
+        let (records, next_page_token) = page(records, size, |record| record.sequence.to_string());
+        Ok(Response::new(v1::ListRecordsResponse { records, next_page_token }))
     }
 
     type TailRecordsStream = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
@@ -112,6 +114,8 @@ impl Api {
             }
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },
+                // A tail in use is a session in use; and what was revoked meanwhile ends without news, too.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = sender.closed() => return Ok(()),
                 () = self.shutdown.cancelled() => return Ok(()),
             }

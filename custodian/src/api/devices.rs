@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{device_id, next_page, page_size, reason, timestamp},
+    resource::{device_id, page, page_size, reason, rows_for, timestamp},
     session::random_token,
 };
 use crate::{
@@ -101,9 +101,9 @@ impl DeviceService for Api {
             }
         };
         let size = page_size(request.page_size);
-        let devices = self.custodian.ledger().devices(after, size).await;
+        let devices = self.custodian.ledger().devices(after, rows_for(size)).await;
         let devices = devices.map_err(|error| accepted.status(error.into()))?;
-        let next_page_token = next_page(&devices, size, |device| device.id.to_string());
+        let (devices, next_page_token) = page(devices, size, |device| device.id.to_string());
         Ok(Response::new(v1::ListDevicesResponse {
             devices: devices.into_iter().map(v1::Device::from).collect(),
             next_page_token,

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{key_id, next_page, page_size, reason},
+    resource::{key_id, page, page_size, reason, rows_for},
 };
 use crate::{
     authority::{DeviceId, KeyState, Need, Role, WrappingKey},
@@ -37,9 +37,9 @@ impl KeyService for Api {
             }
         };
         let size = page_size(request.page_size);
-        let keys = self.custodian.ledger().keys(after, size).await;
+        let keys = self.custodian.ledger().keys(after, rows_for(size)).await;
         let keys = keys.map_err(|error| accepted.status(error.into()))?;
-        let next_page_token = next_page(&keys, size, |key| key.id.to_string());
+        let (keys, next_page_token) = page(keys, size, |key| key.id.to_string());
         Ok(Response::new(v1::ListKeysResponse {
             keys: keys.into_iter().map(v1::Key::from).collect(),
             next_page_token,

@@ -136,14 +136,34 @@ pub(super) fn page_size(asked: u32) -> u32 {
     if asked == 0 { DEFAULT_PAGE_SIZE } else { asked.min(MAX_PAGE_SIZE) }
 }
 
-/// The last element of a page and its successor's token: with a full page there may be more.
-pub(super) fn next_page<T>(page: &[T], size: u32, token: impl Fn(&T) -> String) -> String {
-    if page.len() < size as usize { String::new() } else { page.last().map(token).unwrap_or_default() }
+/// How many rows to read for a page of this size: one more tells whether there is another page.
+pub(super) fn rows_for(size: u32) -> u32 {
+    size.saturating_add(1)
+}
+
+/// A page of what [`rows_for`] it were read, and the next page's token: empty on the last page.
+pub(super) fn page<T>(mut rows: Vec<T>, size: u32, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    if rows.len() <= size as usize {
+        return (rows, String::new());
+    }
+    rows.truncate(size as usize);
+    let next = rows.last().map(token).unwrap_or_default();
+    (rows, next)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_last_page_has_no_successor_however_full_it_is() {
+        let of = |rows: u32| page((1..=rows).collect(), 3, u32::to_string);
+        assert_eq!(rows_for(3), 4);
+        assert_eq!(of(0), (vec![], String::new()));
+        assert_eq!(of(2), (vec![1, 2], String::new()));
+        assert_eq!(of(3), (vec![1, 2, 3], String::new()));
+        assert_eq!(of(4), (vec![1, 2, 3], "3".to_owned()));
+    }
 
     #[test]
     fn times_survive_the_api() {

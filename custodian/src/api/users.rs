@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{next_page, page_size, reason, roles, user_id},
+    resource::{page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
     authority::{Need, Role, User, UserId},
@@ -56,9 +56,9 @@ impl UserService for Api {
             }
         };
         let size = page_size(request.page_size);
-        let users = self.custodian.ledger().users(after, size).await;
+        let users = self.custodian.ledger().users(after, rows_for(size)).await;
         let users = users.map_err(|error| accepted.status(error.into()))?;
-        let next_page_token = next_page(&users, size, |user| user.id.to_string());
+        let (users, next_page_token) = page(users, size, |user| user.id.to_string());
         Ok(Response::new(v1::ListUsersResponse {
             users: users.into_iter().map(v1::User::from).collect(),
             next_page_token,

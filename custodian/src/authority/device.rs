@@ -90,7 +90,7 @@ impl DeviceState {
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
-    /// What it is known by. Never changes.
+    /// What it is known by. Another only after it enrolled anew.
     pub spki: SpkiHash,
     /// Where it is in its life.
     pub state: DeviceState,
@@ -98,7 +98,7 @@ pub struct Device {
     pub certificate: Vec<u8>,
     /// When the certificate ends.
     pub expires: Timestamp,
-    /// When it enrolled.
+    /// When it last enrolled.
     pub enrolled: Timestamp,
     /// When the state last changed.
     pub updated: Timestamp,

@@ -44,13 +44,20 @@ impl Passwords {
         }
     }
 
+    /// Whether this may become a password: it has [`MIN_PASSWORD_LEN`] to [`MAX_PASSWORD_LEN`] bytes, or is refused
+    /// (INVALID_ARGUMENT).
+    pub fn check(password: &Secret) -> Result<(), Denial> {
+        if (MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.expose().len()) {
+            return Ok(());
+        }
+        let detail = format!("a password has {MIN_PASSWORD_LEN} to {MAX_PASSWORD_LEN} bytes");
+        Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail })
+    }
+
     /// The hash of a new password. Refused if it is shorter than [`MIN_PASSWORD_LEN`] or longer than
     /// [`MAX_PASSWORD_LEN`] bytes (INVALID_ARGUMENT), or if too many wait (OVERLOADED).
     pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Denial> {
-        if !(MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.expose().len()) {
-            let detail = format!("a password has {MIN_PASSWORD_LEN} to {MAX_PASSWORD_LEN} bytes");
-            return Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail });
-        }
+        Self::check(&password)?;
         let hashed = self.run(move || Argon2::default().hash_password(password.expose().as_bytes())).await?;
         match hashed {
             Ok(hash) => Ok(PasswordHash::from_phc(hash.to_string())),

@@ -10,7 +10,8 @@ use crate::authority::{
 /// One change of the ledger's state, made in the transaction that records the attempt.
 ///
 /// The transaction refuses what the present state does not allow: NOT_FOUND, ALREADY_EXISTS, STATE_CONFLICT,
-/// ENROLLMENT_REFUSED, LOGIN_FAILED, DEVICE_UNKNOWN.
+/// ENROLLMENT_REFUSED, LOGIN_FAILED, DEVICE_UNKNOWN. STATE_CONFLICT also if no enabled user with the role admin would
+/// remain, or no active device for one.
 #[derive(Clone)]
 pub enum Change {
     /// Adds a session. Its user must be enabled, and its password must not have changed since the attempt began
@@ -18,9 +19,11 @@ pub enum Change {
     OpenSession(Session),
     /// Removes a session.
     CloseSession(SessionId),
-    /// Adds an invitation. No device or open invitation may have that id; an expired or used one is replaced.
+    /// Adds an invitation, in the place of an earlier one for that id, whose code is void from then on. A device that has
+    /// the id may be renewed with it, unless it is revoked (STATE_CONFLICT).
     Invite(Invitation),
-    /// Uses the invitation up and adds the device, ENROLLED. Neither the id nor the key may be in use.
+    /// Uses the invitation up and adds the device, ENROLLED. A device that has the id gets the new key and certificate
+    /// instead, is ENROLLED again, and its sessions end. No other device may have the key.
     Enroll {
         /// Which invitation.
         code_hash: [u8; 32],
@@ -29,7 +32,8 @@ pub enum Change {
         /// The new device.
         device: Device,
     },
-    /// Steps a device through its life; see [`DeviceState::may_become`]. Suspending and revoking ends its sessions.
+    /// Steps a device through its life; see [`DeviceState::may_become`]. Suspending and revoking ends its sessions,
+    /// revoking its invitation too. Revoked already, to be revoked: no change, no error.
     SetDeviceState {
         /// Which device.
         id: DeviceId,

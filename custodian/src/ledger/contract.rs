@@ -11,6 +11,9 @@ macro_rules! ledger_keeps_its_contract {
     ($make:expr) => {
         ledger_keeps_its_contract! { $make;
             changes: an_invitation_is_used_once, an_invitation_is_for_one_device, an_expired_invitation_is_replaced,
+                an_open_invitation_is_replaced_by_the_next, a_device_is_renewed_with_an_invitation,
+                a_revoked_device_is_not_renewed, revoking_again_changes_nothing, the_last_administrator_stays,
+                the_last_active_device_stays,
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
                 stopping_a_device_ends_its_sessions, users_are_created_once, stopping_a_user_ends_the_sessions,
                 a_new_password_ends_the_other_sessions, a_password_that_changes_during_a_login_stops_it,

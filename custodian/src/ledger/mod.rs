@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use change::{Change, Changed};
 pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
-pub use sqlite::{LedgerOptions, OpenError, SqliteLedger};
+pub use sqlite::{LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
@@ -32,8 +32,8 @@ use crate::{
 pub trait Ledger: Send + Sync + 'static {
     /// Queues the beginning of an attempt ahead of everything that follows. Does not wait.
     ///
-    /// If the custodian dies before the attempt is settled, the next start records it with the outcome
-    /// `OUTCOME_UNKNOWN`.
+    /// The beginning becomes durable with the next commit. If the custodian dies after that and before the attempt is
+    /// settled, the next start records it with the outcome `OUTCOME_UNKNOWN`.
     fn begin(&self, intent: Intent) -> Attempt;
 
     /// Records the outcome durably, and for a [`Outcome::Granted`] one first reads, in the same transaction, that its

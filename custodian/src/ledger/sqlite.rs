@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod changes;
+mod lockout;
 mod log;
 mod open;
 mod readers;
@@ -39,9 +40,20 @@ use crate::{
 
 pub use open::OpenError;
 
+/// What to do where there is no ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// Make an empty one: for a set-up.
+    Create,
+    /// Refuse: an empty ledger would forget every revocation, and every record.
+    Refuse,
+}
+
 /// How a ledger behaves.
 #[derive(Clone, Debug)]
 pub struct LedgerOptions {
+    /// What to do where there is none.
+    pub missing: Missing,
     /// How long settling and reading may take before the answer is that the ledger is unavailable.
     pub deadline: Duration,
     /// Most writes, and most reads, that wait. An attempt takes the places of two writes from beginning to end.
@@ -53,6 +65,7 @@ pub struct LedgerOptions {
 impl Default for LedgerOptions {
     fn default() -> Self {
         Self {
+            missing: Missing::Refuse,
             deadline: Duration::from_secs(2),
             queue: 8_192,
             readers: thread::available_parallelism().map_or(2, usize::from),
@@ -76,11 +89,14 @@ pub struct SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// Opens the ledger at `path`, or makes it. The file is then this process's alone. Attempts that an earlier run left
+    /// Opens the ledger at `path`, or makes it if the options say so. The file is then this process's alone. Attempts that an earlier run left
     /// in the middle are recorded first.
     pub fn open(path: &Path, options: LedgerOptions) -> Result<Self, OpenError> {
-        let LedgerOptions { deadline, queue, readers } = options;
+        let LedgerOptions { missing, deadline, queue, readers } = options;
         let io = |error| OpenError::Io { path: path.to_owned(), error };
+        if missing == Missing::Refuse {
+            open::must_be_there(path)?;
+        }
         let lock = open::lock(path)?;
         open::make_private(path)?;
         let mut writer = Writer::new(open::writing(path, deadline)?);

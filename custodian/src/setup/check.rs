@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::{Parts, files};
 use crate::{config::Config, pki::peer::CertificateFacts, token::Token as _, trouble::Trouble};
 
@@ -11,9 +13,9 @@ use crate::{config::Config, pki::peer::CertificateFacts, token::Token as _, trou
 pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     let config = Config::read(path)?;
     let mut lines = vec![format!("configuration  {}", path.display())];
-    let server = CertificateFacts::read(&files::certificates(&config.tls_certificate)?.remove(0))
-        .map_err(|error| Trouble::new(format!("cannot use {}", config.tls_certificate.display()), error))?;
-    lines.push(format!("server         certificate valid until {}", server.not_after));
+    let now = Timestamp::now();
+    lines.push(format!("server         certificate valid until {}", valid(&config.tls_certificate, now)?));
+    lines.push(format!("device CA      certificate valid until {}", valid(&config.ca_certificate, now)?));
     let parts = Parts::assemble(&config).await?;
     lines.push(format!(
         "ledger         {}, {} records",
@@ -45,4 +47,18 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
     parts.token.shutdown().await;
     Ok(lines)
+}
+
+/// Until when the certificate in this file is valid; it must be so now.
+fn valid(path: &Path, now: Timestamp) -> Result<Timestamp, Trouble> {
+    let trouble = |why: String| Trouble::new(format!("cannot use the certificate {}", path.display()), why);
+    let facts = CertificateFacts::read(&files::certificates(path)?.remove(0))
+        .map_err(|error| trouble(error.to_string()))?;
+    if now < facts.not_before {
+        return Err(trouble(format!("it is valid from {} on", facts.not_before)).hint("is the clock right?"));
+    }
+    if now >= facts.not_after {
+        return Err(trouble(format!("it expired at {}", facts.not_after)).hint("replace it by a new one"));
+    }
+    Ok(facts.not_after)
 }

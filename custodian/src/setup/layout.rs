@@ -11,6 +11,7 @@ use std::{
 use custodian_proto::{limits::DEFAULT_MODULUS_BITS, secret::Secret};
 use jiff::Timestamp;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -28,7 +29,7 @@ use crate::{
         Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawSessions, RawTls,
         RawToken,
     },
-    ledger::{Change, Grant, Intent, Ledger, Outcome},
+    ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
     token::Token,
     trouble::Trouble,
@@ -37,6 +38,9 @@ use crate::{
 /// The CA must outlive the certificates it signs.
 const CA_YEARS: u32 = 20;
 const SERVER_DAYS: u32 = 825;
+
+/// In characters: with ` device CA` behind it, it is a common name, which may have 64 (RFC 5280, appendix A.1).
+const MAX_ORGANISATION: usize = 54;
 
 /// What is to be laid out.
 pub(super) struct Plan {
@@ -68,6 +72,7 @@ impl Plan {
     ///
     /// The configuration is written last: while it is missing, the set-up is not complete.
     pub(super) async fn lay_out(self, progress: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+        self.check()?;
         let folder = match self.config.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
@@ -88,6 +93,34 @@ impl Plan {
         supervisor.shutdown().await;
         made?;
         files::create(&self.config, text.as_bytes(), Mode::Public)
+    }
+
+    /// Finds what cannot work before anything is made: keys in the token cannot be taken back.
+    fn check(&self) -> Result<(), Trouble> {
+        let trouble = |why: String| Trouble::new("cannot set up a custodian", why);
+        if self.names.is_empty() {
+            return Err(trouble("the server has no name".to_owned())
+                .hint("give the DNS names or IP addresses that clients connect to"));
+        }
+        for name in &self.names {
+            let host = name.strip_prefix("*.").unwrap_or(name);
+            if ServerName::try_from(host).is_err() {
+                return Err(trouble(format!("the server name {name:?} is no DNS name and no IP address")));
+            }
+        }
+        let length = self.organisation.chars().count();
+        if !(1..=MAX_ORGANISATION).contains(&length) || self.organisation.chars().any(char::is_control) {
+            return Err(trouble(format!(
+                "the organisation {:?} must have 1 to {MAX_ORGANISATION} printable characters",
+                self.organisation
+            )));
+        }
+        for person in &self.people {
+            Passwords::check(&person.password).map_err(|denial| {
+                Trouble::new(format!("cannot set the password of {}", person.user), denial.detail())
+            })?;
+        }
+        Ok(())
     }
 
     async fn make(
@@ -112,7 +145,7 @@ impl Plan {
         server.write(&config.tls_key)?;
         files::create(&config.tls_certificate, files::pem(&certificate)?.as_bytes(), Mode::Public)?;
 
-        let ledger = open_ledger(config)?;
+        let ledger = open_ledger(config, Missing::Create)?;
         progress("making the first wrapping key in the token (RSA-3072)");
         let key = make_wrapping_key(
             token.as_ref(),

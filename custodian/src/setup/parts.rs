@@ -11,7 +11,7 @@ use crate::{
     authority::{Authority, LoginRate, LoginThrottle, Passwords},
     config::Config,
     custody::Custodian,
-    ledger::{Ledger, LedgerOptions, SqliteLedger},
+    ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
     pki::DeviceCa,
     server::Tls,
     token::{Supervisor, Token, WorkerCommand},
@@ -40,7 +40,7 @@ impl Parts {
     /// Starts the token's worker, opens the ledger, loads the certificates, and joins them.
     pub async fn assemble(config: &Config) -> Result<Self, Trouble> {
         let tls = load_tls(config, ca_certificate(config)?)?;
-        let ledger = open_ledger(config)?;
+        let ledger = open_ledger(config, Missing::Refuse)?;
         let supervisor = start_token(config).await?;
         let token: Arc<dyn Token> = supervisor.clone();
         let certificate = ca_certificate(config)?;
@@ -106,8 +106,8 @@ fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
     })
 }
 
-pub(super) fn open_ledger(config: &Config) -> Result<Arc<dyn Ledger>, Trouble> {
-    let options = LedgerOptions { deadline: config.ledger_deadline, ..LedgerOptions::default() };
+pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn Ledger>, Trouble> {
+    let options = LedgerOptions { missing, deadline: config.ledger_deadline, ..LedgerOptions::default() };
     let ledger = SqliteLedger::open(&config.ledger, options).map_err(|error| {
         Trouble::new(format!("cannot open the ledger {}", config.ledger.display()), error)
     })?;

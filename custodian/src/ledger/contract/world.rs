@@ -20,7 +20,7 @@ use crate::{
         SpkiHash, Standing, User, UserId, WrappingKey,
     },
     custody::Denial,
-    ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Outcome, RecordQuery, Release},
+    ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
 };
 
 /// How long the sessions of the suite live without use.
@@ -28,7 +28,7 @@ pub(crate) const SESSION_IDLE: SignedDuration = SignedDuration::from_mins(15);
 
 /// What the suite expects of a ledger. The deadline is long: the suite is not about speed.
 pub(crate) fn options() -> LedgerOptions {
-    LedgerOptions { deadline: Duration::from_secs(30), ..Default::default() }
+    LedgerOptions { missing: Missing::Create, deadline: Duration::from_secs(30), ..Default::default() }
 }
 
 /// Now, as exact as a ledger keeps it.

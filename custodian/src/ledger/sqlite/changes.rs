@@ -4,6 +4,7 @@ use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use rusqlite::{Params, params};
 
 use super::{
+    lockout,
     rows::{self, micros},
     writer::{Batch, Stop},
 };
@@ -39,8 +40,10 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             batch.changed_user(id)
         }
         Change::SetRoles { id, roles } => {
+            let before = batch.user(id)?.ok_or(Refusal::NotFound)?;
             let set = "UPDATE users SET roles = ?2, updated = ?3 WHERE id = ?1";
             batch.update(set, params![id.as_str(), roles.bits(), micros(batch.now)])?;
+            lockout::an_admin_remains(batch, &before)?;
             batch.changed_user(id)
         }
         Change::AddKey(key) => batch.add_key(key),
@@ -84,10 +87,11 @@ impl Batch<'_> {
 
     fn invite(&self, invitation: &Invitation) -> Made {
         let device = invitation.device.as_str();
-        if self.device_by("id", device)?.is_some() {
-            return Err(Stop::refused(Refusal::AlreadyExists, "a device has this id"));
+        if self.device_by("id", device)?.is_some_and(|device| device.state == DeviceState::Revoked) {
+            return Err(Stop::refused(Refusal::StateConflict, "the device of this id is revoked, for good"));
         }
         self.execute("DELETE FROM invitations WHERE expires <= ?", [micros(self.now)])?;
+        self.execute("DELETE FROM invitations WHERE device = ?", [device])?;
         let invited_by = invitation.invited_by.as_ref().map(UserId::as_str);
         self.add(
             "INSERT INTO invitations (code_hash, device, invited_by, expires) VALUES (?, ?, ?, ?)
@@ -109,6 +113,17 @@ impl Batch<'_> {
             return Err(refused("the code is for another device"));
         }
         self.execute("DELETE FROM invitations WHERE code_hash = ?", [code_hash])?;
+        match self.device_by("id", device.id.as_str())? {
+            None => self.add_device(device)?,
+            Some(known) if known.state == DeviceState::Revoked => {
+                return Err(refused("the device is revoked"));
+            }
+            Some(known) => self.renew_device(&known, device)?,
+        }
+        self.changed_device(&device.id)
+    }
+
+    fn add_device(&self, device: &Device) -> Result<(), Stop> {
         let [expires, enrolled, updated] = [device.expires, device.enrolled, device.updated].map(micros);
         self.add(
             "INSERT INTO devices (id, spki, state, certificate, expires, enrolled, updated, reason)
@@ -122,12 +137,38 @@ impl Batch<'_> {
                 enrolled,
                 updated
             ],
+        )
+    }
+
+    /// Another key and certificate for a device. An administrator looks at it again before it may be used.
+    fn renew_device(&self, known: &Device, device: &Device) -> Result<(), Stop> {
+        let holder = self.device_by("spki", device.spki.0)?;
+        if holder.is_some_and(|holder| holder.id != known.id) {
+            return Err(Stop::refused(Refusal::AlreadyExists, "another device has this key"));
+        }
+        self.execute("DELETE FROM sessions WHERE device = ?", [known.spki.0])?;
+        let [expires, enrolled, updated] = [device.expires, device.enrolled, device.updated].map(micros);
+        self.update(
+            "UPDATE devices SET spki = ?2, state = ?3, certificate = ?4, expires = ?5, enrolled = ?6, updated = ?7
+             WHERE id = ?1",
+            params![
+                known.id.as_str(),
+                device.spki.0,
+                DeviceState::Enrolled.name(),
+                device.certificate,
+                expires,
+                enrolled,
+                updated
+            ],
         )?;
-        self.changed_device(&device.id)
+        lockout::a_device_remains(self, known)
     }
 
     fn set_device_state(&self, id: &DeviceId, state: DeviceState, reason: &str) -> Made {
         let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
+        if (device.state, state) == (DeviceState::Revoked, DeviceState::Revoked) {
+            return Ok(Changed::Device(device));
+        }
         if !device.state.may_become(state) {
             let detail = format!("{} cannot become {}", device.state.name(), state.name());
             return Err(Stop::refused(Refusal::StateConflict, detail));
@@ -137,9 +178,13 @@ impl Batch<'_> {
             let set = "UPDATE devices SET state = ?2, updated = ?3, reason = ?4 WHERE id = ?1";
             self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN)])?;
             self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
+            lockout::a_device_remains(self, &device)?;
         } else {
             let set = "UPDATE devices SET state = ?2, updated = ?3 WHERE id = ?1";
             self.update(set, params![id.as_str(), name, now])?;
+        }
+        if state == DeviceState::Revoked {
+            self.execute("DELETE FROM invitations WHERE device = ?", [id.as_str()])?;
         }
         self.changed_device(id)
     }
@@ -168,6 +213,7 @@ impl Batch<'_> {
         }
         let set = "UPDATE users SET disabled = ?2, updated = ?3 WHERE id = ?1";
         self.update(set, params![id.as_str(), disabled, micros(self.now)])?;
+        lockout::an_admin_remains(self, &user)?;
         // The sessions of a disabled user are dead, but stay until then: so their owner learns why (USER_DISABLED).
         if !disabled {
             self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;

@@ -37,6 +37,12 @@ pub enum OpenError {
         /// What the system says.
         error: io::Error,
     },
+    /// There is none, or it is empty.
+    #[error(
+        "{} is missing. A lost ledger is not replaced by an empty one: restore the last backup, or set up anew with \
+         custodian init", .0.display()
+    )]
+    Missing(PathBuf),
     /// Another custodian has it open.
     #[error(
         "the ledger is in use by another process{holder}. Stop that custodian first, or give this one a ledger of its own"
@@ -78,6 +84,16 @@ impl From<rusqlite::Error> for OpenError {
             }
             _ => Self::Sqlite(error),
         }
+    }
+}
+
+/// Refuses a path where there is no file, or an empty one.
+pub(super) fn must_be_there(path: &Path) -> Result<(), OpenError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > 0 => Ok(()),
+        Ok(_) => Err(OpenError::Missing(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::Missing(path.to_owned())),
+        Err(error) => Err(OpenError::Io { path: path.to_owned(), error }),
     }
 }
 

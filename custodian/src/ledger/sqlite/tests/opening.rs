@@ -11,7 +11,7 @@ use super::*;
 use crate::ledger::{LedgerOptions, OUTCOME_UNKNOWN, OpenError, RecordQuery};
 
 fn refusal(path: &Path) -> OpenError {
-    SqliteLedger::open(path, LedgerOptions::default()).err().unwrap()
+    SqliteLedger::open(path, world::options()).err().unwrap()
 }
 
 #[tokio::test]
@@ -97,6 +97,22 @@ fn a_file_that_is_no_ledger_is_refused_and_not_changed() {
     let error = refusal(&place.path());
     assert!(matches!(error, OpenError::NotALedger(_)), "{error}");
     assert_eq!(fs::read(place.path()).unwrap(), before);
+}
+
+#[test]
+fn a_lost_ledger_is_not_replaced_by_an_empty_one() {
+    let place = Place::new();
+    let refuses = || {
+        let error = SqliteLedger::open(&place.path(), LedgerOptions::default()).err().unwrap();
+        assert!(matches!(&error, OpenError::Missing(path) if *path == place.path()), "{error}");
+    };
+    refuses();
+    assert_eq!(fs::read_dir(place.directory.path()).unwrap().count(), 0, "nothing is left behind");
+    fs::write(place.path(), "").unwrap();
+    refuses();
+    fs::remove_file(place.path()).unwrap();
+    drop(place.open());
+    SqliteLedger::open(&place.path(), LedgerOptions::default()).map(drop).unwrap();
 }
 
 #[test]
