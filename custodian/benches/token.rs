@@ -1,0 +1,247 @@
+//! Unwraps through the supervisor and its worker process, against bare `C_Decrypt` of the same RSA-2048 key in SoftHSM with
+//! the same number of sessions.
+//!
+//!     cargo bench -p custodian --bench token
+//!
+//! No network and no ledger: this is what it costs that the module is in another process. The client's work is on the same
+//! cores. Rounds alternate; medians and their ratio are printed.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    mechanism::{
+        Mechanism, MechanismType,
+        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+    },
+    object::{Attribute, KeyType, ObjectClass},
+    session::UserType,
+    types::AuthPin,
+};
+use custodian::{
+    authority::{
+        Authority, Caller, Device, DeviceState, Need, Peer, PeerCertificate, PeerKind, Rules, SpkiHash,
+    },
+    ledger::{LedgerOptions, SqliteLedger},
+    token::{
+        InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey, TokenSelect,
+        WorkerCommand, init_token,
+    },
+};
+use custodian_proto::key::{KeyWrapping, WrappedKey};
+use jiff::{SignedDuration, Timestamp};
+
+const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+const PROGRAM: &str = env!("CARGO_BIN_EXE_custodian");
+const LABEL: &str = "bench";
+const PIN: &str = "123456";
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Callers for each session: there is always one waiting.
+const CALLERS: usize = 8;
+
+/// Tells this program to measure the bare module: `SESSIONS CIPHERTEXT`.
+const BARE: &str = "CUSTODIAN_BENCH_BARE";
+
+fn main() {
+    // The module reads its configuration from the environment, so it runs in a process of its own.
+    if let Ok(order) = env::var(BARE) {
+        let (sessions, wrapped) = order.split_once(' ').unwrap();
+        println!("{}", bare(sessions.parse().unwrap(), &hex::decode(wrapped).unwrap()));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    runtime.block_on(compare(folder.path()));
+}
+
+async fn compare(folder: &Path) {
+    let environment = make_token(folder).await;
+    let authority = authority(folder);
+    println!("sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds, RSA-2048)");
+    let mut key = None;
+    for sessions in [1, 2] {
+        let token = Arc::new(start(folder, &environment, sessions).await);
+        let key = match &key {
+            Some(key) => key,
+            None => key.insert(generate(&token).await),
+        };
+        let wrapped = Arc::new(wrap(key));
+        let (mut supervised, mut alone) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            supervised.push(serve(&token, &authority, &wrapped, sessions * CALLERS).await);
+            alone.push(run_bare(&environment, sessions, wrapped.ciphertext()));
+        }
+        let (supervised, alone) = (median(&mut supervised), median(&mut alone));
+        println!("{sessions:>8}  {supervised:>12.0}  {alone:>16.0}  {:>5.2}", supervised / alone);
+        token.shutdown().await;
+    }
+}
+
+/// Unwraps a second, with this many callers.
+async fn serve(
+    token: &Arc<Supervisor>,
+    authority: &Arc<Authority>,
+    wrapped: &Arc<WrappedKey>,
+    callers: usize,
+) -> f64 {
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let (token, authority, wrapped) = (Arc::clone(token), Arc::clone(authority), Arc::clone(wrapped));
+            tokio::spawn(async move {
+                let caller = caller();
+                let mut done = 0;
+                while start.elapsed() < ROUND {
+                    let Ok(permit) = authority.permit(&caller, Need::Device).await else {
+                        unreachable!("the device is active")
+                    };
+                    token.unwrap(permit, &wrapped, Instant::now() + ROUND).await.map(drop).unwrap();
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let mut done = 0;
+    for task in tasks {
+        done += task.await.unwrap();
+    }
+    f64::from(done) / start.elapsed().as_secs_f64()
+}
+
+fn run_bare(environment: &BTreeMap<String, String>, sessions: usize, wrapped: &[u8]) -> f64 {
+    let output = Command::new(env::current_exe().unwrap())
+        .envs(environment)
+        .env(BARE, format!("{sessions} {}", hex::encode(wrapped)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// `C_Decrypt`s a second, each session on a thread of its own. Through cryptoki, as the worker does it.
+fn bare(sessions: usize, wrapped: &[u8]) -> f64 {
+    let module = Pkcs11::new(MODULE).unwrap();
+    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let slots = module.get_slots_with_token().unwrap();
+    let ours = |slot: &_| module.get_token_info(*slot).is_ok_and(|info| info.label() == LABEL);
+    let slot = slots.into_iter().find(ours).unwrap();
+    let keeper = module.open_ro_session(slot).unwrap();
+    keeper.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+    let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)];
+    let key = keeper.find_objects(&template).unwrap()[0];
+    let done = AtomicU64::new(0);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..sessions {
+            let (session, done) = (module.open_ro_session(slot).unwrap(), &done);
+            scope.spawn(move || {
+                let source = PkcsOaepSource::empty();
+                let oaep = PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, source);
+                let mechanism = Mechanism::RsaPkcsOaep(oaep);
+                while start.elapsed() < ROUND {
+                    assert_eq!(session.decrypt(&mechanism, key, wrapped).unwrap().len(), 32);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    done.into_inner() as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Makes a token, and says in which environment it is found.
+async fn make_token(folder: &Path) -> BTreeMap<String, String> {
+    let tokens = folder.join("tokens");
+    fs::create_dir(&tokens).unwrap();
+    let conf = folder.join("softhsm2.conf");
+    fs::write(&conf, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
+    for name in ["so-pin", "pin"] {
+        fs::write(folder.join(name), PIN).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let environment = BTreeMap::from([("SOFTHSM2_CONF".to_owned(), conf.display().to_string())]);
+    let request = InitToken {
+        module: MODULE.into(),
+        label: LABEL.to_owned(),
+        so_pin_file: folder.join("so-pin"),
+        pin_file: folder.join("pin"),
+    };
+    init_token(Path::new(PROGRAM), &request, &environment).await.unwrap();
+    environment
+}
+
+async fn start(folder: &Path, environment: &BTreeMap<String, String>, sessions: usize) -> Supervisor {
+    let config = TokenConfig {
+        module: MODULE.into(),
+        select: TokenSelect::Label(LABEL.to_owned()),
+        pin: PinSource::File(folder.join("pin")),
+        environment: environment.clone(),
+        threads: Some(sessions),
+        queue: 256,
+    };
+    let command = WorkerCommand { program: PROGRAM.into(), ..WorkerCommand::default() };
+    Supervisor::start(command, config).await.unwrap()
+}
+
+async fn generate(token: &Supervisor) -> TokenKey {
+    let template = KeyTemplate { label: "k".to_owned(), kind: KeyKind::RsaUnwrap { modulus_bits: 2048 } };
+    token.generate(template, Instant::now() + Duration::from_secs(60)).await.unwrap()
+}
+
+fn wrap(key: &TokenKey) -> WrappedKey {
+    let public = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&key.spki).unwrap()).unwrap();
+    let mut ciphertext = vec![0; public.ciphertext_size()];
+    // SHA-1 is all that SoftHSM 2.6 can do, and every token can.
+    public.encrypt(&OAEP_SHA1_MGF1SHA1, &[1; 32], &mut ciphertext, None).unwrap();
+    WrappedKey::new(key.id, KeyWrapping::OaepSha1, ciphertext).unwrap()
+}
+
+/// Who gives the permits (law 3): for an active device it asks the ledger nothing.
+fn authority(folder: &Path) -> Arc<Authority> {
+    let ledger = SqliteLedger::open(&folder.join("ledger.db"), LedgerOptions::default()).unwrap();
+    let hour = SignedDuration::from_hours(1);
+    let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
+    Arc::new(Authority::new(Arc::new(ledger), rules))
+}
+
+fn caller() -> Caller {
+    let now = Timestamp::now();
+    let (spki, later) = (SpkiHash([1; 32]), now + SignedDuration::from_hours(1));
+    let device = Device {
+        id: "bench".parse().unwrap(),
+        spki,
+        state: DeviceState::Active,
+        certificate: Vec::new(),
+        expires: later,
+        enrolled: now,
+        updated: now,
+        reason: String::new(),
+    };
+    let kind = PeerKind::Device;
+    let certificate = PeerCertificate { spki, sha256: [1; 32], not_before: now, not_after: later, kind };
+    let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), certificate };
+    Caller { peer, device: Some(device), session: None, user: None }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
