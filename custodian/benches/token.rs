@@ -238,7 +238,7 @@ fn caller() -> Caller {
     let kind = PeerKind::Device;
     let certificate = PeerCertificate { spki, sha256: [1; 32], not_before: now, not_after: later, kind };
     let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), certificate };
-    Caller { peer, device: Some(device), session: None, user: None }
+    Caller { peer, device: Some(device), session: None, user: None, spent: 0 }
 }
 
 fn median(values: &mut [f64]) -> f64 {
