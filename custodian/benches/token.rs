@@ -3,8 +3,7 @@
 //!
 //!     cargo bench -p custodian --bench token
 //!
-//! No network and no ledger: this is what it costs that the module is in another process. The client's work is on the same
-//! cores. Rounds alternate; medians and their ratio are printed.
+//! No network and no records: this is what permit and worker process cost. The client's work is on the same cores. Rounds alternate; medians and their ratio are printed.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
@@ -36,9 +35,10 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Caller, Device, DeviceState, Need, Peer, PeerCertificate, PeerKind, Rules, SpkiHash,
+        Authority, Caller, Device, DeviceState, KeyState, Need, PasswordHash, Peer, PeerCertificate,
+        PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrappingKey,
     },
-    ledger::{LedgerOptions, SqliteLedger},
+    ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
         InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey, TokenSelect,
         WorkerCommand, init_token,
@@ -46,6 +46,7 @@ use custodian::{
 };
 use custodian_proto::key::{KeyWrapping, WrappedKey};
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_custodian");
@@ -74,14 +75,18 @@ fn main() {
 
 async fn compare(folder: &Path) {
     let environment = make_token(folder).await;
-    let authority = authority(folder);
+    let (authority, ledger) = authority(folder);
     println!("sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds, RSA-2048)");
     let mut key = None;
     for sessions in [1, 2] {
         let token = Arc::new(start(folder, &environment, sessions).await);
         let key = match &key {
             Some(key) => key,
-            None => key.insert(generate(&token).await),
+            None => {
+                let made = generate(&token).await;
+                known(&ledger, &made).await;
+                key.insert(made)
+            }
         };
         let wrapped = Arc::new(wrap(key));
         let (mut supervised, mut alone) = (Vec::new(), Vec::new());
@@ -110,8 +115,8 @@ async fn serve(
                 let caller = caller();
                 let mut done = 0;
                 while start.elapsed() < ROUND {
-                    let Ok(permit) = authority.permit(&caller, Need::Device).await else {
-                        unreachable!("the device is active")
+                    let Ok(permit) = authority.permit(&caller, Need::Unwrap(&wrapped)).await else {
+                        unreachable!("nothing is missing")
                     };
                     token.unwrap(permit, &wrapped, Instant::now() + ROUND).await.map(drop).unwrap();
                     done += 1;
@@ -214,12 +219,29 @@ fn wrap(key: &TokenKey) -> WrappedKey {
     WrappedKey::new(key.id, KeyWrapping::OaepSha1, ciphertext).unwrap()
 }
 
-/// Who gives the permits (law 3): for an active device it asks the ledger nothing.
-fn authority(folder: &Path) -> Arc<Authority> {
-    let ledger = SqliteLedger::open(&folder.join("ledger.db"), LedgerOptions::default()).unwrap();
+/// Who gives the permits (law 3), and the ledger that it asks for the key.
+fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
+    let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
+    let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
     let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
-    Arc::new(Authority::new(Arc::new(ledger), rules))
+    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules)), ledger)
+}
+
+/// Puts the key's metadata into the ledger.
+async fn known(ledger: &SqliteLedger, key: &TokenKey) {
+    let wrapping = WrappingKey {
+        id: key.id,
+        label: "k".to_owned(),
+        state: KeyState::Active,
+        modulus_bits: 2048,
+        wrapping: KeyWrapping::OaepSha1,
+        certificate: Vec::new(),
+        created: Timestamp::now(),
+    };
+    let attempt = ledger.begin(Intent::new(Uuid::now_v7(), Instant::now(), "CreateKey", &caller()));
+    let grant = Grant { standing: Standing::default(), change: Some(Change::AddKey(wrapping)) };
+    assert!(ledger.settle(attempt, Outcome::Granted(grant)).await.is_ok());
 }
 
 fn caller() -> Caller {
@@ -238,7 +260,24 @@ fn caller() -> Caller {
     let kind = PeerKind::Device;
     let certificate = PeerCertificate { spki, sha256: [1; 32], not_before: now, not_after: later, kind };
     let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), certificate };
-    Caller { peer, device: Some(device), session: None, user: None, spent: 0 }
+    let id: UserId = "bench".parse().unwrap();
+    let session = Session {
+        id: SessionId([1; 32]),
+        user: id.clone(),
+        device: spki,
+        created: now,
+        used: now,
+        expires: later,
+    };
+    let user = User {
+        id,
+        roles: [Role::Operator].into_iter().collect(),
+        disabled: false,
+        password: PasswordHash::from_phc(String::new()),
+        created: now,
+        updated: now,
+    };
+    Caller { peer, device: Some(device), session: Some(session), user: Some(user), spent: 0 }
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -36,6 +36,11 @@ impl Permit {
         self.standing
     }
 
+    /// Uses the permit up to unwrap with this key. `None`: it was given for something else.
+    pub fn redeem_for(self, key: KeyId) -> Option<Standing> {
+        Some(self.standing).filter(|standing| standing.key == Some(key))
+    }
+
     /// A permit for tests of what lies behind one.
     #[cfg(test)]
     pub(crate) fn for_test(standing: Standing) -> Self {

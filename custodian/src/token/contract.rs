@@ -42,7 +42,7 @@ pub(super) async fn unwrap(
     wrapped: &WrappedKey,
     deadline: Instant,
 ) -> Result<[u8; 32], TokenError> {
-    let permit = Permit::for_test(Standing::default());
+    let permit = Permit::for_test(Standing { key: Some(wrapped.key_id()), ..Standing::default() });
     token.unwrap(permit, wrapped, deadline).await.map(|withheld| *withheld.reveal().expose())
 }
 
@@ -54,6 +54,7 @@ pub(super) async fn holds(token: &dyn Token) {
 
     health_knows_every_key_without_a_survey(token, &before.keys, &key, &signer);
     generated_keys_are_what_was_asked_for(token, &before.keys, &key, &signer).await;
+    law_3_a_permit_is_for_one_key(token, &key, &signer).await;
     file_keys_come_back(token, &key).await;
     bad_ciphertexts_have_one_answer(token, &key).await;
     keys_serve_one_purpose(token, &key, &signer).await;
@@ -91,6 +92,14 @@ async fn generated_keys_are_what_was_asked_for(
     for key in [key, signer] {
         let info = spki::SubjectPublicKeyInfoRef::try_from(key.spki.as_slice()).unwrap();
         assert_eq!(key.id, KeyId::of_public_key(info.subject_public_key.raw_bytes()));
+    }
+}
+
+async fn law_3_a_permit_is_for_one_key(token: &dyn Token, key: &TokenKey, other: &TokenKey) {
+    let wrapped = wrapped(key, encrypt(key, &FILE_KEY));
+    for standing in [Standing::default(), Standing { key: Some(other.id), ..Standing::default() }] {
+        let unwrapped = token.unwrap(Permit::for_test(standing), &wrapped, soon()).await;
+        assert_eq!(unwrapped.map(drop), Err(TokenError::NotPermitted));
     }
 }
 

@@ -68,7 +68,7 @@ impl Token for MemoryToken {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing = permit.redeem();
+        let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         in_time(deadline)?;
         let keys = self.keys();
         let Some((key, Private::Rsa(private))) = keys.get(&wrapped.key_id()) else {

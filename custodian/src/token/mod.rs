@@ -144,6 +144,9 @@ pub enum TokenError {
     /// The token serves no such key for that purpose.
     #[error("the token serves no key {0} for this")]
     UnknownKey(KeyId),
+    /// The permit was given for another operation or another key: a defect of ours.
+    #[error("the permit is not for this key")]
+    NotPermitted,
     /// The queue is full.
     #[error("the token's queue is full")]
     Busy,
@@ -160,6 +163,7 @@ impl From<TokenError> for Denial {
             TokenError::UnknownKey(_) | TokenError::Unavailable(_) => {
                 Fault::TokenUnavailable(error.to_string()).into()
             }
+            TokenError::NotPermitted => Fault::Internal(error.to_string()).into(),
             TokenError::Busy => Refusal::Overloaded.into(),
         }
     }

@@ -201,7 +201,7 @@ impl Token for Supervisor {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing = permit.redeem();
+        let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         let task = Unwrap::new(wrapped.key_id(), wrapped.wrapping(), wrapped.ciphertext().to_vec());
         match self.ask(Task::Unwrap(task), deadline, Repeat::Safe).await? {
             Reply::FileKey(key) => Ok(Withheld::new(key, standing)),
