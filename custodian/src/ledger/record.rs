@@ -52,11 +52,23 @@ impl Intent {
         Self {
             request_id,
             arrived,
-            operation,
             user: caller.user.as_ref().map(|user| user.id.resource_name()).unwrap_or_default(),
             device: caller.device.as_ref().map(|device| device.id.resource_name()).unwrap_or_default(),
             certificate: Some(caller.peer.certificate.sha256),
-            ip: caller.peer.ip,
+            ..Self::of_nobody(operation, caller.peer.ip)
+        }
+    }
+
+    /// An attempt outside any call: a handshake, the set-up.
+    pub fn of_nobody(operation: &'static str, ip: IpAddr) -> Self {
+        Self {
+            request_id: Uuid::now_v7(),
+            arrived: Instant::now(),
+            operation,
+            user: String::new(),
+            device: String::new(),
+            certificate: None,
+            ip,
             key: None,
             wrapped_sha256: None,
             claims: None,

@@ -4,13 +4,11 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
-    time::Instant,
 };
 
 use custodian_proto::refusal::Refusal;
 use jiff::Timestamp;
 use rustls::CertificateError;
-use uuid::Uuid;
 
 use super::tls::Newcomers;
 use crate::{
@@ -76,20 +74,7 @@ pub(super) async fn record(
     certificate: Option<[u8; 32]>,
     denial: Denial,
 ) {
-    let attempt = ledger.begin(Intent {
-        request_id: Uuid::now_v7(),
-        arrived: Instant::now(),
-        operation,
-        user: String::new(),
-        device: String::new(),
-        certificate,
-        ip,
-        key: None,
-        wrapped_sha256: None,
-        claims: None,
-        target: String::new(),
-        reason: String::new(),
-    });
+    let attempt = ledger.begin(Intent { certificate, ..Intent::of_nobody(operation, ip) });
     if let Err(Denial::Failed(fault)) = ledger.settle(attempt, Outcome::Denied(denial)).await {
         tracing::error!(%ip, operation, "a refusal is not recorded: {fault}");
     }

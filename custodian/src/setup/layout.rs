@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
@@ -268,18 +267,8 @@ fn days(days: u32) -> Result<Validity, Trouble> {
 /// Makes one change of the set-up, with its record.
 async fn settle(ledger: &dyn Ledger, operation: &'static str, change: Change) -> Result<(), Trouble> {
     let attempt = ledger.begin(Intent {
-        request_id: Uuid::now_v7(),
-        arrived: Instant::now(),
-        operation,
-        user: String::new(),
-        device: String::new(),
-        certificate: None,
-        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        key: None,
-        wrapped_sha256: None,
-        claims: None,
-        target: String::new(),
         reason: "set-up".into(),
+        ..Intent::of_nobody(operation, IpAddr::V4(Ipv4Addr::LOCALHOST))
     });
     let outcome = Outcome::Granted(Grant { standing: Standing::default(), change: Some(change) });
     let settled = ledger.settle(attempt, outcome).await;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use custodian_proto::{
@@ -12,7 +12,6 @@ use custodian_proto::{
     v1,
 };
 use jiff::{SignedDuration, Timestamp};
-use uuid::Uuid;
 
 use crate::{
     authority::{
@@ -46,20 +45,7 @@ pub(crate) fn ahead(seconds: i64) -> Timestamp {
 
 /// An attempt of nobody.
 pub(crate) fn intent(operation: &'static str) -> Intent {
-    Intent {
-        request_id: Uuid::now_v7(),
-        arrived: Instant::now(),
-        operation,
-        user: String::new(),
-        device: String::new(),
-        certificate: None,
-        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        key: None,
-        wrapped_sha256: None,
-        claims: None,
-        target: String::new(),
-        reason: String::new(),
-    }
+    Intent::of_nobody(operation, IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 pub(crate) fn device_id(id: &str) -> DeviceId {
