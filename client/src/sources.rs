@@ -79,7 +79,7 @@ fn source(path: &Path, name: &Path, symlinks: Symlinks) -> Result<Source> {
 fn link(path: &Path, name: &SafePath, symlinks: Symlinks) -> Result<Body> {
     if symlinks == Symlinks::Refuse {
         return Err(cannot_seal(path, "it is a symbolic link")
-            .hint("keep links as links with --symlinks keep, or seal what it points to"));
+            .hint("keep links as links with --keep-symlinks, or seal what it points to"));
     }
     let target = fs::read_link(path).map_err(|why| cannot_read(path, &why))?;
     let target = target.to_str().ok_or_else(|| cannot_seal(path, "its target is not UTF-8"))?;

@@ -4,6 +4,8 @@ use std::{fmt, path::Path};
 
 /// Longest path, in bytes: what Linux takes in one call.
 const MAX_LEN: usize = 4_095;
+/// Most parts of a path. Removing a tree takes a file descriptor for each level, and 1,024 are common.
+const MAX_PARTS: usize = 256;
 /// Longest part of a path between two slashes, in bytes.
 const MAX_PART_LEN: usize = 255;
 
@@ -34,6 +36,9 @@ impl SafePath {
         }
         if matches!(text.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic()) {
             return Err(Unsafe::DriveLetter);
+        }
+        if text.split('/').count() > MAX_PARTS {
+            return Err(Unsafe::TooDeep);
         }
         text.split('/').try_for_each(check_part)?;
         if super::staging::is_staging_name(text.split('/').next().unwrap_or_default()) {
@@ -147,6 +152,9 @@ pub enum Unsafe {
     /// Longer than the system takes.
     #[error("it is too long")]
     TooLong,
+    /// More folders in each other than a program can have open.
+    #[error("it has more than 256 parts")]
+    TooDeep,
     /// `/etc`
     #[error("it is an absolute path")]
     Absolute,
@@ -197,6 +205,8 @@ mod tests {
         }
         assert_eq!(SafePath::parse(&"a".repeat(256)), Err(Unsafe::TooLong));
         assert_eq!(SafePath::parse(&"a/".repeat(2_100)), Err(Unsafe::TooLong));
+        assert_eq!(SafePath::parse(&vec!["a"; 257].join("/")), Err(Unsafe::TooDeep));
+        assert!(SafePath::parse(&vec!["a"; 256].join("/")).is_ok());
     }
 
     #[test]

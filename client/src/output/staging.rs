@@ -128,7 +128,10 @@ impl Staging {
         rename_new(&self.dir, Path::new(file), &self.target, Path::new(name))
             .map_err(|why| self.not_moved(name, why))?;
         self.made.clear();
-        Ok(())
+        // A name is durable when its folder is.
+        open_for_lock(&self.target, Path::new(".")).and_then(rustix::fs::fsync).map_err(|why| {
+            Error::new(Kind::Local, format!("cannot write {} to the disk", name.display()), why)
+        })
     }
 
     /// Moves all that is here to the target. Folders that are there already are kept, and filled. If a name is taken,
@@ -240,6 +243,10 @@ fn sweep(target: &Dir, shown: &Path) -> Result<u64> {
         let Some(name) = name.to_str().filter(|name| is_staging_name(name)) else { continue };
         // Somebody else's cannot be opened; a live one cannot be locked.
         let Ok(lock) = open_for_lock(target, Path::new(name)) else { continue };
+        // Another user's is not ours to remove, even where we could: in a shared folder anybody can make one.
+        if !rustix::fs::fstat(&lock).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw()) {
+            continue;
+        }
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }

@@ -24,9 +24,13 @@ pub enum Case {
     Folded,
 }
 
+/// Most bytes of names that a tree holds, with those of the folders that they need: a deep path names each of its folders.
+const MAX_BYTES: usize = 256 << 20;
+
 /// A set of names, none of which gets in the way of another.
 pub struct Tree {
     case: Case,
+    bytes: usize,
     places: HashMap<String, Place>,
 }
 
@@ -39,7 +43,7 @@ struct Place {
 impl Tree {
     /// No names yet.
     pub fn new(case: Case) -> Self {
-        Self { case, places: HashMap::new() }
+        Self { case, bytes: 0, places: HashMap::new() }
     }
 
     /// Takes one more name.
@@ -49,7 +53,7 @@ impl Tree {
     pub fn insert(&mut self, path: &SafePath, kind: Kind) -> Result<(), Collision> {
         for folder in path.ancestors() {
             let Some(place) = self.places.get(&self.key(folder)) else {
-                self.add(folder, Kind::Folder, false);
+                self.add(folder, Kind::Folder, false)?;
                 continue;
             };
             if place.kind != Kind::Folder {
@@ -62,8 +66,7 @@ impl Tree {
             break;
         }
         let Some(place) = self.places.get_mut(&key(self.case, path.as_str())) else {
-            self.add(path.as_str(), kind, true);
-            return Ok(());
+            return self.add(path.as_str(), kind, true);
         };
         if place.spelling != path.as_str() {
             return Err(Collision::Case(place.spelling.clone()));
@@ -78,8 +81,13 @@ impl Tree {
         Ok(())
     }
 
-    fn add(&mut self, path: &str, kind: Kind, listed: bool) {
+    fn add(&mut self, path: &str, kind: Kind, listed: bool) -> Result<(), Collision> {
+        self.bytes += path.len();
+        if self.bytes > MAX_BYTES {
+            return Err(Collision::TooMuch);
+        }
         self.places.insert(self.key(path), Place { spelling: path.to_owned(), kind, listed });
+        Ok(())
     }
 
     fn key(&self, path: &str) -> String {
@@ -107,11 +115,26 @@ pub enum Collision {
     /// A file or link where a folder must be.
     #[error("“{0}” would have to be a folder and something else at once")]
     NotAFolder(String),
+    /// More names, and folders that they need, than fit.
+    #[error("all names together are too long")]
+    TooMuch,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_deep_names_do_not_exhaust_the_memory() {
+        let mut tree = Tree::new(Case::Distinguished);
+        let deep = "/aaaaaaaaaaaaaa".repeat(250);
+        let refused = (0..10_000).find_map(|number| {
+            let path = SafePath::parse(&format!("{number:06}{deep}")).expect("safe");
+            tree.insert(&path, Kind::File).err()
+        });
+        assert_eq!(refused, Some(Collision::TooMuch));
+        assert!(tree.places.values().map(|place| place.spelling.len()).sum::<usize>() <= MAX_BYTES);
+    }
 
     fn insert_all(case: Case, names: &[(&str, Kind)]) -> Result<(), Collision> {
         let mut tree = Tree::new(case);

@@ -57,7 +57,14 @@ impl Directory {
             return Err(damaged("the directory is larger than its entries can be"));
         }
         let bytes = read(file, end.directory_at, to_usize(end.directory_len)?)?;
-        let mut reader = Reader { file, limits, content: 0, spans: Vec::new(), scratch: Vec::new() };
+        let mut reader = Reader {
+            file,
+            limits,
+            directory_at: end.directory_at,
+            content: 0,
+            spans: Vec::new(),
+            scratch: Vec::new(),
+        };
 
         let mut fields = Fields(&bytes);
         let mut entries = Vec::new();
@@ -82,6 +89,8 @@ impl Directory {
 struct Reader<'a> {
     file: &'a File,
     limits: &'a Limits,
+    /// Where the directory starts: all entries lie before it.
+    directory_at: u64,
     /// Bytes of content so far.
     content: u64,
     /// Start and end of each entry, headers included.
@@ -143,6 +152,9 @@ impl Reader<'_> {
     fn check_local(&mut self, central: &Central<'_>) -> Result<u64> {
         let found = &central.found;
         let differs = || found.damaged("has two headers that differ");
+        if central.offset >= self.directory_at {
+            return Err(found.damaged("lies outside the archive"));
+        }
         let mut fixed = [0; LOCAL_LEN];
         read_into(self.file, central.offset, &mut fixed)?;
         let mut fields = Fields(&fixed);
