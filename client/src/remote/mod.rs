@@ -16,7 +16,7 @@ mod wire;
 
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
-pub use keys::WhichKey;
+pub use keys::{NewKey, WhichKey, full_label};
 
 use std::sync::{Mutex, PoisonError};
 

@@ -5,7 +5,13 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::{Parts, files};
-use crate::{config::Config, pki::peer::CertificateFacts, token::Token as _, trouble::Trouble};
+use crate::{
+    authority::KeyState,
+    config::Config,
+    pki::peer::CertificateFacts,
+    token::{KeyKind, Token as _},
+    trouble::Trouble,
+};
 
 /// What is in order, a line each; or the first thing that is not.
 ///
@@ -26,8 +32,25 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     let survey = survey.map_err(|error| Trouble::new("cannot look into the token", error))?;
     lines.push(format!("token          {} ({}), {}", survey.label, survey.model, survey.wrapping));
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
-    for key in keys.map_err(|error| Trouble::new("cannot read the ledger", error))? {
-        if !survey.keys.iter().any(|held| held.id == key.id) {
+    let keys = keys.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+    let unused = survey.keys.iter().filter(|held| {
+        matches!(held.kind, KeyKind::RsaUnwrap { .. }) && !keys.iter().any(|key| key.id == held.id)
+    });
+    let unused =
+        unused.map(|held| format!("unused         {} {}: the ledger does not know it", held.id, held.label));
+    let unused: Vec<_> = unused.collect();
+    for key in keys {
+        let is_held = survey.keys.iter().any(|held| held.id == key.id);
+        let state = key.life.state(now);
+        if state == KeyState::Destroyed && is_held {
+            lines.push(format!(
+                "destroyed      {} {}: but still in the token; custodianctl key destroy tries again",
+                key.id,
+                key.full_label()
+            ));
+            continue;
+        }
+        if state != KeyState::Destroyed && !is_held {
             let why = survey.unserved.join("; ");
             parts.token.shutdown().await;
             return Err(Trouble::new(
@@ -39,11 +62,12 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         lines.push(format!(
             "key            {} {} RSA-{}, {}",
             key.id,
-            key.label,
+            key.full_label(),
             key.modulus_bits,
-            key.state.name()
+            state.name()
         ));
     }
+    lines.extend(unused);
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
     parts.token.shutdown().await;
     Ok(lines)

@@ -77,6 +77,14 @@ pub(super) fn inspect(session: &Session, handle: ObjectHandle) -> Result<Inspect
     Ok(Inspected { label, public })
 }
 
+/// The public half of a private key, whatever else it is. `Err` says why it has none that we know.
+pub(super) fn public_key_of(session: &Session, handle: ObjectHandle) -> Result<PublicKey, String> {
+    let attributes =
+        session.get_attributes(handle, &READ).map(Attributes).map_err(|error| error.to_string())?;
+    let id = attributes.id();
+    attributes.public_key(session, &id)
+}
+
 impl Attributes {
     fn check_provenance(&self) -> Result<(), String> {
         for (attribute, wanted) in PROVENANCE {

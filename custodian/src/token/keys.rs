@@ -10,7 +10,7 @@ use aws_lc_rs::rand;
 use cryptoki::{
     error::Error,
     mechanism::Mechanism,
-    object::{Attribute, KeyType, ObjectClass, ObjectHandle},
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
 use custodian_proto::key::{KeyId, KeyWrapping};
@@ -18,9 +18,10 @@ use der::Encode;
 
 use super::{
     KeyKind, KeyTemplate, TokenKey,
-    attributes::{Failed, Inspected, inspect},
+    attributes::{Failed, Inspected, inspect, public_key_of},
     mechanism::{self, Canary, oaep},
     pkcs11::Hands,
+    public::PublicKey,
 };
 
 /// How long a key that just worked is believed to be well.
@@ -283,4 +284,52 @@ fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<
         return Err("the new key does not unwrap a test ciphertext".to_owned());
     }
     ServedKey::new(hands, private, inspected, &wrappings)
+}
+
+/// Destroys every object of a key pair, served or not. How many private keys that were. Public keys go first: as long as
+/// the private one is there, this can be tried again.
+pub(super) fn destroy(session: &Session, id: KeyId) -> Result<usize, String> {
+    let cannot = |error: Error| format!("the token does not destroy the key {id}: {error}");
+    let token = Attribute::Token(true);
+    let privates = session
+        .find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY), token.clone()])
+        .map_err(cannot)?
+        .into_iter()
+        .filter(|handle| public_key_of(session, *handle).is_ok_and(|public| public.id == id))
+        .collect::<Vec<_>>();
+    for public in session.find_objects(&[Attribute::Class(ObjectClass::PUBLIC_KEY), token]).map_err(cannot)? {
+        if public_id(session, public).map_err(cannot)? == Some(id) {
+            session.destroy_object(public).map_err(cannot)?;
+        }
+    }
+    for private in &privates {
+        session.destroy_object(*private).map_err(cannot)?;
+    }
+    Ok(privates.len())
+}
+
+/// The id of a public key in the token. `None`: it is of a kind that is not served.
+fn public_id(session: &Session, handle: ObjectHandle) -> Result<Option<KeyId>, Error> {
+    let read = [
+        AttributeType::Modulus,
+        AttributeType::PublicExponent,
+        AttributeType::EcParams,
+        AttributeType::EcPoint,
+    ];
+    let (mut rsa, mut ec) = ((None, None), (None, None));
+    for attribute in session.get_attributes(handle, &read)? {
+        match attribute {
+            Attribute::Modulus(bytes) => rsa.0 = Some(bytes),
+            Attribute::PublicExponent(bytes) => rsa.1 = Some(bytes),
+            Attribute::EcParams(bytes) => ec.0 = Some(bytes),
+            Attribute::EcPoint(bytes) => ec.1 = Some(bytes),
+            _ => {}
+        }
+    }
+    let public = match (rsa, ec) {
+        ((Some(modulus), Some(exponent)), _) => PublicKey::rsa(&modulus, &exponent),
+        (_, (Some(params), Some(point))) => PublicKey::p256(&params, &point),
+        _ => return Ok(None),
+    };
+    Ok(public.ok().map(|public| public.id))
 }

@@ -226,6 +226,17 @@ impl Token for Supervisor {
         }
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        // Before it is asked: should the worker end in the middle, the next one must not miss the key. If the key is still
+        // there, the next survey knows it again.
+        self.inventory.forget(key);
+        match self.ask(Task::Destroy(key.as_bytes().to_vec()), deadline, Repeat::Safe).await? {
+            Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(TokenError::UnknownKey(key)),
+            _ => Err(unexpected()),
+        }
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         match self.ask(Task::Survey(()), deadline, Repeat::Safe).await? {
             Reply::Survey(survey) => Ok(survey),

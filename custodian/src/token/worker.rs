@@ -22,7 +22,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
     KeyKind, KeyTemplate, StartError, Survey,
-    keys::{KeyRing, ServedKey, generate},
+    keys::{KeyRing, ServedKey, destroy, generate},
     pin,
     pkcs11::{Hands, Module},
     queue::{Full, Queue},
@@ -163,6 +163,7 @@ impl Worker {
                     Task::Sign(task) => self.sign(&mut hands, &task),
                     Task::Generate(template) => self.generate(&KeyTemplate::from(&template)),
                     Task::Survey(()) => self.survey_again(&hands),
+                    Task::Destroy(id) => self.destroy(&id),
                 }
             };
             self.answer(job.id, outcome);
@@ -228,6 +229,26 @@ impl Worker {
         }
     }
 
+    fn destroy(&self, id: &[u8]) -> Outcome {
+        let Some(id) = KeyId::from_bytes(id) else { return Outcome::UnknownKey(()) };
+        let hands = match self.module.making_hands() {
+            Ok(hands) => hands,
+            Err(error) => return Outcome::Failed(format!("the token opens no session for writing: {error}")),
+        };
+        // First: what is not in the ring is missed neither by a survey nor by an operation that it fails under.
+        let served = self.ring.write().unwrap_or_else(PoisonError::into_inner).served.remove(&id);
+        match destroy(&hands.session, id) {
+            Ok(0) => Outcome::UnknownKey(()),
+            Ok(_) => Outcome::Destroyed(()),
+            Err(reason) => {
+                if let Some(served) = served {
+                    self.ring.write().unwrap_or_else(PoisonError::into_inner).served.insert(id, served);
+                }
+                Outcome::Failed(reason)
+            }
+        }
+    }
+
     /// Looks at the token again: keys made with other tools appear.
     fn survey_again(&self, hands: &Hands) -> Outcome {
         let old = self.ring.read().unwrap_or_else(PoisonError::into_inner).served.clone();
@@ -235,13 +256,17 @@ impl Worker {
             Ok(found) => found,
             Err(reason) => self.sick(&reason),
         };
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A module that has lost its token says "0 found". Only a new start of the module tells which it is.
-        if let Some(gone) = old.values().find(|known| !found.served.contains_key(&known.key.id)) {
+        let is_gone = |known: &&Arc<ServedKey>| {
+            old.contains_key(&known.key.id) && !found.served.contains_key(&known.key.id)
+        };
+        if let Some(gone) = ring.served.values().find(is_gone) {
             self.sick(&format!("key {:?} ({}) is no longer found", gone.key.label, gone.key.id));
         }
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        // What was generated meanwhile stays.
+        // What was generated meanwhile stays; what was destroyed meanwhile does not come back.
         let mut served = found.served;
+        served.retain(|id, _| ring.served.contains_key(id) || !old.contains_key(id));
         for (id, key) in ring.served.drain() {
             served.entry(id).or_insert(key);
         }
@@ -270,6 +295,10 @@ impl Worker {
     /// error codes do not tell a bad ciphertext from a sick token.
     fn recover(&self, hands: &mut Hands, served: &ServedKey) {
         *hands = self.new_hands();
+        if self.served(served.key.id.as_bytes()).is_none() {
+            // Destroyed meanwhile.
+            return;
+        }
         if let Err(reason) = served.is_well(hands) {
             self.sick(&format!("key {:?} ({}): {reason}", served.key.label, served.key.id));
         }

@@ -2,15 +2,16 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::OpenError;
+use super::{OpenError, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
-const APPLICATION_ID: u32 = 0x4353_5444;
+pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The version of the tables below. A change adds a step to [`migrate`].
-const VERSION: i64 = 1;
+/// The version of the tables. A change adds a step to [`migrate`].
+const VERSION: i64 = 2;
 
-const TABLES: &str = "
+/// The tables of version 1.
+pub(super) const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
     spki BLOB NOT NULL UNIQUE,
@@ -120,19 +121,26 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the tables in a new file; refuses a file that is not ours or newer than we are.
+/// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
+/// newer than we are.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
+    let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
         (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
         (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (0, 0) if is_empty(&tx)? => {}
+        (id, version) if id == APPLICATION_ID.into() && version > 0 => version,
+        (0, 0) if is_empty(&tx)? => {
+            tx.execute_batch(TABLES)?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            1
+        }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
+    };
+    if found < 2 {
+        upgrade::to_2(&tx)?;
     }
-    tx.execute_batch(TABLES)?;
-    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
 }

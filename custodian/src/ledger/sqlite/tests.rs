@@ -3,6 +3,7 @@
 mod crash;
 mod opening;
 mod trouble;
+mod upgrades;
 
 use std::{
     path::{Path, PathBuf},
