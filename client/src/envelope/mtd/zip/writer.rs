@@ -16,8 +16,8 @@ const NEEDED_FOR_FOLDERS: u16 = 20;
 const NEEDED_FOR_AES: u16 = 51;
 const NEEDED_FOR_ZIP64: u16 = 45;
 
-/// Entries this large get room for 64-bit sizes in their local header, which is written before the sealed size is
-/// known. Far enough below 4 GiB for what deflating can add.
+/// Entries this large, and those from a stream, get room for 64-bit sizes in their local header, which is written before
+/// the sealed size is known. Far enough below 4 GiB for what deflating can add.
 const WIDE: u64 = 0xf000_0000;
 
 /// An entry that is being written.
@@ -34,6 +34,16 @@ pub(in super::super) struct NewEntry {
     /// Bytes in the archive.
     pub(in super::super) sealed_size: u64,
     pub(in super::super) body: Body,
+    pub(in super::super) sizes: Sizes,
+}
+
+/// What is known of the content's size when the local header is first written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Sizes {
+    /// The size itself.
+    Known,
+    /// Nothing: it comes from a stream.
+    KnownAtTheEnd,
 }
 
 /// What follows the local header.
@@ -49,7 +59,7 @@ impl NewEntry {
     /// The header in front of the data. Its length does not depend on `sealed_size`.
     pub(in super::super) fn local_header(&self) -> Vec<u8> {
         let mut extra = Vec::new();
-        let wide = self.size >= WIDE;
+        let wide = self.sizes == Sizes::KnownAtTheEnd || self.size >= WIDE;
         if wide {
             push_field(
                 &mut extra,
