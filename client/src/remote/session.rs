@@ -196,7 +196,8 @@ mod tests {
     use super::*;
 
     fn cache(folder: &Path, user: &str) -> SessionCache {
-        SessionCache::of(folder, &"custodian:1".parse().unwrap(), user, b"certificate")
+        let folder = folder.join("sessions");
+        SessionCache::of(&folder, &"custodian:1".parse().unwrap(), user, b"certificate")
     }
 
     fn session(ends_in_hours: i64) -> Session {
@@ -207,8 +208,8 @@ mod tests {
     #[test]
     fn a_kept_session_is_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("deep/custodian");
-        let cache = cache(&folder, "anna");
+        let cache = cache(&dir.path().join("deep"), "anna");
+        let folder = dir.path().join("deep/sessions");
         cache.store(&session(1)).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&cache.path()), 0o600);
@@ -219,11 +220,13 @@ mod tests {
     #[test]
     fn a_folder_that_others_may_enter_is_refused_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let folder = dir.path().join("sessions");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
         let refused = cache(dir.path(), "anna").store(&session(1)).unwrap_err();
         assert!(refused.why.contains("chmod 700"), "{refused}");
-        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o777);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o777);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl Piece<'_> {
     /// Bytes of file content.
     pub(super) fn content_len(&self) -> u64 {
         match self {
+            Self::Whole { entry, .. } if entry.is_link() => 0,
             Self::Whole { entry, .. } => entry.size,
             Self::Chunk { content_len, .. } => *content_len,
         }

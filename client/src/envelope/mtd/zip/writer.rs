@@ -5,7 +5,8 @@ use super::{
     layout::{
         CENTRAL_LEN, CENTRAL_SIGNATURE, Common, END_LEN, END_SIGNATURE, END64_LEN, END64_SIGNATURE,
         EXTRA_AES, EXTRA_TIME, EXTRA_ZIP64, FLAG_ENCRYPTED, FLAG_UTF8, LOCAL_LEN, LOCAL_SIGNATURE,
-        LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, METHOD_DEFLATED, METHOD_STORED, TYPE_FOLDER, TYPE_MASK,
+        LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, METHOD_DEFLATED, METHOD_STORED, TYPE_FOLDER, TYPE_LINK,
+        TYPE_MASK,
     },
     time,
 };
@@ -56,6 +57,11 @@ pub(in super::super) enum Body {
 }
 
 impl NewEntry {
+    /// Whether its content is where a symbolic link points to.
+    pub(in super::super) fn is_link(&self) -> bool {
+        self.mode & TYPE_MASK == TYPE_LINK
+    }
+
     /// The header in front of the data. Its length does not depend on `sealed_size`.
     pub(in super::super) fn local_header(&self) -> Vec<u8> {
         let mut extra = Vec::new();
