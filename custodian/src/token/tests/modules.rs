@@ -5,19 +5,27 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use custodian_proto::key::{KeyWrapping, WrappedKey};
+use tokio::task::JoinSet;
 
 use super::{BE_WORKER, Bench, PIN, command, good, kill, rsa_key, serves_no_bad_keys, until};
 use crate::token::{
-    InitToken, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenSelect,
-    contract::{self, FILE_KEY, encrypt_as, soon, template, unwrap},
+    InitToken, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey,
+    TokenSelect,
+    contract::{self, FILE_KEY, RSA, encrypt_as, soon, template, unwrap},
     supervisor::State,
 };
 
 /// As `deploy/kryoptic` builds it.
-const KRYOPTIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/kryoptic/release/libkryoptic_pkcs11.so");
+const KRYOPTIC: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/kryoptic/release/libkryoptic_pkcs11.so");
+
+/// The number of its token's slot.
+const SLOT: u64 = 3;
 
 /// Wrong PINs until Kryoptic locks.
 const TRIES: usize = 10;
@@ -39,10 +47,8 @@ impl Kryoptic {
     fn new() -> Self {
         assert!(Path::new(KRYOPTIC).exists(), "{KRYOPTIC} is missing: run deploy/kryoptic, which builds it");
         let bench = Bench::empty();
-        let conf = format!(
-            "[[slots]]\nslot = 3\ndbtype = \"sqlite\"\ndbargs = {:?}\n",
-            bench.path("token.sql").display().to_string()
-        );
+        let database = bench.path("token.sql");
+        let conf = format!("[[slots]]\nslot = {SLOT}\ndbtype = \"sqlite\"\ndbargs = {database:?}\n");
         fs::write(bench.path("kryoptic.conf"), conf).unwrap();
         bench.write_pin(PIN);
         let kryoptic = Self { bench };
@@ -116,8 +122,8 @@ fn named() -> (TokenConfig, Option<Kryoptic>) {
 
 #[tokio::test]
 async fn the_module_named_by_the_environment_keeps_the_contract() {
-    let (config, _kept) = named();
-    let token = match Supervisor::start(command(), config).await {
+    let (config, kept) = named();
+    let token = match Supervisor::start(command(), config.clone()).await {
         Ok(token) => token,
         Err(error) => panic!("{error}"),
     };
@@ -126,7 +132,35 @@ async fn the_module_named_by_the_environment_keeps_the_contract() {
     survey.unserved.iter().for_each(|reason| println!("not served: {reason}"));
     contract::holds(&token).await;
     assert_eq!(token.health().restarts, 0, "no bad ciphertext may cost a worker");
+    let survey = token.survey(soon()).await.unwrap();
+    let key = survey.keys.into_iter().find(|key| key.kind == RSA).unwrap();
     token.shutdown().await;
+    for threads in [1, 2, 4, 8] {
+        let round = if kept.is_some() { Duration::from_millis(100) } else { Duration::from_secs(2) };
+        let rate = rate(TokenConfig { threads: Some(threads), ..config.clone() }, &key, round).await;
+        println!("{threads} threads: {rate:.0} unwraps a second, {:.1} ms each", threads as f64 / rate * 1e3);
+    }
+}
+
+/// Unwraps a second. There are always enough that wait.
+async fn rate(config: TokenConfig, key: &TokenKey, round: Duration) -> f64 {
+    let callers = 2 * config.threads.unwrap();
+    let token = Arc::new(Supervisor::start(command(), config).await.unwrap());
+    let start = Instant::now();
+    let mut calls = JoinSet::new();
+    for _ in 0..callers {
+        let (token, wrapped) = (Arc::clone(&token), good(key));
+        calls.spawn(async move {
+            let mut done = 0;
+            while start.elapsed() < round {
+                assert_eq!(unwrap(&*token, &wrapped, soon()).await, Ok(FILE_KEY));
+                done += 1;
+            }
+            done
+        });
+    }
+    let done: u32 = calls.join_all().await.into_iter().sum();
+    f64::from(done) / start.elapsed().as_secs_f64()
 }
 
 #[tokio::test]
@@ -162,13 +196,21 @@ async fn law_7_bad_keys_in_kryoptic_are_not_served() {
 }
 
 #[tokio::test]
+async fn a_token_may_be_chosen_by_its_slot() {
+    let kryoptic = Kryoptic::new();
+    let by = |number| TokenConfig { select: TokenSelect::Slot(number), ..kryoptic.config() };
+    let token = Supervisor::start(command(), by(SLOT)).await.unwrap();
+    assert_eq!(token.survey(soon()).await.unwrap().label, "bench");
+    let error = kryoptic.bench.refusal(by(SLOT + 1)).await.to_string();
+    assert!(error.contains("no token with slot 4") && error.contains(") in slot 3"), "{error}");
+}
+
+#[tokio::test]
 async fn keys_in_kryoptic_survive_workers_that_are_killed() {
     let kryoptic = Kryoptic::new();
     let token = kryoptic.start().await;
-    let key = token
-        .generate(template("large", KeyKind::RsaUnwrap { modulus_bits: 3072 }), soon())
-        .await
-        .unwrap();
+    let key =
+        token.generate(template("large", KeyKind::RsaUnwrap { modulus_bits: 3072 }), soon()).await.unwrap();
     let signer = token.generate(template("sign", KeyKind::EcdsaP256Sign), soon()).await.unwrap();
     for _ in 0..2 {
         let killed = token.worker_pid().unwrap();
