@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +19,9 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::{
-    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenKey, TokenSelect, WorkerCommand,
-    contract::{self, FILE_KEY, RSA, encrypt, soon, template, wrapped},
+    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey, TokenSelect,
+    WorkerCommand,
+    contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
     supervisor::State,
     worker,
 };
@@ -27,7 +29,7 @@ use super::{
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "1234";
 
-/// Tells this test program to make bad keys.
+/// Tells this test program to make keys as other tools do: which.
 const MAKE_BAD_KEYS: &str = "CUSTODIAN_TEST_BAD_KEYS";
 
 /// Tells this test program to be a worker.
@@ -70,13 +72,13 @@ impl Bench {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Runs `make_bad_keys` in a process of its own: the module must not be loaded into this one.
-    fn make_bad_keys(&self) {
+    /// Runs `bad_keys` in a process of its own: the module must not be loaded into this one.
+    fn make_keys(&self, what: &str, id: &str) {
         let args = ["--exact", "token::tests::bad_keys_process", "--nocapture"];
         let status = Command::new(env::current_exe().unwrap())
             .args(args)
             .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
-            .env(MAKE_BAD_KEYS, "1")
+            .env(MAKE_BAD_KEYS, format!("{what} {id}").trim_end())
             .status()
             .unwrap();
         assert!(status.success());
@@ -217,7 +219,7 @@ async fn the_supervisor_keeps_the_contract() {
 #[tokio::test]
 async fn law_7_keys_that_are_not_what_they_claim_are_not_served() {
     let bench = Bench::new();
-    bench.make_bad_keys();
+    bench.make_keys("each bad in one way", "");
     let token = bench.start().await;
     let key = rsa_key(&token).await;
     let survey = token.survey(soon()).await.unwrap();
@@ -259,10 +261,64 @@ async fn keys_survive_the_worker_and_keep_their_ids() {
     assert!(survey.model.contains("SoftHSM"), "{}", survey.model);
 }
 
-/// Not a test: makes keys that must not be served, in a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_ciphertexts_at_any_rate_cost_neither_the_worker_nor_a_good_call() {
+    let bench = Bench::new();
+    let token = Arc::new(bench.start().await);
+    let key = rsa_key(&token).await;
+    let pid = token.worker_pid();
+    let bad: Vec<_> =
+        contract::bad_ciphertexts(&key).into_iter().map(|(_, bytes)| wrapped(&key, bytes)).collect();
+    let bad = Arc::new(bad);
+    let callers: Vec<_> = (0..8)
+        .map(|number| {
+            let (token, bad) = (Arc::clone(&token), Arc::clone(&bad));
+            tokio::spawn(async move {
+                for round in 0..400 {
+                    let wrapped = &bad[(number + round) % bad.len()];
+                    assert_eq!(unwrap(&*token, wrapped, soon()).await, Err(TokenError::Rejected));
+                }
+            })
+        })
+        .collect();
+    let good = good(&key);
+    for _ in 0..50 {
+        assert_eq!(unwrap(&*token, &good, soon()).await, Ok(FILE_KEY));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!((token.worker_pid(), token.health().restarts), (pid, 0));
+}
+
+#[tokio::test]
+async fn of_two_private_keys_with_one_public_key_none_is_served() {
+    let bench = Bench::new();
+    let token = bench.start().await;
+    let (twin, other) = (rsa_key(&token).await, rsa_key(&token).await);
+    bench.make_keys("copy of one", &twin.id.to_string());
+    // What is served already stays, and the double is named.
+    let survey = token.survey(soon()).await.unwrap();
+    assert_eq!(survey.keys.len(), 2);
+    assert_eq!(unwrap(&token, &good(&twin), soon()).await, Ok(FILE_KEY));
+    token.shutdown().await;
+
+    let token = bench.start().await;
+    let again = token.survey(soon()).await.unwrap();
+    assert_eq!(again.keys, [other]);
+    for survey in [survey, again] {
+        let [why] = &survey.unserved[..] else { panic!("{:?}", survey.unserved) };
+        let parts = [&twin.id.to_string(), "2 private keys", "\"twin\" with CKA_ID", "Delete all but one"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    }
+}
+
+/// Not a test: makes keys as other tools do, in a process of its own.
 #[test]
 fn bad_keys_process() {
-    if env::var_os(MAKE_BAD_KEYS).is_some() {
-        bad_keys::make();
+    match env::var(MAKE_BAD_KEYS) {
+        Ok(what) if what == "each bad in one way" => bad_keys::make(),
+        Ok(what) => bad_keys::copy(what.strip_prefix("copy of one ").unwrap()),
+        Err(_) => {}
     }
 }
