@@ -2,6 +2,7 @@
 
 mod bad_keys;
 mod faults;
+mod modules;
 mod refusals;
 
 use std::{
@@ -27,10 +28,14 @@ use super::{
 };
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
-const PIN: &str = "1234";
+/// Some modules take eight characters at least.
+const PIN: &str = "correct horse";
 
-/// Tells this test program to make keys as other tools do: which.
+/// Tells this test program to make bad keys with this module.
 const MAKE_BAD_KEYS: &str = "CUSTODIAN_TEST_BAD_KEYS";
+
+/// Tells it to copy the key of this id instead.
+const COPY_KEY: &str = "CUSTODIAN_TEST_COPY_KEY";
 
 /// Tells this test program to be a worker.
 const BE_WORKER: &str = "CUSTODIAN_TEST_WORKER";
@@ -52,7 +57,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self::empty();
         let path = bench.dir.path();
         fs::create_dir(path.join("tokens")).unwrap();
         let conf = format!("directories.tokendir = {}\nlog.level = ERROR\n", path.join("tokens").display());
@@ -60,6 +65,11 @@ impl Bench {
         bench.write_pin(PIN);
         bench.make_token("bench");
         bench
+    }
+
+    /// A folder without a token.
+    fn empty() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -72,13 +82,24 @@ impl Bench {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Runs `bad_keys` in a process of its own: the module must not be loaded into this one.
-    fn make_keys(&self, what: &str, id: &str) {
+    /// Runs `bad_keys_process`: the module must not be loaded into this one.
+    fn make_bad_keys(config: &TokenConfig) {
+        Self::run_bad_keys(config, &BTreeMap::new());
+    }
+
+    /// Puts a second private key of the same public key into the token.
+    fn copy_key(config: &TokenConfig, key: &TokenKey) {
+        Self::run_bad_keys(config, &BTreeMap::from([(COPY_KEY, key.id.to_string())]));
+    }
+
+    fn run_bad_keys(config: &TokenConfig, how: &BTreeMap<&str, String>) {
         let args = ["--exact", "token::tests::bad_keys_process", "--nocapture"];
         let status = Command::new(env::current_exe().unwrap())
             .args(args)
-            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
-            .env(MAKE_BAD_KEYS, format!("{what} {id}").trim_end())
+            .envs(&config.environment)
+            .env_remove(BE_WORKER)
+            .env(MAKE_BAD_KEYS, &config.module)
+            .envs(how)
             .status()
             .unwrap();
         assert!(status.success());
@@ -219,8 +240,12 @@ async fn the_supervisor_keeps_the_contract() {
 #[tokio::test]
 async fn law_7_keys_that_are_not_what_they_claim_are_not_served() {
     let bench = Bench::new();
-    bench.make_keys("each bad in one way", "");
-    let token = bench.start().await;
+    serves_no_bad_keys(bench.config()).await;
+}
+
+async fn serves_no_bad_keys(config: TokenConfig) {
+    Bench::make_bad_keys(&config);
+    let token = Supervisor::start(command(), config).await.unwrap();
     let key = rsa_key(&token).await;
     let survey = token.survey(soon()).await.unwrap();
     assert_eq!(survey.keys, [key]);
@@ -296,7 +321,7 @@ async fn of_two_private_keys_with_one_public_key_none_is_served() {
     let bench = Bench::new();
     let token = bench.start().await;
     let (twin, other) = (rsa_key(&token).await, rsa_key(&token).await);
-    bench.make_keys("copy of one", &twin.id.to_string());
+    Bench::copy_key(&bench.config(), &twin);
     // What is served already stays, and the double is named.
     let survey = token.survey(soon()).await.unwrap();
     assert_eq!(survey.keys.len(), 2);
@@ -316,9 +341,9 @@ async fn of_two_private_keys_with_one_public_key_none_is_served() {
 /// Not a test: makes keys as other tools do, in a process of its own.
 #[test]
 fn bad_keys_process() {
-    match env::var(MAKE_BAD_KEYS) {
-        Ok(what) if what == "each bad in one way" => bad_keys::make(),
-        Ok(what) => bad_keys::copy(what.strip_prefix("copy of one ").unwrap()),
-        Err(_) => {}
+    let Some(module) = env::var_os(MAKE_BAD_KEYS) else { return };
+    match env::var(COPY_KEY) {
+        Ok(id) => bad_keys::copy(Path::new(&module), &id),
+        Err(_) => bad_keys::make(Path::new(&module)),
     }
 }

@@ -11,9 +11,9 @@ use cryptoki::{
 
 use crate::token::pkcs11;
 
-/// In the token that `SOFTHSM2_CONF` leads to.
-fn session() -> Session {
-    let pkcs11 = pkcs11::load(Path::new(super::MODULE)).unwrap();
+/// In the module's first token, which its own configuration leads to.
+fn session(module: &Path) -> Session {
+    let pkcs11 = pkcs11::load(module).unwrap();
     let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
     let session = pkcs11.open_rw_session(slot).unwrap();
     session.login(UserType::User, Some(&AuthPin::from(super::PIN))).unwrap();
@@ -21,16 +21,16 @@ fn session() -> Session {
 }
 
 /// Copies the private key of this id, under another label.
-pub(super) fn copy(id: &str) {
-    let session = session();
+pub(super) fn copy(module: &Path, id: &str) {
+    let session = session(module);
     let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(hex::decode(id).unwrap())];
     let [key] = session.find_objects(&template).unwrap()[..] else { panic!("one key {id}") };
     session.copy_object(key, &[Attribute::Token(true), Attribute::Label(b"twin".to_vec())]).unwrap();
 }
 
 /// Makes one of each.
-pub(super) fn make() {
-    let session = session();
+pub(super) fn make(module: &Path) {
+    let session = session(module);
     let pinned = || Attribute::AllowedMechanisms(vec![MechanismType::RSA_PKCS_OAEP]);
     generate(
         &session,
