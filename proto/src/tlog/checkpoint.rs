@@ -45,7 +45,8 @@ impl FromStr for Checkpoint {
         let origin = line("name")?.to_owned();
         let size = decimal(line("size")?)?;
         let root = line("root")?;
-        let root = Hash::from_base64(root).ok_or_else(|| malformed("the root in the checkpoint is no hash"))?;
+        let root =
+            Hash::from_base64(root).ok_or_else(|| malformed("the root in the checkpoint is no hash"))?;
         Ok(Self { origin, size, root })
     }
 }
@@ -71,7 +72,10 @@ mod tests {
     #[test]
     fn the_specifications_example_reads_and_writes() {
         let checkpoint: Checkpoint = EXAMPLE.parse().unwrap();
-        assert_eq!((checkpoint.origin.as_str(), checkpoint.size), ("example.com/behind-the-sofa", 20_852_163));
+        assert_eq!(
+            (checkpoint.origin.as_str(), checkpoint.size),
+            ("example.com/behind-the-sofa", 20_852_163)
+        );
         assert_eq!(checkpoint.text(), EXAMPLE);
         let extended: Checkpoint = format!("{EXAMPLE}more\n").parse().unwrap();
         assert_eq!(extended, checkpoint);
@@ -97,6 +101,8 @@ mod tests {
         // Rekor's key is called otherwise than its log.
         let key: VerifierKey = "rekor.sigstore.dev+c0d23d6a+AjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNhtmPtrWm3U1eQXBogSMdGvXwBcK5AW5i0hrZLOC96l+smGNM7nwZ4QvFK/4sueRoVj//QP22Ni4Qt9DPfkWLc=".parse().unwrap();
         let note = "Rekor\n798034\nf+7CoKgXKE/tNys9TTXcr/ad6U/K3xvznmzew9y6SP0=\n\n\u{2014} rekor.sigstore.dev wNI9ajBEAiARInWIWyCdyG27CO6LPnPekyw20qO0YJfoaPaowGp/XgIgc+qEHS3+GKVClgqq20uDLet7MCoTURUCRdxwWBHHufk=\n";
-        assert!(matches!(Checkpoint::open(note, &key), Err(Flaw::OtherLog { found, .. }) if found == "Rekor"));
+        assert!(
+            matches!(Checkpoint::open(note, &key), Err(Flaw::OtherLog { found, .. }) if found == "Rekor")
+        );
     }
 }

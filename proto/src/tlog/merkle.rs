@@ -160,13 +160,7 @@ pub fn consistency<E>(
 ///
 /// # Errors
 /// [`Flaw::NotIncluded`].
-pub fn verify_inclusion(
-    entry: Hash,
-    index: u64,
-    size: u64,
-    root: &Hash,
-    proof: &[Hash],
-) -> Result<(), Flaw> {
+pub fn verify_inclusion(entry: Hash, index: u64, size: u64, root: &Hash, proof: &[Hash]) -> Result<(), Flaw> {
     let wrong = Flaw::NotIncluded(index);
     if index >= size {
         return Err(wrong);
@@ -242,11 +236,7 @@ fn split(size: u64) -> u64 {
 }
 
 /// MTH(D\[start:end\]) of a range that splitting makes: a row of ever smaller perfect subtrees.
-fn range<E>(
-    start: u64,
-    end: u64,
-    read: &mut impl FnMut(Node) -> Result<Hash, E>,
-) -> Result<Hash, E> {
+fn range<E>(start: u64, end: u64, read: &mut impl FnMut(Node) -> Result<Hash, E>) -> Result<Hash, E> {
     let mut subtrees = Vec::new();
     let mut at = start;
     while at < end {
@@ -292,8 +282,11 @@ pub(crate) mod tests {
             return Vec::new();
         }
         let (left, right) = entries.split_at(half(entries.len()));
-        let (mut proof, other) =
-            if m < left.len() { (path(m, left), mth(right)) } else { (path(m - left.len(), right), mth(left)) };
+        let (mut proof, other) = if m < left.len() {
+            (path(m, left), mth(right))
+        } else {
+            (path(m - left.len(), right), mth(left))
+        };
         proof.push(other);
         proof
     }

@@ -172,7 +172,8 @@ fn split(note: &str) -> Result<(&str, &str), Flaw> {
 /// Key name, and key id with signature.
 fn signature(line: &str) -> Result<(&str, Vec<u8>), Flaw> {
     let wrong = || malformed("a signature line is no signature line");
-    let (name, signature) = line.strip_prefix(DASH).and_then(|line| line.split_once(' ')).ok_or_else(wrong)?;
+    let (name, signature) =
+        line.strip_prefix(DASH).and_then(|line| line.split_once(' ')).ok_or_else(wrong)?;
     check_name(name)?;
     let signature = STANDARD.decode(signature).map_err(|_| wrong())?;
     if signature.len() < 5 { Err(wrong()) } else { Ok((name, signature)) }

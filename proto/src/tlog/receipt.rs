@@ -69,9 +69,8 @@ impl FromStr for Receipt {
         let entry = entry.ok_or_else(|| malformed("it has no entry in its second line"))?;
         let index = lines.next().and_then(|line| line.strip_prefix("index ")).ok_or_else(cut)?;
         let index = decimal(index)?;
-        let proof = lines.map(|line| {
-            Hash::from_base64(line).ok_or_else(|| malformed("a line of its proof is no hash"))
-        });
+        let proof = lines
+            .map(|line| Hash::from_base64(line).ok_or_else(|| malformed("a line of its proof is no hash")));
         let proof = proof.collect::<Result<Vec<_>, _>>()?;
         // A tree has no more levels than a u64 has bits.
         if proof.len() > 64 {
@@ -165,7 +164,10 @@ mod tests {
             whole.replace("index 4", "index 04"),
             whole.replace("index 4\n", "index 4\nnot a hash\n"),
             whole.replace("\n\na.example", "\na.example"),
-            whole.replace("index 4\n", &format!("index 4\n{}", format!("{}\n", Hash::of_empty_tree()).repeat(65))),
+            whole.replace(
+                "index 4\n",
+                &format!("index 4\n{}", format!("{}\n", Hash::of_empty_tree()).repeat(65)),
+            ),
             "x".repeat(MAX_RECEIPT_LEN + 1),
         ] {
             assert!(wrong.parse::<Receipt>().is_err(), "{wrong:.200}");
