@@ -213,7 +213,7 @@ mod tests {
         }
         // Unknown signatures beside a good one do no harm, whatever key name or id they share with it.
         let (text, good) = REKOR_NOTE.split_once("\n\n").unwrap();
-        let strange = format!("\u{2014} witness.example AAAAAAA=\n\u{2014} rekor.sigstore.dev AAAAAAA=\n");
+        let strange = "\u{2014} witness.example AAAAAAA=\n\u{2014} rekor.sigstore.dev AAAAAAA=\n";
         assert!(key.open(&format!("{text}\n\n{strange}{good}")).is_ok());
         for wrong in [
             text,

@@ -135,8 +135,8 @@ mod tests {
             let read: Receipt = receipt.to_string().parse().unwrap();
             assert_eq!(read, receipt);
             assert_eq!(read.verify(&log.key).unwrap().size, 11);
-            for other in 0..entries.len() {
-                let swapped = Receipt { entry: entries[other].clone(), ..read.clone() };
+            for (other, entry) in entries.iter().enumerate() {
+                let swapped = Receipt { entry: entry.clone(), ..read.clone() };
                 assert_eq!(swapped.verify(&log.key).is_ok(), other == index);
                 let moved = Receipt { index: other as u64, ..read.clone() };
                 assert_eq!(moved.verify(&log.key).is_ok(), other == index);
