@@ -11,7 +11,9 @@ const APPLICATION_ID: u32 = 0x4353_5444;
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [fn(&Transaction<'_>) -> Result<(), OpenError>; 1] = [add_tree];
+const STEPS: [Step; 1] = [add_tree];
+
+type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
 const TABLES: &str = "
