@@ -2,13 +2,18 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, upgrade};
+use super::{OpenError, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The version of the tables. A change adds a step to [`migrate`].
-const VERSION: i64 = 2;
+/// The version of the tables that this custodian works with: one more than there are [`STEPS`].
+const VERSION: i64 = 1 + STEPS.len() as i64;
+
+/// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
+const STEPS: [Step; 2] = [add_tree, upgrade::key_lives];
+
+type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
 pub(super) const TABLES: &str = "
@@ -110,6 +115,20 @@ WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM records) BEGIN
 END;
 ";
 
+/// Version 2: the Merkle tree of the log, as the tiles of C2SP tlog-tiles.
+fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    tx.execute_batch(
+        "CREATE TABLE tiles (
+            level INTEGER NOT NULL,
+            idx INTEGER NOT NULL,
+            -- Up to 256 SHA-256 hashes beside each other.
+            hashes BLOB NOT NULL,
+            PRIMARY KEY (level, idx)
+        ) STRICT, WITHOUT ROWID;",
+    )?;
+    Ok(tree::build(tx)?)
+}
+
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     if !header.starts_with(b"SQLite format 3\0") {
@@ -130,17 +149,20 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
         (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (id, version) if id == APPLICATION_ID.into() && version > 0 => version,
+        (id, version) if id == APPLICATION_ID.into() && version >= 1 => {
+            tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
+            version
+        }
         (0, 0) if is_empty(&tx)? => {
             tx.execute_batch(TABLES)?;
-            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
             1
         }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
     };
-    if found < 2 {
-        upgrade::to_2(&tx)?;
+    for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
+        step(&tx)?;
     }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
 }

@@ -5,10 +5,10 @@ use rusqlite::{Transaction, params};
 use super::{OpenError, rows::micros};
 use crate::pki::peer::CertificateFacts;
 
-/// Version 2: wrapping keys have versions, periods and a life of six states (SP 800-57).
-pub(super) fn to_2(tx: &Transaction<'_>) -> Result<(), OpenError> {
+/// Version 3: wrapping keys have versions, periods and a life of six states (SP 800-57).
+pub(super) fn key_lives(tx: &Transaction<'_>) -> Result<(), OpenError> {
     tx.execute_batch(
-        "CREATE TABLE keys_2 (
+        "CREATE TABLE keys_new (
             id BLOB PRIMARY KEY,
             label TEXT NOT NULL,
             version INTEGER NOT NULL,
@@ -34,10 +34,10 @@ pub(super) fn to_2(tx: &Transaction<'_>) -> Result<(), OpenError> {
         let facts = CertificateFacts::read(&certificate)
             .map_err(|error| OpenError::Damaged(format!("the certificate of the key {label}: {error}")))?;
         tx.execute(
-            "INSERT INTO keys_2 SELECT id, label, 1, state, ?2, ?3, NULL, modulus_bits, wrapping, certificate, created,
+            "INSERT INTO keys_new SELECT id, label, 1, state, ?2, ?3, NULL, modulus_bits, wrapping, certificate, created,
                                        created, '' FROM keys WHERE label = ?1",
             params![label, micros(facts.not_before), micros(facts.not_after)],
         )?;
     }
-    Ok(tx.execute_batch("DROP TABLE keys; ALTER TABLE keys_2 RENAME TO keys")?)
+    Ok(tx.execute_batch("DROP TABLE keys; ALTER TABLE keys_new RENAME TO keys")?)
 }

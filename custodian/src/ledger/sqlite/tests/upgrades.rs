@@ -64,5 +64,5 @@ fn a_key_that_cannot_be_read_is_named_and_nothing_is_changed() {
     let mut connection = other_program(&place.path());
     assert_eq!(connection.query_row("SELECT count(*) FROM keys", [], |row| row.get(0)), Ok(2));
     let tx = connection.transaction().unwrap();
-    assert!(upgrade::to_2(&tx).is_err());
+    assert!(upgrade::key_lives(&tx).is_err());
 }
