@@ -64,7 +64,7 @@ pub async fn serve(
     .await;
     stop_on_signal.abort();
     reload.abort();
-    parts.token.shutdown().await;
+    parts.tokens.shutdown().await;
     served.map_err(|error| Trouble::new("the server stopped", error))
 }
 
@@ -95,7 +95,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Trouble> {
 /// The services, health (of the server and of unwrapping) and, if asked for, reflection.
 fn routes(parts: &Parts, reflection: bool, shutdown: &CancellationToken) -> Result<Routes, Trouble> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let token = Arc::clone(&parts.token);
+    let token = Arc::clone(&parts.tokens);
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         type Custody = custodian_proto::v1::custody_service_server::CustodyServiceServer<Api>;

@@ -4,17 +4,21 @@
 
 mod attributes;
 mod config;
+mod drain;
 mod init;
 mod inventory;
 mod keeper;
 mod keys;
 mod link;
 mod mechanism;
+mod name;
 mod pin;
 mod pkcs11;
+mod pool;
 mod public;
 mod queue;
 mod supervisor;
+mod uri;
 mod wire;
 pub mod worker;
 
@@ -33,9 +37,13 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
-pub use config::{PinSource, TokenConfig, TokenSelect};
+pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
+pub use drain::Drain;
 pub use init::{InitToken, init_token};
+pub use name::TokenName;
+pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
+pub use uri::TokenUri;
 
 use crate::{
     authority::Permit,
