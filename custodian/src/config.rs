@@ -153,6 +153,8 @@ pub(crate) struct RawToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) serial: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slot: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pin_file: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pin_credential: Option<String>,
@@ -185,6 +187,7 @@ impl RawToken {
             module: Some(module),
             label,
             serial,
+            slot: None,
             pin_file: None,
             pin_credential: None,
             pin_prompt: false,
@@ -368,13 +371,19 @@ impl RawToken {
         let (named, label) = match &uri {
             None => (None, None),
             // Chosen by its serial, it must have the label, too.
-            Some(uri) => (uri.select(), uri.label.clone().filter(|_| uri.serial.is_some())),
+            Some(uri) => {
+                let select = uri.select();
+                // Chosen by something else, it must have the label, too.
+                let by_label = matches!(select, Some(TokenSelect::Label(_)));
+                (select, uri.label.clone().filter(|_| !by_label))
+            }
         };
-        let select = match (named, self.label, self.serial) {
-            (Some(select), None, None) => select,
-            (None, Some(label), None) => TokenSelect::Label(label),
-            (None, None, Some(serial)) => TokenSelect::Serial(serial),
-            _ => return Err(wrong("give either label or serial, or a uri that has them")),
+        let select = match (named, self.label, self.serial, self.slot) {
+            (Some(select), None, None, None) => select,
+            (None, Some(label), None, None) => TokenSelect::Label(label),
+            (None, None, Some(serial), None) => TokenSelect::Serial(serial),
+            (None, None, None, Some(slot)) => TokenSelect::Slot(slot),
+            _ => return Err(wrong("give one of label, serial and slot, or a uri that has it")),
         };
         let (in_uri, pin_in_uri) = uri.map(|uri| (uri.module, uri.pin_file)).unwrap_or_default();
         let module = match (self.module, in_uri) {
@@ -484,7 +493,7 @@ mod tests {
     fn a_mistake_is_named() {
         for (from, to, named) in [
             ("pin_file = \"pin\"", "", "pin_file"),
-            ("label = \"custodian\"", "label = \"a\"\nserial = \"b\"", "label or serial"),
+            ("label = \"custodian\"", "label = \"a\"\nserial = \"b\"", "label, serial and slot"),
             (
                 "label = \"custodian\"",
                 "uri = \"pkcs11:token=a?pin-value=1\"",

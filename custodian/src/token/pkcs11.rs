@@ -40,8 +40,10 @@ impl Module {
     pub(super) fn open(path: &Path, select: &TokenSelect) -> Result<Self, StartError> {
         let pkcs11 = load(path)?;
         let (slot, info) = choose(&pkcs11, path, select)?;
-        let label = info.label().to_owned();
-        let model = format!("{} {}", info.manufacturer_id(), info.model());
+        let (label, model) = match info {
+            Some(info) => (info.label().to_owned(), format!("{} {}", info.manufacturer_id(), info.model())),
+            None => (format!("slot {slot}"), "token information unreadable".to_owned()),
+        };
         Ok(Self { pkcs11, slot, label, model })
     }
 
@@ -166,23 +168,27 @@ pub(super) fn load(path: &Path) -> Result<Pkcs11, StartError> {
     }
 }
 
-/// Finds the one token that is meant.
-fn choose(pkcs11: &Pkcs11, path: &Path, select: &TokenSelect) -> Result<(Slot, TokenInfo), StartError> {
+/// Finds the one token that is meant. Without its information only if it was chosen by its slot.
+fn choose(
+    pkcs11: &Pkcs11,
+    path: &Path,
+    select: &TokenSelect,
+) -> Result<(Slot, Option<TokenInfo>), StartError> {
     let slots = pkcs11
         .get_slots_with_token()
         .map_err(|error| StartError::Token(format!("{} lists no tokens: {error}", path.display())))?;
     let mut found = Vec::new();
-    let mut unreadable = 0;
+    let mut unreadable = Vec::new();
     for slot in slots {
         match pkcs11.get_token_info(slot) {
             Ok(info) if info.token_initialized() => found.push((slot, info)),
             Ok(_) => {}
-            Err(_) => unreadable += 1,
+            Err(_) => unreadable.push(slot),
         }
     }
     let labels: Vec<_> = found
         .iter()
-        .map(|(_, info)| format!("{:?} (serial {})", info.label(), info.serial_number()))
+        .map(|(slot, info)| format!("{:?} (serial {}) in slot {slot}", info.label(), info.serial_number()))
         .collect();
     let (what, wanted): (_, Vec<_>) = match select {
         TokenSelect::Label(label) => (
@@ -193,15 +199,25 @@ fn choose(pkcs11: &Pkcs11, path: &Path, select: &TokenSelect) -> Result<(Slot, T
             format!("serial {serial:?}"),
             found.into_iter().filter(|(_, info)| info.serial_number() == serial).collect(),
         ),
+        TokenSelect::Slot(number) => {
+            if let Some(slot) = unreadable.iter().find(|slot| slot.id() == *number) {
+                return Ok((*slot, None));
+            }
+            (format!("slot {number}"), found.into_iter().filter(|(slot, _)| slot.id() == *number).collect())
+        }
     };
     let path = path.display();
     let mut there = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
-    if unreadable > 0 {
-        there = format!("{there}; {unreadable} more cannot be read");
+    if !unreadable.is_empty() {
+        let slots: Vec<_> = unreadable.iter().map(ToString::to_string).collect();
+        there = format!(
+            "{there}; what is in slot {} cannot be read: choose it by slot",
+            slots.join(" and in slot ")
+        );
     }
     let mut wanted = wanted.into_iter();
     match (wanted.next(), wanted.next()) {
-        (Some(one), None) => Ok(one),
+        (Some((slot, info)), None) => Ok((slot, Some(info))),
         (None, _) => Err(StartError::Token(format!(
             "there is no token with {what} in {path}. Tokens there: {there}. Correct the configuration, or check that \
              the token is connected and this user may use it"

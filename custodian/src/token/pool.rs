@@ -436,7 +436,8 @@ async fn learn(lines: &[Arc<Line>], deadline: Instant) {
 /// Lets the tokens behind these lines be looked into, so that their workers know every key. One that answers is enough.
 async fn look(lines: &[Arc<Line>], deadline: Instant) -> Result<(), TokenError> {
     let mut looks = JoinSet::new();
-    for line in lines.iter().filter(|line| line.member().is_some()).cloned() {
+    for line in lines.iter().filter(|line| line.member().is_some()) {
+        let line = Arc::clone(line);
         looks.spawn(async move {
             let _counted = line.begin();
             match line.member() {

@@ -2,6 +2,7 @@
 
 mod bad_keys;
 mod faults;
+mod modules;
 mod refusals;
 
 use std::{
@@ -25,9 +26,10 @@ use super::{
 };
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
-const PIN: &str = "1234";
+/// Some modules take eight characters at least.
+const PIN: &str = "correct horse";
 
-/// Tells this test program to make bad keys.
+/// Tells this test program to make bad keys with this module.
 const MAKE_BAD_KEYS: &str = "CUSTODIAN_TEST_BAD_KEYS";
 
 /// Tells this test program to be a worker.
@@ -50,7 +52,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self::empty();
         let path = bench.dir.path();
         fs::create_dir(path.join("tokens")).unwrap();
         let conf = format!("directories.tokendir = {}\nlog.level = ERROR\n", path.join("tokens").display());
@@ -58,6 +60,11 @@ impl Bench {
         bench.write_pin(PIN);
         bench.make_token("bench");
         bench
+    }
+
+    /// A folder without a token.
+    fn empty() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -71,12 +78,13 @@ impl Bench {
     }
 
     /// Runs `make_bad_keys` in a process of its own: the module must not be loaded into this one.
-    fn make_bad_keys(&self) {
+    fn make_bad_keys(config: &TokenConfig) {
         let args = ["--exact", "token::tests::bad_keys_process", "--nocapture"];
         let status = Command::new(env::current_exe().unwrap())
             .args(args)
-            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
-            .env(MAKE_BAD_KEYS, "1")
+            .envs(&config.environment)
+            .env_remove(BE_WORKER)
+            .env(MAKE_BAD_KEYS, &config.module)
             .status()
             .unwrap();
         assert!(status.success());
@@ -217,8 +225,12 @@ async fn the_supervisor_keeps_the_contract() {
 #[tokio::test]
 async fn law_7_keys_that_are_not_what_they_claim_are_not_served() {
     let bench = Bench::new();
-    bench.make_bad_keys();
-    let token = bench.start().await;
+    serves_no_bad_keys(bench.config()).await;
+}
+
+async fn serves_no_bad_keys(config: TokenConfig) {
+    Bench::make_bad_keys(&config);
+    let token = Supervisor::start(command(), config).await.unwrap();
     let key = rsa_key(&token).await;
     let survey = token.survey(soon()).await.unwrap();
     assert_eq!(survey.keys, [key]);
@@ -262,7 +274,7 @@ async fn keys_survive_the_worker_and_keep_their_ids() {
 /// Not a test: makes keys that must not be served, in a process of its own.
 #[test]
 fn bad_keys_process() {
-    if env::var_os(MAKE_BAD_KEYS).is_some() {
-        bad_keys::make();
+    if let Some(module) = env::var_os(MAKE_BAD_KEYS) {
+        bad_keys::make(Path::new(&module));
     }
 }

@@ -15,13 +15,15 @@ const SCHEME: &str = "pkcs11:";
 /// The file scheme of `pin-source`.
 const FILE: &str = "file:";
 
-/// What a URI says of a token. At least one of label and serial is there.
+/// What a URI says of a token. At least one of label, serial and slot is there, and not both of the last two.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenUri {
     /// `token`.
     pub label: Option<String>,
     /// `serial`.
     pub serial: Option<String>,
+    /// `slot-id`.
+    pub slot: Option<u64>,
     /// `module-path`; absolute.
     pub module: Option<PathBuf>,
     /// `pin-source`, if it is a file; absolute.
@@ -44,6 +46,7 @@ impl TokenUri {
         let uri = Self {
             label: attributes.remove("token"),
             serial: attributes.remove("serial"),
+            slot: attributes.remove("slot-id").map(|slot| number(&slot)).transpose()?,
             module: attributes
                 .remove("module-path")
                 .map(|path| absolute("module-path", &path))
@@ -53,35 +56,39 @@ impl TokenUri {
         if let Some(name) = attributes.into_keys().next() {
             return Err(refusal(name));
         }
-        if uri.label.is_none() && uri.serial.is_none() {
-            return Err("it names no token: give token=LABEL or serial=NUMBER".to_owned());
+        match (&uri.label, &uri.serial, uri.slot) {
+            (None, None, None) => Err("it names no token: give token=LABEL or serial=NUMBER".to_owned()),
+            // Only the label is compared afterwards.
+            (_, Some(_), Some(_)) => Err("give serial or slot-id, not both".to_owned()),
+            _ => Ok(uri),
         }
-        Ok(uri)
     }
 
     /// How the worker finds the token.
     pub fn select(&self) -> Option<TokenSelect> {
-        match (&self.serial, &self.label) {
-            // Serial numbers are unique; the label is compared once the token has been found.
-            (Some(serial), _) => Some(TokenSelect::Serial(serial.clone())),
-            (None, Some(label)) => Some(TokenSelect::Label(label.clone())),
-            (None, None) => None,
+        // The label is compared once the token has been found.
+        match (&self.serial, self.slot, &self.label) {
+            (Some(serial), _, _) => Some(TokenSelect::Serial(serial.clone())),
+            (None, Some(slot), _) => Some(TokenSelect::Slot(slot)),
+            (None, None, Some(label)) => Some(TokenSelect::Label(label.clone())),
+            (None, None, None) => None,
         }
     }
 }
 
 /// The URI of a token, with its label if that is known.
 pub(super) fn show(select: &TokenSelect, label: Option<&str>, module: &Path) -> String {
+    let (name, value) = match select {
+        TokenSelect::Label(label) => ("token", label.clone()),
+        TokenSelect::Serial(serial) => ("serial", serial.clone()),
+        TokenSelect::Slot(slot) => ("slot-id", slot.to_string()),
+    };
     let mut uri = SCHEME.to_owned();
-    match (select, label) {
-        (TokenSelect::Label(label), _) => encode(&mut uri, "token", label),
-        (TokenSelect::Serial(serial), None) => encode(&mut uri, "serial", serial),
-        (TokenSelect::Serial(serial), Some(label)) => {
-            encode(&mut uri, "token", label);
-            uri.push(';');
-            encode(&mut uri, "serial", serial);
-        }
+    if let Some(label) = label.filter(|_| name != "token") {
+        encode(&mut uri, "token", label);
+        uri.push(';');
     }
+    encode(&mut uri, name, &value);
     uri.push('?');
     encode(&mut uri, "module-path", &module.display().to_string());
     uri
@@ -96,11 +103,12 @@ fn refusal(name: &str) -> String {
         }
         "object" | "type" | "id" => format!("{name} names a key, and a token is to be named"),
         "module-name" => "module-name would be searched for: give module-path, an absolute path".to_owned(),
-        "slot-id" | "slot-description" | "slot-manufacturer" => {
-            format!("{name} is not used, since slots change: token and serial name a token")
-        }
         _ => format!("{name} is not compared: leave it out. token and serial name a token"),
     }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "slot-id is no number".to_owned())
 }
 
 fn absolute(name: &str, path: &str) -> Result<PathBuf, String> {
@@ -167,7 +175,9 @@ mod tests {
         for (uri, named) in [
             ("pkcs11:token=a?pin-value=4711-secret", "never stands in the configuration"),
             ("pkcs11:token=a;object=key", "object names a key"),
-            ("pkcs11:token=a;slot-id=0", "slot-id"),
+            ("pkcs11:serial=a;slot-id=0", "not both"),
+            ("pkcs11:slot-id=first", "no number"),
+            ("pkcs11:token=a;slot-description=x", "slot-description is not compared"),
             ("pkcs11:token=a;manufacturer=x", "manufacturer"),
             ("pkcs11:token=a?module-name=p11", "module-path"),
             ("pkcs11:token=a?module-path=lib.so", "no absolute path"),
@@ -193,6 +203,8 @@ mod tests {
         let read = TokenUri::parse(&shown).unwrap();
         assert_eq!(read.label.as_deref(), Some("Müller & Söhne; 50%"));
         assert_eq!(read.module.as_deref(), Some(module));
+        let shown = show(&TokenSelect::Slot(7), Some("a"), module);
+        assert_eq!(TokenUri::parse(&shown).unwrap().select(), Some(TokenSelect::Slot(7)));
         let shown = show(&TokenSelect::Serial("4d".to_owned()), Some("a"), module);
         let read = TokenUri::parse(&shown).unwrap();
         assert_eq!((read.label.as_deref(), read.serial.as_deref()), (Some("a"), Some("4d")));

@@ -198,7 +198,8 @@ async fn twins() -> (Arc<Double>, Arc<Double>, Pool, TokenKey) {
     let (a, b) = (Double::new(&memory), Double::new(&memory));
     let pool = pool(&[&a, &b]).await;
     let key = pool.generate(template("wrapping", RSA), soon()).await.unwrap();
-    (a.asked(), b.asked());
+    a.asked();
+    b.asked();
     (a, b, pool, key)
 }
 
@@ -309,7 +310,7 @@ async fn an_operation_waits_for_a_worker_that_is_being_replaced_while_its_deadli
     let error = unwrap(&*pool, &wrapped, soon()).await.unwrap_err().to_string();
     assert!(error.contains("token a: it is down") && error.contains("token b: it is down"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(5), "fails at once");
-    assert_eq!(pool.health().trouble.is_some(), true);
+    assert!(pool.health().trouble.is_some());
 }
 
 #[tokio::test]
@@ -482,7 +483,7 @@ async fn what_only_one_token_serves_is_known() {
     assert_eq!(pool.keys_only_in(&name("a")), []);
     assert_eq!(pool.keys_only_in(&name("b")), [in_two]);
     c.is(Mood::Down);
-    assert_eq!(pool.keys_only_in(&name("a")), [in_one.clone()]);
+    assert_eq!(pool.keys_only_in(&name("a")), std::slice::from_ref(&in_one));
     assert_eq!(pool.keys_only_in(&name("c")), [], "it serves nothing that could be lost");
     c.is(Mood::Well);
     pool.drain(drain("c"));

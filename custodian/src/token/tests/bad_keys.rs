@@ -11,9 +11,9 @@ use cryptoki::{
 
 use crate::token::pkcs11;
 
-/// Makes them in the token that `SOFTHSM2_CONF` leads to.
-pub(super) fn make() {
-    let pkcs11 = pkcs11::load(Path::new(super::MODULE)).unwrap();
+/// Makes them in the module's first token, which its own configuration leads to.
+pub(super) fn make(module: &Path) {
+    let pkcs11 = pkcs11::load(module).unwrap();
     let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
     let session = pkcs11.open_rw_session(slot).unwrap();
     session.login(UserType::User, Some(&AuthPin::from(super::PIN))).unwrap();
