@@ -24,6 +24,9 @@ impl Format {
     }
 }
 
+/// Most recipients of one envelope, when sealing and when reading.
+pub const MAX_RECIPIENTS: usize = 1_000;
+
 /// How many bytes of the start of a file [`detect`] wants to see.
 pub const DETECT_LEN: usize = 64;
 

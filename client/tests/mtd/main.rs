@@ -9,6 +9,7 @@ mod disk;
 mod hostile;
 mod killed;
 mod peers;
+mod pipes;
 mod recipients;
 mod roundtrip;
 mod sources;

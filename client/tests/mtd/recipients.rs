@@ -27,6 +27,7 @@ fn refused(certificate: Vec<u8>, mention: &str) {
         recipients: vec![certificate],
         paths: vec![source],
         output: SealTo::File(envelope.clone()),
+        stdin: None,
         symlinks: Symlinks::Refuse,
     };
     let error = seal(&job, &Silent).expect_err("refused");

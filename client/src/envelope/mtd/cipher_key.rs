@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::password::Password;
 use crate::{
-    envelope::{Recipient, damaged, oaep, unsupported},
+    envelope::{MAX_RECIPIENTS, Recipient, damaged, oaep, unsupported},
     error::{Error, Kind, Result},
 };
 
@@ -97,6 +97,10 @@ impl CipherKey {
         let data: AuthEnvelopedData = info.content.decode_as().map_err(no_cms)?;
         if data.auth_attrs.is_some() {
             return Err(unsupported("CIPHER.KEY has authenticated attributes"));
+        }
+        let count = data.recip_infos.0.len();
+        if count > MAX_RECIPIENTS {
+            return Err(unsupported(format!("it has {count} recipients, more than {MAX_RECIPIENTS}")));
         }
         let content = data.auth_encrypted_content_info;
         if content.content_enc_alg.oid != ID_AES256_GCM {

@@ -54,6 +54,15 @@ impl Deflater {
         }
     }
 
+    /// Tells from samples whether this content is worth deflating.
+    pub(super) fn choose_of(&mut self, content: &[u8]) -> Result<Compression> {
+        self.choose(content.len() as u64, |at, sample| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            sample.copy_from_slice(&content[at..at + sample.len()]);
+            Ok(())
+        })
+    }
+
     /// Tells from samples whether content of this size is worth deflating. `read` fills a buffer from a position.
     pub(super) fn choose(
         &mut self,

@@ -20,15 +20,16 @@ use std::fs::File;
 
 use custodian_proto::key::{FileKey, WrappedKey};
 
+pub use self::{
+    archive::Written,
+    open::Opened,
+    seal::{Body, Source, seal},
+    zip::{Entry, EntryKind},
+};
 use self::{
     cipher_key::CipherKey,
     directory_seal::DirectorySeal,
     zip::{Directory, starts_with_local},
-};
-pub use self::{
-    open::Opened,
-    seal::{Body, Source, seal},
-    zip::{Entry, EntryKind},
 };
 use crate::{
     envelope::{damaged, unsupported},

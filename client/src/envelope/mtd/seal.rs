@@ -13,17 +13,18 @@ use rustix::fs::OFlags;
 
 use super::{
     CIPHER_KEY, ae2,
-    archive::Archive,
+    archive::{Archive, Written},
     cipher_key,
     deflate::{Deflater, Place, pays},
     password::Password,
-    zip::{self, Compression, NewEntry},
+    zip::{self, Compression, NewEntry, Sizes},
 };
 use crate::{
     envelope::Recipient,
     error::{Error, Kind, Result},
     output::{self, SafePath},
     progress::{self, Progress},
+    stdin::Stdin,
     workers,
 };
 
@@ -43,11 +44,23 @@ pub struct Source {
     pub modified: i64,
 }
 
+impl Source {
+    /// Bytes of its content, as far as known before it is read.
+    pub fn known_size(&self) -> u64 {
+        match self.body {
+            Body::File(_, size) => size,
+            Body::Folder | Body::Link(_) | Body::Stdin => 0,
+        }
+    }
+}
+
 /// What a source is.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// A file: where it is, and its size when it was found.
     File(PathBuf, u64),
+    /// A file whose content is what standard input gives until its end.
+    Stdin,
     /// A folder. What is in it comes as sources of its own.
     Folder,
     /// A symbolic link, and where it points.
@@ -55,7 +68,7 @@ pub enum Body {
 }
 
 /// Writes an envelope to an empty file. The caller makes sure that names do not collide and that there is at least one
-/// recipient. Returns the envelope's size.
+/// recipient.
 ///
 /// # Errors
 /// [`Kind::Local`] for sources that cannot be read or changed meanwhile, or if the output cannot be written;
@@ -65,13 +78,13 @@ pub fn seal(
     recipients: &[Recipient],
     out: &File,
     progress: &dyn Progress,
-) -> Result<u64> {
+) -> Result<Written> {
     let password = Password::random()?;
     let mut archive = Archive::new(out);
     archive.write_plain(CIPHER_KEY, &cipher_key::seal(recipients, &password)?)?;
     workers::in_order(
         workers::count(),
-        jobs(sources, &password),
+        jobs(sources, &password, progress),
         |job, deflater| job.seal(&password, deflater),
         |piece| {
             progress::check(progress)?;
@@ -88,10 +101,24 @@ pub fn seal(
 enum Job<'a> {
     Whole(&'a Source),
     Chunk(Arc<Large<'a>>, u64),
+    /// Content that was read already.
+    Read(&'a Source, Vec<u8>),
+    ReadChunk(Arc<Large<'a>>, ChunkOf, Vec<u8>),
 }
 
-fn jobs<'a>(sources: &'a [Source], password: &'a Password) -> impl Iterator<Item = Result<Job<'a>>> {
-    sources.iter().flat_map(|source| -> Box<dyn Iterator<Item = Result<Job<'a>>>> {
+/// Where a chunk stands in its content.
+#[derive(Clone, Copy)]
+struct ChunkOf {
+    at: u64,
+    place: Place,
+}
+
+fn jobs<'a>(
+    sources: &'a [Source],
+    password: &'a Password,
+    progress: &'a dyn Progress,
+) -> impl Iterator<Item = Result<Job<'a>>> {
+    sources.iter().flat_map(move |source| -> Box<dyn Iterator<Item = Result<Job<'a>>>> {
         match &source.body {
             Body::File(from, size) if *size > CHUNK => match Large::open(source, from, *size, password) {
                 Ok(large) => {
@@ -100,9 +127,61 @@ fn jobs<'a>(sources: &'a [Source], password: &'a Password) -> impl Iterator<Item
                 }
                 Err(error) => Box::new(iter::once(Err(error))),
             },
+            Body::Stdin => Box::new(Streamed::new(source, password, progress)),
             _ => Box::new(iter::once(Ok(Job::Whole(source)))),
         }
     })
+}
+
+/// Standard input as pieces of work. Reads one chunk ahead, to know which is the last.
+struct Streamed<'a> {
+    source: &'a Source,
+    password: &'a Password,
+    stdin: Stdin<'a>,
+    large: Option<Arc<Large<'a>>>,
+    /// The chunk to hand out next, and its place in the content. `None` at the end, and after a failure.
+    next: Option<(u64, Vec<u8>)>,
+    begun: bool,
+}
+
+impl<'a> Streamed<'a> {
+    fn new(source: &'a Source, password: &'a Password, progress: &'a dyn Progress) -> Self {
+        Self { source, password, stdin: Stdin::new(progress), large: None, next: None, begun: false }
+    }
+
+    fn step(&mut self) -> Result<Option<Job<'a>>> {
+        if !self.begun {
+            self.begun = true;
+            self.next = Some((0, self.stdin.read_chunk(CHUNK)?));
+        }
+        let Some((at, bytes)) = self.next.take() else { return Ok(None) };
+        let following = match bytes.len() as u64 {
+            CHUNK => self.stdin.read_chunk(CHUNK)?,
+            _ => Vec::new(),
+        };
+        let place = if following.is_empty() { Place::Last } else { Place::Inside };
+        if at == 0 && place == Place::Last {
+            return Ok(Some(Job::Read(self.source, bytes)));
+        }
+        if place == Place::Inside {
+            self.next = Some((at + CHUNK, following));
+        }
+        let large = match &self.large {
+            Some(large) => Arc::clone(large),
+            None => {
+                Arc::clone(self.large.insert(Arc::new(Large::of_stream(self.source, &bytes, self.password)?)))
+            }
+        };
+        Ok(Some(Job::ReadChunk(large, ChunkOf { at, place }, bytes)))
+    }
+}
+
+impl<'a> Iterator for Streamed<'a> {
+    type Item = Result<Job<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
 }
 
 /// What a worker hands to the writer.
@@ -111,14 +190,16 @@ pub(super) enum Piece<'a> {
     Whole { entry: NewEntry, sealed: Vec<u8>, code: Option<ae2::Code> },
     /// A piece of a large file: encrypted if it is stored, else only deflated, because then its place in the key stream
     /// depends on the pieces before it.
-    Chunk { large: Arc<Large<'a>>, index: u64, bytes: Vec<u8> },
+    Chunk { large: Arc<Large<'a>>, place: Place, content_len: u64, bytes: Vec<u8> },
 }
 
 impl Piece<'_> {
-    fn content_len(&self) -> u64 {
+    /// Bytes of file content.
+    pub(super) fn content_len(&self) -> u64 {
         match self {
+            Self::Whole { entry, .. } if entry.is_link() => 0,
             Self::Whole { entry, .. } => entry.size,
-            Self::Chunk { large, index, .. } => large.chunk_len(*index),
+            Self::Chunk { content_len, .. } => *content_len,
         }
     }
 }
@@ -133,10 +214,15 @@ impl<'a> Job<'a> {
                     let content = Input::open(from, *size)?.read_all()?;
                     whole(source, &content, password, deflater)
                 }
+                // Its content comes with the job.
+                Body::Stdin => Err(Error::new(Kind::Local, "cannot seal", "standard input was not read")),
             },
             Self::Chunk(large, index) => {
-                large.chunk(index, deflater).map(|bytes| Piece::Chunk { large, index, bytes })
+                let (chunk, bytes) = large.read_chunk(index)?;
+                large.seal_chunk(chunk, bytes, deflater)
             }
+            Self::Read(source, content) => whole(source, &content, password, deflater),
+            Self::ReadChunk(large, chunk, bytes) => large.seal_chunk(chunk, bytes, deflater),
         }
     }
 }
@@ -154,12 +240,7 @@ fn whole<'a>(
     deflater: &mut Deflater,
 ) -> Result<Piece<'a>> {
     let size = content.len() as u64;
-    let read = |at, sample: &mut [u8]| {
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
-        sample.copy_from_slice(&content[at..at + sample.len()]);
-        Ok(())
-    };
-    let deflated = match deflater.choose(size, read)? {
+    let deflated = match deflater.choose_of(content)? {
         Compression::Deflated => Some(deflater.deflate(content, Place::Last)?),
         Compression::Stored => None,
     };
@@ -184,13 +265,15 @@ fn whole<'a>(
 
 fn new_entry(source: &Source, size: u64, sealed_size: u64, body: zip::Body) -> NewEntry {
     let name = source.path.as_str().to_owned();
-    NewEntry { name, mode: source.mode, modified: source.modified, size, sealed_size, body }
+    let sizes = Sizes::Known;
+    NewEntry { name, mode: source.mode, modified: source.modified, size, sealed_size, body, sizes }
 }
 
 /// A file that is sealed in chunks.
 pub(super) struct Large<'a> {
     source: &'a Source,
-    input: Input,
+    /// `None`: its chunks come with the jobs.
+    input: Option<Input>,
     salt: ae2::Salt,
     pub(super) keys: ae2::Keys,
     pub(super) compression: Compression,
@@ -200,13 +283,37 @@ impl<'a> Large<'a> {
     fn open(source: &'a Source, from: &Path, size: u64, password: &Password) -> Result<Self> {
         let input = Input::open(from, size)?;
         let compression = Deflater::default().choose(size, |at, sample| input.read_at(at, sample))?;
+        Self::new(source, Some(input), compression, password)
+    }
+
+    /// Of a stream that begins with these bytes: they tell whether deflating pays.
+    fn of_stream(source: &'a Source, start: &[u8], password: &Password) -> Result<Self> {
+        let compression = Deflater::default().choose_of(start)?;
+        Self::new(source, None, compression, password)
+    }
+
+    fn new(
+        source: &'a Source,
+        input: Option<Input>,
+        compression: Compression,
+        password: &Password,
+    ) -> Result<Self> {
         let salt = ae2::random_salt()?;
         Ok(Self { source, input, salt, keys: ae2::Keys::derive(password, &salt), compression })
     }
 
-    /// Its entry; `sealed_size` is known only at the end.
-    pub(super) fn entry(&self, sealed_size: u64) -> NewEntry {
-        new_entry(self.source, self.input.size, sealed_size, zip::Body::Sealed(self.compression))
+    /// Its entry; both sizes of a stream, and any `sealed_size`, are known only at the end.
+    pub(super) fn entry(&self, size: u64, sealed_size: u64) -> NewEntry {
+        let entry = new_entry(self.source, size, sealed_size, zip::Body::Sealed(self.compression));
+        match self.input {
+            Some(_) => entry,
+            None => NewEntry { sizes: Sizes::KnownAtTheEnd, ..entry },
+        }
+    }
+
+    /// Bytes of content, as far as known.
+    pub(super) fn size(&self) -> u64 {
+        self.input.as_ref().map_or(0, |input| input.size)
     }
 
     /// What stands in front of its ciphertext.
@@ -214,38 +321,39 @@ impl<'a> Large<'a> {
         self.keys.head(&self.salt)
     }
 
-    /// Whether this chunk is the last one.
-    pub(super) fn is_last(&self, index: u64) -> bool {
-        index + 1 == self.chunks()
-    }
-
     /// # Errors
     /// [`Kind::Local`] if the file changed since it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        self.input.check_unchanged()
+        self.input.as_ref().map_or(Ok(()), Input::check_unchanged)
     }
 
     fn chunks(&self) -> u64 {
-        self.input.size.div_ceil(CHUNK)
+        self.size().div_ceil(CHUNK)
     }
 
-    fn chunk_len(&self, index: u64) -> u64 {
-        CHUNK.min(self.input.size - index * CHUNK)
-    }
-
-    fn chunk(&self, index: u64, deflater: &mut Deflater) -> Result<Vec<u8>> {
+    fn read_chunk(&self, index: u64) -> Result<(ChunkOf, Vec<u8>)> {
         let at = index * CHUNK;
-        let mut bytes = vec![0; usize::try_from(self.chunk_len(index)).unwrap_or_default()];
-        self.input.read_at(at, &mut bytes)?;
-        match self.compression {
-            Compression::Stored => {
-                self.keys.stream(at).apply(&mut bytes);
-                Ok(bytes)
-            }
-            Compression::Deflated => {
-                deflater.deflate(&bytes, if self.is_last(index) { Place::Last } else { Place::Inside })
-            }
+        let len = CHUNK.min(self.size() - at);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        if let Some(input) = &self.input {
+            input.read_at(at, &mut bytes)?;
         }
+        let place = if index + 1 == self.chunks() { Place::Last } else { Place::Inside };
+        Ok((ChunkOf { at, place }, bytes))
+    }
+
+    fn seal_chunk(
+        self: Arc<Self>,
+        ChunkOf { at, place }: ChunkOf,
+        mut bytes: Vec<u8>,
+        deflater: &mut Deflater,
+    ) -> Result<Piece<'a>> {
+        let content_len = bytes.len() as u64;
+        match self.compression {
+            Compression::Stored => self.keys.stream(at).apply(&mut bytes),
+            Compression::Deflated => bytes = deflater.deflate(&bytes, place)?,
+        }
+        Ok(Piece::Chunk { large: self, place, content_len, bytes })
     }
 }
 

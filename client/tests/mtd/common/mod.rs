@@ -144,6 +144,7 @@ pub(crate) fn seal_job(key: &SoftKey, paths: &[&Path], envelope: &Path) -> SealJ
         recipients: vec![key.certificate.clone()],
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         output: SealTo::File(envelope.to_owned()),
+        stdin: None,
         symlinks: Symlinks::Keep,
     }
 }

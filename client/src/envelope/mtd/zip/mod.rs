@@ -10,7 +10,7 @@ pub(super) use directory::Directory;
 pub(super) use entry::{Compression, Data};
 pub use entry::{Entry, EntryKind};
 pub(super) use layout::starts_with_local;
-pub(super) use writer::{Body, NewEntry, end_of_directory};
+pub(super) use writer::{Body, NewEntry, Sizes, end_of_directory};
 
 #[cfg(test)]
 mod tests {
@@ -29,6 +29,7 @@ mod tests {
             size,
             sealed_size,
             body,
+            sizes: Sizes::Known,
         };
         let key = entry("KEY", 0, 0, Body::Plain(0));
         let large = entry("large", size, size + ae2::OVERHEAD, Body::Sealed(Compression::Stored));

@@ -5,7 +5,8 @@ use super::{
     layout::{
         CENTRAL_LEN, CENTRAL_SIGNATURE, Common, END_LEN, END_SIGNATURE, END64_LEN, END64_SIGNATURE,
         EXTRA_AES, EXTRA_TIME, EXTRA_ZIP64, FLAG_ENCRYPTED, FLAG_UTF8, LOCAL_LEN, LOCAL_SIGNATURE,
-        LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, METHOD_DEFLATED, METHOD_STORED, TYPE_FOLDER, TYPE_MASK,
+        LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, METHOD_DEFLATED, METHOD_STORED, TYPE_FOLDER, TYPE_LINK,
+        TYPE_MASK,
     },
     time,
 };
@@ -16,8 +17,8 @@ const NEEDED_FOR_FOLDERS: u16 = 20;
 const NEEDED_FOR_AES: u16 = 51;
 const NEEDED_FOR_ZIP64: u16 = 45;
 
-/// Entries this large get room for 64-bit sizes in their local header, which is written before the sealed size is
-/// known. Far enough below 4 GiB for what deflating can add.
+/// Entries this large, and those from a stream, get room for 64-bit sizes in their local header, which is written before
+/// the sealed size is known. Far enough below 4 GiB for what deflating can add.
 const WIDE: u64 = 0xf000_0000;
 
 /// An entry that is being written.
@@ -34,6 +35,16 @@ pub(in super::super) struct NewEntry {
     /// Bytes in the archive.
     pub(in super::super) sealed_size: u64,
     pub(in super::super) body: Body,
+    pub(in super::super) sizes: Sizes,
+}
+
+/// What is known of the content's size when the local header is first written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Sizes {
+    /// The size itself.
+    Known,
+    /// Nothing: it comes from a stream.
+    KnownAtTheEnd,
 }
 
 /// What follows the local header.
@@ -46,10 +57,15 @@ pub(in super::super) enum Body {
 }
 
 impl NewEntry {
+    /// Whether its content is where a symbolic link points to.
+    pub(in super::super) fn is_link(&self) -> bool {
+        self.mode & TYPE_MASK == TYPE_LINK
+    }
+
     /// The header in front of the data. Its length does not depend on `sealed_size`.
     pub(in super::super) fn local_header(&self) -> Vec<u8> {
         let mut extra = Vec::new();
-        let wide = self.size >= WIDE;
+        let wide = self.sizes == Sizes::KnownAtTheEnd || self.size >= WIDE;
         if wide {
             push_field(
                 &mut extra,
