@@ -9,6 +9,7 @@ mod resource;
 mod session;
 mod status;
 mod system;
+mod tokens;
 mod users;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use custodian_proto::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
         session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        user_service_server::UserServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -31,6 +32,7 @@ use crate::{
     authority::{Floodgate, LoginThrottle, Passwords, SpkiHash},
     custody::Custodian,
     pki::DeviceCa,
+    token::Pool,
 };
 
 pub(crate) use keys::{GENERATION, make_wrapping_key};
@@ -46,6 +48,7 @@ const STRANGERS_ALL: u32 = 1_200;
 #[derive(Clone)]
 pub struct Api {
     custodian: Arc<Custodian>,
+    tokens: Arc<Pool>,
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
@@ -76,9 +79,11 @@ pub struct ApiLimits {
 }
 
 impl Api {
-    /// Serves this custodian. Streams that would never end do so on `shutdown`.
+    /// Serves this custodian, whose tokens these are. Streams that would never end do so on `shutdown`.
+    #[expect(clippy::too_many_arguments, reason = "it joins parts, and each is one")]
     pub fn new(
         custodian: Arc<Custodian>,
+        tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
         ca: Arc<DeviceCa>,
@@ -88,6 +93,7 @@ impl Api {
     ) -> Self {
         Self {
             custodian,
+            tokens,
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
@@ -121,5 +127,6 @@ impl Api {
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
     }
 }

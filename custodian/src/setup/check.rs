@@ -65,6 +65,7 @@ async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
         ));
     }
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
+    lines.extend(survey.remarks.iter().map(|remark| format!("remark         {remark}")));
     Ok(())
 }
 
@@ -75,10 +76,13 @@ fn token_line(report: &TokenReport) -> Result<String, Trouble> {
             .hint("the others would be served without it, and it would be tried again by itself"))
     };
     match (&report.health.last_survey, &report.health.trouble) {
-        (Some(survey), None) => Ok(format!(
-            "token          {}: {} ({}), {}, {}",
-            report.name, survey.label, survey.model, survey.wrapping, report.uri
-        )),
+        (Some(survey), None) => {
+            let drained = if report.drain.is_some() { ", drained" } else { "" };
+            Ok(format!(
+                "token          {}: {} ({}), {}, {}{drained}",
+                report.name, survey.label, survey.model, survey.wrapping, report.uri
+            ))
+        }
         (_, Some(why)) => trouble(why),
         (None, None) => trouble("it does not tell what it has"),
     }

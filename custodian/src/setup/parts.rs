@@ -42,7 +42,8 @@ impl Parts {
     pub async fn assemble(config: &Config) -> Result<Self, Trouble> {
         let tls = load_tls(config, ca_certificate(config)?)?;
         let ledger = open_ledger(config, Missing::Refuse)?;
-        let tokens = start_tokens(config, Vec::new()).await?;
+        let drains = ledger.drains().await.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+        let tokens = start_tokens(config, drains).await?;
         let token: Arc<dyn Token> = tokens.clone();
         let ca = Arc::new(open_ca(config, &tokens).await?);
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules));
@@ -50,6 +51,7 @@ impl Parts {
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
             Arc::clone(&custodian),
+            Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Arc::clone(&ca),

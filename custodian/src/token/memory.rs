@@ -73,6 +73,7 @@ impl MemoryToken {
             wrapping: self.wrapping,
             keys,
             unserved: Vec::new(),
+            remarks: Vec::new(),
         }
     }
 }

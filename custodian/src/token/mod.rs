@@ -5,6 +5,8 @@
 mod attributes;
 mod config;
 mod drain;
+mod elf;
+mod grip;
 mod init;
 mod inventory;
 mod keeper;
@@ -17,6 +19,7 @@ mod pkcs11;
 mod pool;
 mod public;
 mod queue;
+mod rv;
 mod supervisor;
 mod uri;
 mod wire;
@@ -130,6 +133,8 @@ pub struct Survey {
     pub keys: Vec<TokenKey>,
     /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
     pub unserved: Vec<String>,
+    /// What else an operator should know, each with what to do about it: fewer sessions than wanted.
+    pub remarks: Vec<String>,
 }
 
 /// How a token is.

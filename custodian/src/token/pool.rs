@@ -171,9 +171,9 @@ impl Pool {
         own.keys.iter().filter(|key| !elsewhere(key)).cloned().collect()
     }
 
-    /// Gives a token no operations from now on. Those under way go on.
+    /// Gives a token no operations from now on. Those under way go on. Drained already: the first reason stays.
     pub fn drain(&self, drain: Drain) {
-        if let Some(seat) = self.seat(&drain.token) {
+        if let Some(seat) = self.seat(&drain.token).filter(|seat| !seat.is_drained()) {
             seat.set_drain(Some(drain));
             self.tell();
         }
@@ -387,8 +387,8 @@ impl Pool {
             return Some(merged);
         }
         let mut merged = Arc::unwrap_or_clone(merged);
-        for reason in &mut merged.unserved {
-            *reason = self.named(first, reason);
+        for text in merged.unserved.iter_mut().chain(&mut merged.remarks) {
+            *text = self.named(first, text);
         }
         let (mut labels, mut models) = (vec![merged.label.clone()], vec![merged.model.clone()]);
         for (seat, survey) in surveys {
@@ -403,6 +403,7 @@ impl Pool {
                 }
             }
             merged.unserved.extend(survey.unserved.iter().map(|reason| self.named(seat, reason)));
+            merged.remarks.extend(survey.remarks.iter().map(|remark| self.named(seat, remark)));
         }
         merged.keys.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
         (merged.label, merged.model) = (labels.join(", "), models.join(", "));

@@ -7,9 +7,20 @@ use super::OpenError;
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The version of the tables below. A change adds a step to [`migrate`].
-const VERSION: i64 = 1;
+/// The version of the tables: those of version 1, and every step since.
+const VERSION: i64 = 1 + STEPS.len() as i64;
 
+/// What each version adds to the one before; version 2 comes first. A step that was published is never changed.
+const STEPS: [&str; 1] = ["
+-- The tokens that an administrator took out of service.
+CREATE TABLE drains (
+    token TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"];
+
+/// The tables of version 1.
 const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
@@ -120,18 +131,26 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the tables in a new file; refuses a file that is not ours or newer than we are.
+/// Makes the tables in a new file, and brings those of an older version to ours; refuses a file that is not ours or newer
+/// than we are.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
+    let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
         (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
         (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (0, 0) if is_empty(&tx)? => {}
+        (id, version @ 1..) if id == APPLICATION_ID.into() => version,
+        (0, 0) if is_empty(&tx)? => {
+            tx.execute_batch(TABLES)?;
+            1
+        }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
+    };
+    let done = usize::try_from(found - 1).unwrap_or(0);
+    for step in STEPS.iter().skip(done) {
+        tx.execute_batch(step)?;
     }
-    tx.execute_batch(TABLES)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
