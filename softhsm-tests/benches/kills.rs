@@ -54,11 +54,11 @@ async fn run() {
     }
 }
 
-/// Both workers, once neither is one of these; the load goes on meanwhile.
+/// Both workers, once both serve and neither is one of these; the load goes on meanwhile.
 async fn both(dev: &Dev, gone: &[u32], load: &mut Load) -> Vec<u32> {
     loop {
         let workers = dev.workers();
-        if workers.len() == 2 && !workers.iter().any(|pid| gone.contains(pid)) {
+        if workers.len() == 2 && !workers.iter().any(|pid| gone.contains(pid)) && dev.all_tokens_serve() {
             return workers;
         }
         let before = load.count();

@@ -221,6 +221,17 @@ impl Dev {
         self.envelope(Person::Operator, args).expect(0);
     }
 
+    /// How each token is, as `custodianctl token ls` says.
+    pub fn tokens(&self) -> Vec<serde_json::Value> {
+        let tokens = self.ctl(Person::Admin, ["token", "ls", "--json"]).expect(0).json();
+        tokens.as_array().unwrap().clone()
+    }
+
+    /// Whether every token serves now.
+    pub fn all_tokens_serve(&self) -> bool {
+        self.tokens().iter().all(|token| token["state"] == "serving")
+    }
+
     /// The worker process: the child that has the PKCS#11 module loaded.
     pub fn worker(&self) -> Option<u32> {
         self.workers().pop()

@@ -8,9 +8,8 @@ use tonic_types::StatusExt;
 
 /// What `custodianctl token ls` says of this token.
 fn token(dev: &Dev, name: &str) -> Value {
-    let tokens = dev.ctl(Person::Admin, ["token", "ls", "--json"]).expect(0).json();
     let named = format!("tokens/{name}");
-    tokens.as_array().unwrap().iter().find(|token| token["name"] == named).unwrap().clone()
+    dev.tokens().into_iter().find(|token| token["name"] == named).unwrap()
 }
 
 /// Lets the load go on until the tokens are like this.
@@ -19,10 +18,6 @@ async fn until(dev: &Dev, load: &mut Load, like_this: impl Fn(&Dev) -> bool) {
         let before = load.count();
         load.received(before + 10).await;
     }
-}
-
-fn serves(dev: &Dev, name: &str) -> bool {
-    token(dev, name)["state"] == "serving"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,10 +31,9 @@ async fn kills_of_one_tokens_worker_under_load_lose_no_request() {
         Dev::signal(victim, "KILL");
         let before = load.count();
         load.received(before + 20).await;
-        until(&dev, &mut load, |dev| dev.workers().iter().any(|pid| ![spared, victim].contains(pid))).await;
+        until(&dev, &mut load, |dev| !dev.workers().contains(&victim) && dev.all_tokens_serve()).await;
     }
     assert_eq!(load.failures(), [""; 0]);
-    until(&dev, &mut load, |dev| serves(dev, "main") && serves(dev, "second")).await;
     load.stop().await;
     let restarts = |name| token(&dev, name)["worker_restarts"].as_u64().unwrap();
     assert_eq!((restarts("main") + restarts("second"), dev.workers().contains(&spared)), (5, true));
@@ -55,8 +49,7 @@ async fn requests_go_on_while_one_worker_is_frozen_and_it_is_replaced() {
     // What it had when it froze waits for half of its time before the other does it.
     let before = load.count();
     load.received(before + 50).await;
-    until(&dev, &mut load, |dev| !dev.workers().contains(&frozen)).await;
-    until(&dev, &mut load, |dev| serves(dev, "main") && serves(dev, "second")).await;
+    until(&dev, &mut load, |dev| !dev.workers().contains(&frozen) && dev.all_tokens_serve()).await;
     assert_eq!(load.failures(), [""; 0]);
     load.stop().await;
 }
@@ -151,7 +144,7 @@ async fn a_token_that_is_away_at_the_start_serves_once_it_is_back() {
     load.received(20).await;
     fs::remove_dir(&here).unwrap();
     fs::rename(&away, &here).unwrap();
-    until(&dev, &mut load, |dev| serves(dev, "second")).await;
+    until(&dev, &mut load, Dev::all_tokens_serve).await;
     assert_eq!(load.failures(), [""; 0]);
     load.stop().await;
     // And then it is as good as the other.

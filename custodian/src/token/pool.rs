@@ -219,6 +219,9 @@ impl Pool {
                 Choice::Try { seat, line, member, .. } => {
                     let made = {
                         let _counted = line.begin();
+                        if seat.is_drained() {
+                            continue;
+                        }
                         member.generate(&template, deadline).await
                     };
                     self.note(line, &made);
@@ -257,6 +260,10 @@ impl Pool {
                 Choice::Try { place, seat, line, member, others } => {
                     let outcome = {
                         let _counted = line.begin();
+                        // Drained between the choice and the count: whoever waits for its end has not seen this one.
+                        if seat.is_drained() {
+                            continue;
+                        }
                         usage.by(member.as_ref(), limit(deadline, seat.deadline, others)).await
                     };
                     self.note(line, &outcome);
