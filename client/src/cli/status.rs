@@ -26,6 +26,15 @@ struct StatusView {
     /// All together.
     token: TokenView,
     tokens: Vec<TokenView>,
+    log: LogView,
+}
+
+#[derive(Serialize)]
+struct LogView {
+    name: String,
+    checkpoint_size: u64,
+    checkpoint_time: Option<String>,
+    trouble: String,
 }
 
 #[derive(Serialize)]
@@ -47,11 +56,18 @@ impl StatusArgs {
     pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
         let status = connection.connect(interrupt)?.status()?;
         let token = status.token.unwrap_or_default();
+        let log = status.log.unwrap_or_default();
+        let signed = match log.trouble.as_str() {
+            "" => format!("{} records", log.checkpoint_size),
+            trouble => format!("{} records only: {trouble}", log.checkpoint_size),
+        };
         let wrapping = wrapping_name(token.wrapping());
         let mut facts = vec![
             ("version", status.version.clone()),
             ("running since", local(status.start_time.as_ref())),
             ("records", status.record_count.to_string()),
+            ("log", log.name.clone()),
+            ("signed for", signed),
             ("token", format!("{} ({})", token.label, token.model)),
             ("token is", state(&token)),
             ("worker restarts", token.worker_restarts.to_string()),
@@ -67,6 +83,12 @@ impl StatusArgs {
             record_count: status.record_count,
             token: token.into(),
             tokens: status.tokens.into_iter().map(TokenView::from).collect(),
+            log: LogView {
+                name: log.name,
+                checkpoint_size: log.checkpoint_size,
+                checkpoint_time: rfc3339(log.checkpoint_time.as_ref()),
+                trouble: log.trouble,
+            },
         };
         self.style.one(&view, &facts)
     }

@@ -20,12 +20,21 @@ impl StatusService for Api {
             drained: report.drain.is_some(),
             ..status(report.health)
         });
+        let log = self.log.state().borrow().clone();
+        let newest = log.newest.as_deref();
+        let log = v1::LogStatus {
+            name: self.log.verifier().name().to_owned(),
+            checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
+            checkpoint_time: newest.map(|newest| timestamp(newest.time)),
+            trouble: log.trouble.unwrap_or_default(),
+        };
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(timestamp(self.started)),
             record_count: *self.custodian.ledger().last_sequence().borrow(),
             token: Some(status(self.custodian.token().health())),
             tokens: each.collect(),
+            log: Some(log),
         }))
     }
 }

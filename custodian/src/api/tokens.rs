@@ -110,7 +110,7 @@ impl Api {
         for key in self.tokens.keys_only_in(token) {
             let in_use = match self.custodian.ledger().key(key.id).await? {
                 Some(known) => known.state == KeyState::Active,
-                None => key.id == self.ca.key(),
+                None => key.id == self.ca.key() || key.id == self.log.key(),
             };
             if in_use {
                 let detail = format!("no other token serves {:?} ({})", key.label, key.id);

@@ -27,6 +27,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         config.ledger.display(),
         *parts.ledger.last_sequence().borrow()
     ));
+    lines.push(format!("log            {}", parts.log.verifier().name()));
     let looked = look(&parts, &mut lines).await;
     parts.tokens.shutdown().await;
     looked.map(|()| lines)

@@ -6,13 +6,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::files;
+use super::{files, log_key};
 use crate::{
-    api::Api,
+    api::{Api, Signers},
     authority::{Authority, LoginRate, LoginThrottle, Passwords},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
+    log::Log,
     pki::DeviceCa,
     server::Tls,
     token::{Drain, Pool, Token, WorkerCommand},
@@ -31,6 +32,8 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// The device CA.
     pub ca: Arc<DeviceCa>,
+    /// What signs checkpoints of the ledger's log.
+    pub log: Arc<Log>,
     /// What new connections use.
     pub tls: watch::Sender<Arc<Tls>>,
     /// Cancelled: everything stops.
@@ -46,6 +49,7 @@ impl Parts {
         let tokens = start_tokens(config, drains).await?;
         let token: Arc<dyn Token> = tokens.clone();
         let ca = Arc::new(open_ca(config, &tokens).await?);
+        let log = log_key::open(config, &ledger, &tokens, &ca).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules));
         let shutdown = CancellationToken::new();
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
@@ -54,12 +58,12 @@ impl Parts {
             Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
-            Arc::clone(&ca),
+            Signers { ca: Arc::clone(&ca), log: Arc::clone(&log) },
             config.lifetimes,
             config.api_limits,
             shutdown.clone(),
         );
-        Ok(Self { api, custodian, tokens, ledger, ca, tls: watch::Sender::new(Arc::new(tls)), shutdown })
+        Ok(Self { api, custodian, tokens, ledger, ca, log, tls: watch::Sender::new(Arc::new(tls)), shutdown })
     }
 }
 
@@ -119,9 +123,8 @@ async fn open_ca(config: &Config, tokens: &Arc<Pool>) -> Result<DeviceCa, Troubl
         Ok(ca) => return Ok(ca),
         Err(error) => error,
     };
-    let reports = tokens.reports();
-    if let Some(away) = reports.iter().find(|report| report.health.last_survey.is_none()) {
-        warn!(%error, token = %away.name, "the device CA's key may be in the token that is away; without it nobody enrols");
+    if let Some(away) = tokens.away() {
+        warn!(%error, token = %away, "the device CA's key may be in the token that is away; without it nobody enrols");
         if let Ok(ca) = DeviceCa::of_certificate(token, ca_certificate(config)?) {
             return Ok(ca);
         }

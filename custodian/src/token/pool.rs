@@ -144,6 +144,12 @@ impl Pool {
         self.seat(name).map(|seat| seat.report())
     }
 
+    /// A token that has not served since the start: what is missing may be in it.
+    pub fn away(&self) -> Option<TokenName> {
+        let away = |seat: &&Arc<Seat>| !seat.lines.iter().any(|line| line.is_known());
+        self.seats.iter().find(away).map(|seat| seat.name.clone())
+    }
+
     /// One change of what is drained at a time: hold this from the look at [`Pool::keys_only_in`] until the change is in
     /// force.
     pub async fn maintenance(&self) -> OwnedMutexGuard<()> {

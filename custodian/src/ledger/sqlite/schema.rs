@@ -2,23 +2,18 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::OpenError;
+use super::{OpenError, tree};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The version of the tables: those of version 1, and every step since.
+/// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
-/// What each version adds to the one before; version 2 comes first. A step that was published is never changed.
-const STEPS: [&str; 1] = ["
--- The tokens that an administrator took out of service.
-CREATE TABLE drains (
-    token TEXT PRIMARY KEY,
-    reason TEXT NOT NULL,
-    since INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-"];
+/// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
+const STEPS: [Step; 2] = [add_tree, add_drains];
+
+type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
 const TABLES: &str = "
@@ -120,6 +115,31 @@ WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM records) BEGIN
 END;
 ";
 
+/// Version 2: the Merkle tree of the log, as the tiles of C2SP tlog-tiles.
+fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    tx.execute_batch(
+        "CREATE TABLE tiles (
+            level INTEGER NOT NULL,
+            idx INTEGER NOT NULL,
+            -- Up to 256 SHA-256 hashes beside each other.
+            hashes BLOB NOT NULL,
+            PRIMARY KEY (level, idx)
+        ) STRICT, WITHOUT ROWID;",
+    )?;
+    Ok(tree::build(tx)?)
+}
+
+/// The tokens that an administrator took out of service.
+fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE drains (
+            token TEXT PRIMARY KEY,
+            reason TEXT NOT NULL,
+            since INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;",
+    )?)
+}
+
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     if !header.starts_with(b"SQLite format 3\0") {
@@ -131,8 +151,8 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the tables in a new file, and brings those of an older version to ours; refuses a file that is not ours or newer
-/// than we are.
+/// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
+/// newer than we are.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
@@ -140,16 +160,18 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
         (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (id, version @ 1..) if id == APPLICATION_ID.into() => version,
+        (id, version) if id == APPLICATION_ID.into() && version >= 1 => {
+            tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
+            version
+        }
         (0, 0) if is_empty(&tx)? => {
             tx.execute_batch(TABLES)?;
             1
         }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
     };
-    let done = usize::try_from(found - 1).unwrap_or(0);
-    for step in STEPS.iter().skip(done) {
-        tx.execute_batch(step)?;
+    for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
+        step(&tx)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
