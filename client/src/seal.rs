@@ -1,6 +1,7 @@
 //! Seal: paths in, one envelope out. Offline.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -8,10 +9,7 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{
-        Recipient,
-        mtd::{self, Body, Source},
-    },
+    envelope::{Body, Format, Recipient, Source, mtd, sealed},
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
@@ -30,6 +28,8 @@ pub struct SealJob {
     pub recipients: Vec<Vec<u8>>,
     /// Files and folders. A folder is taken with all that is in it, under its own name.
     pub paths: Vec<PathBuf>,
+    /// The envelope's format.
+    pub format: Format,
     /// Where the envelope goes.
     pub output: SealTo,
     /// What to do with symbolic links.
@@ -64,7 +64,7 @@ pub struct SealReport {
     pub envelope_bytes: u64,
 }
 
-/// Seals in the MTD format.
+/// Seals.
 ///
 /// # Errors
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
@@ -82,8 +82,8 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
         sources.iter().map(|source| if let Body::File(_, size) = source.body { size } else { 0 }).sum();
     progress.total(content_bytes);
     let envelope_bytes = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, progress)?,
+        SealTo::File(path) => to_file(job.format, path, &sources, &recipients, progress)?,
+        SealTo::Stdout => to_stdout(job.format, &sources, &recipients, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
@@ -120,6 +120,7 @@ fn check_free(path: &Path) -> Result<()> {
 }
 
 fn to_file(
+    format: Format,
     path: &Path,
     sources: &[Source],
     recipients: &[Recipient],
@@ -133,17 +134,33 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let envelope_bytes = mtd::seal(sources, recipients, &file, progress)?;
+    let envelope_bytes = match format {
+        Format::Mtd => mtd::seal(sources, recipients, &file, progress)?,
+        Format::Sealed => sealed::seal(sources, recipients, sealed::Output::File(&file), progress)?,
+    };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
     staging.commit_file(STAGED_NAME, name)?;
     Ok(envelope_bytes)
 }
 
-fn to_stdout(sources: &[Source], recipients: &[Recipient], progress: &dyn Progress) -> Result<u64> {
-    // A header is completed when its content is known, so the output must be seekable until the end.
-    let mut spool = output::spool()?;
-    let envelope_bytes = mtd::seal(sources, recipients, &spool, progress)?;
-    output::copy_to_stdout(&mut spool)?;
-    Ok(envelope_bytes)
+fn to_stdout(
+    format: Format,
+    sources: &[Source],
+    recipients: &[Recipient],
+    progress: &dyn Progress,
+) -> Result<u64> {
+    match format {
+        Format::Mtd => {
+            // A header is completed when its content is known, so the output must be seekable until the end.
+            let mut spool = output::spool()?;
+            let envelope_bytes = mtd::seal(sources, recipients, &spool, progress)?;
+            output::copy_to_stdout(&mut spool)?;
+            Ok(envelope_bytes)
+        }
+        Format::Sealed => {
+            let stdout = &mut io::stdout().lock();
+            sealed::seal(sources, recipients, sealed::Output::Stream(stdout), progress)
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use super::progress::{Bar, Talk};
 use crate::{
+    envelope,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     remote,
@@ -22,7 +23,7 @@ pub(super) struct SealArgs {
     /// Format of the envelope
     #[arg(long, value_enum, default_value_t = Format::Mtd)]
     format: Format,
-    /// The envelope; - for standard output. [default: PATH.mtd in the current folder, if there is one PATH]
+    /// The envelope; - for standard output. [default: PATH.mtd or PATH.sealed in the current folder, if there is one PATH]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Keep symbolic links as links; otherwise they are refused
@@ -40,6 +41,26 @@ pub(super) struct SealArgs {
 enum Format {
     /// A ZIP that 7z opens with a password that openssl decrypts
     Mtd,
+    /// Names, sizes and times are secret, too; the fastest to open
+    Sealed,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Mtd => ".mtd",
+            Self::Sealed => ".sealed",
+        }
+    }
+}
+
+impl From<Format> for envelope::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Mtd => Self::Mtd,
+            Format::Sealed => Self::Sealed,
+        }
+    }
 }
 
 /// Seals.
@@ -47,7 +68,7 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let recipients = args.to.iter().map(|path| certificate(path)).collect::<Result<_>>()?;
     let output = output(args.output.as_deref(), &args.paths, args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
-    let job = SealJob { recipients, paths: args.paths.clone(), output, symlinks };
+    let job = SealJob { recipients, paths: args.paths.clone(), format: args.format.into(), output, symlinks };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
@@ -83,11 +104,8 @@ fn output(given: Option<&Path>, paths: &[PathBuf], format: Format) -> Result<Sea
         (Some(out), _) => Ok(SealTo::File(out.to_owned())),
         (None, [path]) => {
             let name = name_of(path).ok_or_else(|| usage("this path has no name").hint("give -o FILE"))?;
-            let extension = match format {
-                Format::Mtd => ".mtd",
-            };
             let mut name = name.into_os_string();
-            name.push(extension);
+            name.push(format.extension());
             Ok(SealTo::File(name.into()))
         }
         (None, _) => Err(usage("several paths need a name for the envelope").hint("give -o FILE")),

@@ -7,9 +7,9 @@ use super::{
     directory_seal::DirectorySeal,
     password::Password,
     seal::{Large, Piece},
-    zip::{Body, Compression, NewEntry, end_of_directory},
 };
 use crate::{
+    envelope::zip::{Body, Compression, NewEntry, end_of_directory},
     error::{Error, Kind, Result},
     output,
 };
@@ -42,8 +42,6 @@ impl<'f> Archive<'f> {
 
     /// Writes an entry that everybody can read.
     pub(super) fn write_plain(&mut self, name: &str, content: &[u8]) -> Result<()> {
-        let mut crc = flate2::Crc::new();
-        crc.update(content);
         let size = content.len() as u64;
         let entry = NewEntry {
             name: name.to_owned(),
@@ -51,7 +49,7 @@ impl<'f> Archive<'f> {
             modified: jiff::Timestamp::now().as_second(),
             size,
             sealed_size: size,
-            body: Body::Plain(crc.sum()),
+            body: Body::plain(crc32fast::hash(content)),
         };
         self.list(&entry, self.position);
         self.append(&[&entry.local_header(), content])
@@ -85,13 +83,13 @@ impl<'f> Archive<'f> {
             Some(open) => open,
             None => self.begin(large)?,
         };
-        if large.compression == Compression::Deflated {
+        if large.file.compression == Compression::Deflated {
             open.stream.apply(&mut bytes);
         }
         open.authenticator.update(&bytes);
         open.ciphertext_len += bytes.len() as u64;
         self.append(&[&bytes])?;
-        if large.is_last(index) {
+        if large.file.is_last(index) {
             return self.end(large, open);
         }
         self.open = Some(open);
@@ -106,7 +104,7 @@ impl<'f> Archive<'f> {
     }
 
     fn end(&mut self, large: &Large<'_>, open: OpenEntry) -> Result<()> {
-        large.check_unchanged()?;
+        large.file.input.check_unchanged()?;
         let code = open.authenticator.code();
         self.append(&[&code])?;
         let entry = large.entry((HEAD_LEN + CODE_LEN) as u64 + open.ciphertext_len);
