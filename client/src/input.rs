@@ -1,10 +1,6 @@
 //! The envelope as a file that can be read at any position.
 
-use std::{
-    fs::File,
-    io::{self, Read, Write},
-    path::Path,
-};
+use std::{fs::File, io::Write, path::Path};
 
 use custodian_proto::limits::MAX_TEXT_LEN;
 
@@ -13,11 +9,12 @@ use crate::{
     error::{Error, Kind, Result},
     extract::Input,
     output,
-    progress::{self, Progress},
+    progress::Progress,
+    stdin::Stdin,
 };
 
 /// Bytes of standard input that are taken at once.
-const BUFFER: usize = 1024 * 1024;
+const BUFFER: u64 = 1024 * 1024;
 
 /// An envelope of whatever format.
 pub(crate) struct Envelope {
@@ -87,17 +84,12 @@ fn shown(path: &Path) -> String {
 
 fn spool_stdin(progress: &dyn Progress) -> Result<File> {
     let mut spool = output::spool()?;
-    let mut stdin = io::stdin().lock();
-    let mut buffer = vec![0; BUFFER];
+    let mut stdin = Stdin::new(progress);
     loop {
-        progress::check(progress)?;
-        let len = match stdin.read(&mut buffer) {
-            Ok(0) => return Ok(spool),
-            Ok(len) => len,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            Err(why) => return Err(output::failed("cannot read standard input", &why)),
-        };
-        let written = spool.write_all(&buffer[..len]);
-        written.map_err(|why| output::failed("cannot write a temporary file", &why))?;
+        let chunk = stdin.read_chunk(BUFFER)?;
+        if chunk.is_empty() {
+            return Ok(spool);
+        }
+        spool.write_all(&chunk).map_err(|why| output::failed("cannot write a temporary file", &why))?;
     }
 }

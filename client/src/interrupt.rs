@@ -4,7 +4,7 @@ use std::{io, process, thread};
 
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
@@ -15,7 +15,8 @@ use crate::error::{Error, Kind, Result};
 pub struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// Listens for SIGINT, SIGTERM and SIGHUP from now on, for the life of the process.
+    /// Listens for SIGINT, SIGTERM and SIGHUP from now on, for the life of the process. A SIGHUP that was ignored before
+    /// stays ignored: that is what `nohup` asks for.
     ///
     /// # Errors
     /// The signals cannot be listened for.
@@ -26,15 +27,12 @@ impl Interrupt {
         let (mut int, mut term, mut hup) = {
             let _inside = runtime.enter();
             let listen = |kind| signal(kind).map_err(cannot);
-            (
-                listen(SignalKind::interrupt())?,
-                listen(SignalKind::terminate())?,
-                listen(SignalKind::hangup())?,
-            )
+            let hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, hangup)
         };
         let wait = async move {
             loop {
-                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, () = hung_up(&mut hup) => {} }
                 // The second one: do not wait for the job. What it leaves behind is hidden and swept by the next run.
                 if stop.send_replace(true) {
                     process::exit(i32::from(Kind::Interrupted.exit_code()));
@@ -65,4 +63,19 @@ impl Interrupt {
             std::future::pending::<()>().await;
         }
     }
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether our parent told us to ignore SIGHUP.
+fn hangup_is_ignored() -> bool {
+    // proc(5): a mask in hexadecimal; the lowest bit is signal 1, SIGHUP.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

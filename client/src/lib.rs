@@ -9,6 +9,7 @@ pub mod output;
 pub mod progress;
 pub mod seal;
 mod sources;
+mod stdin;
 mod target;
 pub mod unwrapper;
 pub mod workers;

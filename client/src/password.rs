@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -52,8 +53,11 @@ impl PasswordSource {
                     File::open(path).map_err(|error| cannot(format!("{}: {error}", path.display())))?;
                 first_line(file).map_err(|why| cannot(format!("{}: {why}", path.display())))
             }
+            // Not through the buffer of `io::stdin()`: nobody overwrites that.
             Self::Stdin => {
-                first_line(io::stdin().lock()).map_err(|why| cannot(format!("standard input: {why}")))
+                let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+                let stdin = stdin.map_err(|error| cannot(format!("standard input: {error}")))?;
+                first_line(stdin).map_err(|why| cannot(format!("standard input: {why}")))
             }
             Self::Terminal if !self.is_there() => Err(cannot("there is no terminal to ask on".into()).hint(
                 "give it in a file: --password-file F, or - for standard input, or CUSTODIAN_PASSWORD_FILE",
@@ -88,13 +92,22 @@ impl PasswordSource {
     }
 }
 
-fn first_line(source: impl Read) -> std::result::Result<Secret, String> {
-    // Room for the end of the line, and one more to see that it is too long. The buffer never grows, so that no copy
-    // stays behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD_LEN + 3));
-    source.take(MAX_PASSWORD_LEN as u64 + 3).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+/// Byte by byte: what follows the line is not ours, and a person on a terminal does not press Ctrl-D.
+fn first_line(mut source: impl Read) -> std::result::Result<Secret, String> {
+    // Room for a carriage return, and one more to see that it is too long. The buffer never grows, so that no copy stays
+    // behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD_LEN + 2));
+    while line.len() < MAX_PASSWORD_LEN + 2 {
+        let mut byte = Zeroizing::new([0]);
+        match source.read(byte.as_mut_slice()) {
+            Ok(0) => break,
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) => line.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(&line);
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8")?;
     checked(Zeroizing::new(text.to_owned()))
 }
@@ -121,6 +134,9 @@ mod tests {
         for bad in ["".to_owned(), "\n".to_owned(), "x".repeat(MAX_PASSWORD_LEN + 1), "x".repeat(100_000)] {
             assert!(first_line(bad.as_bytes()).is_err());
         }
+        let mut source = &b"correct horse\nnot ours"[..];
+        assert!(first_line(&mut source).is_ok());
+        assert_eq!(source, b"not ours");
         assert!(first_line(&b"\xff\xfe"[..]).is_err());
         assert!(first_line("x".repeat(MAX_PASSWORD_LEN).as_bytes()).is_ok());
     }

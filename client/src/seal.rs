@@ -9,15 +9,12 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{Body, Format, Recipient, Source, mtd, sealed},
+    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, mtd, sealed},
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
     sources,
 };
-
-/// Most recipients of one envelope.
-const MAX_RECIPIENTS: usize = 1_000;
 
 /// The envelope's name until it is complete.
 const STAGED_NAME: &str = "envelope";
@@ -28,6 +25,8 @@ pub struct SealJob {
     pub recipients: Vec<Vec<u8>>,
     /// Files and folders. A folder is taken with all that is in it, under its own name.
     pub paths: Vec<PathBuf>,
+    /// Standard input too, as a file of this name.
+    pub stdin: Option<String>,
     /// The envelope's format.
     pub format: Format,
     /// Where the envelope goes.
@@ -71,17 +70,17 @@ pub struct SealReport {
 /// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
 pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
     let recipients = recipients(&job.recipients)?;
-    if job.paths.is_empty() {
+    if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
     }
     if let SealTo::File(path) = &job.output {
         check_free(path)?;
     }
-    let sources = sources::list(&job.paths, job.symlinks)?;
-    let content_bytes =
-        sources.iter().map(|source| if let Body::File(_, size) = source.body { size } else { 0 }).sum();
-    progress.total(content_bytes);
-    let envelope_bytes = match &job.output {
+    let sources = sources::list(&job.paths, job.stdin.as_deref(), job.symlinks)?;
+    if job.stdin.is_none() {
+        progress.total(sources.iter().map(|source| source.known_size()).sum());
+    }
+    let Written { content_bytes, envelope_bytes } = match &job.output {
         SealTo::File(path) => to_file(job.format, path, &sources, &recipients, progress)?,
         SealTo::Stdout => to_stdout(job.format, &sources, &recipients, progress)?,
     };
@@ -125,7 +124,7 @@ fn to_file(
     sources: &[Source],
     recipients: &[Recipient],
     progress: &dyn Progress,
-) -> Result<u64> {
+) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
     let name = path.file_name().ok_or_else(|| {
         Error::new(Kind::Usage, format!("cannot write {}", path.display()), "it does not end in a file name")
@@ -134,14 +133,14 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let envelope_bytes = match format {
+    let written = match format {
         Format::Mtd => mtd::seal(sources, recipients, &file, progress)?,
         Format::Sealed => sealed::seal(sources, recipients, sealed::Output::File(&file), progress)?,
     };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
     staging.commit_file(STAGED_NAME, name)?;
-    Ok(envelope_bytes)
+    Ok(written)
 }
 
 fn to_stdout(
@@ -149,14 +148,14 @@ fn to_stdout(
     sources: &[Source],
     recipients: &[Recipient],
     progress: &dyn Progress,
-) -> Result<u64> {
+) -> Result<Written> {
     match format {
         Format::Mtd => {
             // A header is completed when its content is known, so the output must be seekable until the end.
             let mut spool = output::spool()?;
-            let envelope_bytes = mtd::seal(sources, recipients, &spool, progress)?;
+            let written = mtd::seal(sources, recipients, &spool, progress)?;
             output::copy_to_stdout(&mut spool)?;
-            Ok(envelope_bytes)
+            Ok(written)
         }
         Format::Sealed => {
             let stdout = &mut io::stdout().lock();

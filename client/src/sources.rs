@@ -15,11 +15,15 @@ use crate::{
     seal::Symlinks,
 };
 
-/// Lists all that is to be sealed, in a stable order: each path under its own last name, folders with all that is in them.
+/// Mode of the file that standard input becomes: a file, for its owner alone.
+const STDIN_MODE: u32 = 0o100_600;
+
+/// Lists all that is to be sealed, in a stable order: each path under its own last name, folders with all that is in them;
+/// then standard input, if it is wanted, under the name given.
 ///
 /// # Errors
 /// [`Kind::Local`] for what cannot be read, is neither file, folder nor link, or could not be extracted again.
-pub(crate) fn list(paths: &[PathBuf], symlinks: Symlinks) -> Result<Vec<Source>> {
+pub(crate) fn list(paths: &[PathBuf], stdin: Option<&str>, symlinks: Symlinks) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     let mut names = Tree::new(Case::Distinguished);
     for path in paths {
@@ -35,7 +39,20 @@ pub(crate) fn list(paths: &[PathBuf], symlinks: Symlinks) -> Result<Vec<Source>>
             sources.push(source);
         }
     }
+    if let Some(name) = stdin {
+        let source = stdin_source(name)?;
+        names.insert(&source.path, Place::File).map_err(cannot_seal_stdin)?;
+        sources.push(source);
+    }
     Ok(sources)
+}
+
+fn stdin_source(name: &str) -> Result<Source> {
+    let path = SafePath::parse(name).map_err(|why| {
+        cannot_seal_stdin(format!("the name “{name}” could not be extracted again: {why}"))
+            .hint("give another --name")
+    })?;
+    Ok(Source { path, body: Body::Stdin, mode: STDIN_MODE, modified: jiff::Timestamp::now().as_second() })
 }
 
 /// The name that a path has inside the envelope. `.` and `..` have one too.
@@ -92,7 +109,7 @@ fn link(path: &Path, name: &SafePath, symlinks: Symlinks) -> Result<Body> {
 
 fn place(body: &Body) -> Place {
     match body {
-        Body::File(..) => Place::File,
+        Body::File(..) | Body::Stdin => Place::File,
         Body::Folder => Place::Folder,
         Body::Link(_) => Place::Link,
     }
@@ -105,6 +122,10 @@ fn cannot_walk(root: &Path, why: walkdir::Error) -> Error {
 
 fn cannot_read(path: &Path, why: &io::Error) -> Error {
     output::failed(format!("cannot read {}", path.display()), why)
+}
+
+fn cannot_seal_stdin(why: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Local, "cannot seal standard input", why)
 }
 
 fn cannot_seal(path: &Path, why: impl std::fmt::Display) -> Error {

@@ -141,6 +141,8 @@ pub(crate) struct RawToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) serial: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slot: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pin_file: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pin_credential: Option<String>,
@@ -169,6 +171,7 @@ impl RawToken {
             module,
             label,
             serial,
+            slot: None,
             pin_file: None,
             pin_credential: None,
             pin_prompt: false,
@@ -321,10 +324,11 @@ impl RawToken {
             // A relative path would be searched for, and an attacker could put another library first.
             return Err(format!("token.module: {} is not an absolute path", self.module.display()));
         }
-        let select = match (self.label, self.serial) {
-            (Some(label), None) => TokenSelect::Label(label),
-            (None, Some(serial)) => TokenSelect::Serial(serial),
-            _ => return Err("token: give either label or serial".into()),
+        let select = match (self.label, self.serial, self.slot) {
+            (Some(label), None, None) => TokenSelect::Label(label),
+            (None, Some(serial), None) => TokenSelect::Serial(serial),
+            (None, None, Some(slot)) => TokenSelect::Slot(slot),
+            _ => return Err("token: give one of label, serial and slot".into()),
         };
         let pin = match (self.pin_file, self.pin_credential, self.pin_prompt) {
             (Some(file), None, false) => PinSource::File(folder.join(file)),
@@ -385,7 +389,7 @@ mod tests {
     fn a_mistake_is_named() {
         for (from, to, named) in [
             ("pin_file = \"pin\"", "", "pin_file"),
-            ("label = \"custodian\"", "label = \"a\"\nserial = \"b\"", "label or serial"),
+            ("label = \"custodian\"", "label = \"a\"\nserial = \"b\"", "label, serial and slot"),
             ("/usr/lib/softhsm/libsofthsm2.so", "libsofthsm2.so", "absolute"),
             ("[[token]]", "[sessions]\nidle = \"0s\"\n[[token]]", "sessions.idle"),
             ("[[token]]", "[sessions]\nidel = \"1s\"\n[[token]]", "idel"),

@@ -11,7 +11,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::programs::{Ran, bin, run};
+use crate::{
+    Faults,
+    programs::{Ran, bin, run},
+};
 
 /// A running custodian with a SoftHSM token, a CA and people of its own. Everything ends with it.
 pub struct Dev {
@@ -62,6 +65,28 @@ impl Dev {
     pub fn try_start_in(folder: TempDir) -> Start {
         let command = Self::in_folder(&folder);
         Self::try_start_as(folder, command)
+    }
+
+    /// What [`Dev::start`] makes, stopped, with a change of its configuration.
+    pub fn configured(change: impl FnOnce(&mut toml::Table, &Path)) -> TempDir {
+        let (folder, ran) = Self::start().stop();
+        ran.expect(0);
+        let path = folder.path().join("dev/custodian.toml");
+        let mut config: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        change(&mut config, folder.path());
+        fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        folder
+    }
+
+    /// A custodian whose token fails as it is told; `change` changes the `[[token]]` table beside.
+    pub fn start_with_faults(change: impl FnOnce(&mut toml::Table)) -> (Self, Faults) {
+        let mut faults = None;
+        let folder = Self::configured(|config, folder| {
+            let token = config["token"][0].as_table_mut().unwrap();
+            change(token);
+            faults = Some(Faults::before(token, folder.join("faults")));
+        });
+        (Self::start_in(folder), faults.unwrap())
     }
 
     fn in_folder(folder: &TempDir) -> Command {

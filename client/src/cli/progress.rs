@@ -18,6 +18,10 @@ pub(super) struct Talk {
     quiet: bool,
 }
 
+const SIZE_KNOWN: &str =
+    "{bar:30} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+const SIZE_UNKNOWN: &str = "{spinner} {binary_bytes}  {binary_bytes_per_sec}";
+
 /// A bar on a terminal; nothing elsewhere.
 pub(super) struct Bar {
     bar: ProgressBar,
@@ -33,13 +37,8 @@ impl Bar {
             ProgressBar::hidden()
         } else {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let template =
-                "{bar:30} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
-            match ProgressStyle::with_template(template) {
-                Ok(style) => bar.with_style(style),
-                // A template that does not parse costs the looks, not the work.
-                Err(_) => bar,
-            }
+            styled(&bar, SIZE_UNKNOWN);
+            bar
         };
         Self { bar, talk, interrupt: interrupt.clone(), started: Instant::now() }
     }
@@ -68,6 +67,7 @@ impl Bar {
 impl Progress for Bar {
     fn total(&self, bytes: u64) {
         self.bar.set_length(bytes);
+        styled(&self.bar, SIZE_KNOWN);
     }
 
     fn advance(&self, bytes: u64) {
@@ -76,6 +76,13 @@ impl Progress for Bar {
 
     fn interrupted(&self) -> bool {
         self.interrupt.happened()
+    }
+}
+
+fn styled(bar: &ProgressBar, template: &str) {
+    // A template that does not parse costs the looks, not the work.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 

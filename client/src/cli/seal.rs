@@ -31,10 +31,16 @@ pub(super) struct SealArgs {
     keep_symlinks: bool,
     #[command(flatten)]
     talk: Talk,
-    /// Files and folders to seal
+    /// Name of the file that standard input becomes in the envelope. [default: stdin]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Files and folders to seal; - for standard input
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
+
+/// What standard input is called in an envelope if nobody says it better.
+const STDIN_NAME: &str = "stdin";
 
 /// Formats that can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -66,14 +72,30 @@ impl From<Format> for envelope::Format {
 /// Seals.
 pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let recipients = args.to.iter().map(|path| certificate(path)).collect::<Result<_>>()?;
-    let output = output(args.output.as_deref(), &args.paths, args.format)?;
+    let (paths, stdin) = inputs(args)?;
+    let output = output(args.output.as_deref(), &paths, args.name.as_deref(), args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
-    let job = SealJob { recipients, paths: args.paths.clone(), format: args.format.into(), output, symlinks };
+    let job = SealJob { recipients, paths, stdin, format: args.format.into(), output, symlinks };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
     bar.finish("sealed", report.entries, report.content_bytes);
     Ok(())
+}
+
+/// The paths, and the name of standard input if `-` is among them.
+fn inputs(args: &SealArgs) -> Result<(Vec<PathBuf>, Option<String>)> {
+    let usage = |why: &str| Error::new(Kind::Usage, "cannot seal", why);
+    let (dashes, paths): (Vec<_>, Vec<_>) =
+        args.paths.iter().cloned().partition(|path| path == Path::new("-"));
+    match (dashes.len(), &args.name) {
+        (0, None) => Ok((paths, None)),
+        (0, Some(_)) => {
+            Err(usage("--name is for standard input, which is not to be sealed").hint("give - as a PATH too"))
+        }
+        (1, name) => Ok((paths, Some(name.as_deref().unwrap_or(STDIN_NAME).to_owned()))),
+        _ => Err(usage("standard input is given more than once")),
+    }
 }
 
 /// Exactly one: sealing to a CA that stands behind it in the file would seal to the wrong key.
@@ -90,8 +112,18 @@ fn certificate(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn output(given: Option<&Path>, paths: &[PathBuf], format: Format) -> Result<SealTo> {
+fn output(
+    given: Option<&Path>,
+    paths: &[PathBuf],
+    stdin_name: Option<&str>,
+    format: Format,
+) -> Result<SealTo> {
     let usage = |why: &str| Error::new(Kind::Usage, "cannot seal", why);
+    let beside = |name: PathBuf| {
+        let mut name = name.into_os_string();
+        name.push(format.extension());
+        SealTo::File(name.into())
+    };
     match (given, paths) {
         (Some(out), _) if out == Path::new("-") => {
             if io::stdout().is_terminal() {
@@ -104,11 +136,15 @@ fn output(given: Option<&Path>, paths: &[PathBuf], format: Format) -> Result<Sea
         (Some(out), _) => Ok(SealTo::File(out.to_owned())),
         (None, [path]) => {
             let name = name_of(path).ok_or_else(|| usage("this path has no name").hint("give -o FILE"))?;
-            let mut name = name.into_os_string();
-            name.push(format.extension());
-            Ok(SealTo::File(name.into()))
+            Ok(beside(name))
         }
-        (None, _) => Err(usage("several paths need a name for the envelope").hint("give -o FILE")),
+        (None, []) => {
+            let name = stdin_name
+                .and_then(|name| name_of(Path::new(name)))
+                .ok_or_else(|| usage("standard input has no name").hint("give --name NAME or -o FILE"))?;
+            Ok(beside(name))
+        }
+        (None, [..]) => Err(usage("several paths need a name for the envelope").hint("give -o FILE")),
     }
 }
 
@@ -129,6 +165,7 @@ mod tests {
         let name = |paths: &[&str]| match output(
             None,
             &paths.iter().map(PathBuf::from).collect::<Vec<_>>(),
+            None,
             Format::Mtd,
         ) {
             Ok(SealTo::File(path)) => Ok(path.display().to_string()),

@@ -27,7 +27,7 @@ use x509_cert::{attr::Attribute, ext::pkix::SubjectKeyIdentifier};
 use zeroize::Zeroizing;
 
 use crate::{
-    envelope::{Recipient, damaged, oaep, unsupported},
+    envelope::{MAX_RECIPIENTS, Recipient, damaged, oaep, unsupported},
     error::{Error, Kind, Result},
 };
 
@@ -155,6 +155,10 @@ impl CipherKey {
                     "the attributes of CIPHER.KEY do not say that it is for such an envelope"
                 }
             }));
+        }
+        let count = data.recip_infos.0.len();
+        if count > MAX_RECIPIENTS {
+            return Err(unsupported(format!("it has {count} recipients, more than {MAX_RECIPIENTS}")));
         }
         let additional = additional_data(data.auth_attrs.as_ref()).map_err(cannot_read)?;
         let content = data.auth_encrypted_content_info;

@@ -1,6 +1,7 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
 mod cipher_key;
+mod jobs;
 pub mod mtd;
 mod oaep;
 mod opened;
@@ -39,6 +40,18 @@ impl Format {
             Self::Sealed => "sealed",
         }
     }
+}
+
+/// Most recipients of one envelope, when sealing and when reading.
+pub const MAX_RECIPIENTS: usize = 1_000;
+
+/// What was sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Bytes of file content in it.
+    pub content_bytes: u64,
+    /// The envelope's own size in bytes.
+    pub envelope_bytes: u64,
 }
 
 /// How many bytes of the start of a file tell what it is.

@@ -9,14 +9,10 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::zip::{Compression, Deflater, Place};
 use crate::{
     error::{Error, Kind, Result},
     output::{self, SafePath},
 };
-
-/// Bytes of content that a worker handles at once. A file up to this size is sealed in memory.
-pub(super) const CHUNK: u64 = 1024 * 1024;
 
 /// Something to seal.
 #[derive(Clone, Debug)]
@@ -31,63 +27,27 @@ pub struct Source {
     pub modified: i64,
 }
 
+impl Source {
+    /// Bytes of its content, as far as known before it is read.
+    pub fn known_size(&self) -> u64 {
+        match self.body {
+            Body::File(_, size) => size,
+            Body::Folder | Body::Link(_) | Body::Stdin => 0,
+        }
+    }
+}
+
 /// What a source is.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// A file: where it is, and its size when it was found.
     File(PathBuf, u64),
+    /// A file whose content is what standard input gives until its end.
+    Stdin,
     /// A folder. What is in it comes as sources of its own.
     Folder,
     /// A symbolic link, and where it points.
     Link(String),
-}
-
-/// A file that is sealed in chunks.
-pub(super) struct Large<'a> {
-    pub(super) source: &'a Source,
-    pub(super) input: Input,
-    pub(super) compression: Compression,
-}
-
-impl<'a> Large<'a> {
-    /// Opens it, and tells from samples whether it is worth deflating.
-    pub(super) fn open(source: &'a Source, from: &Path, size: u64) -> Result<Self> {
-        let input = Input::open(from, size)?;
-        let compression = Deflater::default().choose(size, |at, sample| input.read_at(at, sample))?;
-        Ok(Self { source, input, compression })
-    }
-
-    /// How many chunks it has.
-    pub(super) fn chunks(&self) -> u64 {
-        self.input.size.div_ceil(CHUNK)
-    }
-
-    /// Bytes of content in this chunk.
-    pub(super) fn chunk_len(&self, index: u64) -> u64 {
-        CHUNK.min(self.input.size - index * CHUNK)
-    }
-
-    /// Whether this chunk is the last one.
-    pub(super) fn is_last(&self, index: u64) -> bool {
-        index + 1 == self.chunks()
-    }
-
-    /// The content of this chunk.
-    pub(super) fn read_chunk(&self, index: u64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.chunk_len(index)).unwrap_or_default()];
-        self.input.read_at(index * CHUNK, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// The content of this chunk, deflated. All of them in a row are one deflate stream.
-    pub(super) fn deflate_chunk(
-        &self,
-        index: u64,
-        content: &[u8],
-        deflater: &mut Deflater,
-    ) -> Result<Vec<u8>> {
-        deflater.deflate(content, if self.is_last(index) { Place::Last } else { Place::Inside })
-    }
 }
 
 /// A file to seal, open, as it was when it was opened.

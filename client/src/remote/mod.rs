@@ -151,12 +151,14 @@ impl Remote {
         let answer = self.wire.ask(what, async |channel| request(session.sign(channel)).await);
         match (answer, origin) {
             (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
-                self.slot().take();
-                self.cache.forget()?;
-                if !self.password.is_there() {
-                    return Err(failure);
+                // Another command of ours may have logged in meanwhile: its session stays.
+                *self.slot() = self.cache.newer_than(&session)?;
+                if self.slot().is_none() {
+                    if !self.password.is_there() {
+                        return Err(failure);
+                    }
+                    self.login()?;
                 }
-                self.login()?;
                 let (session, _) = self.session_for(what)?;
                 self.wire.ask(what, async |channel| request(session.sign(channel)).await)
             }

@@ -133,6 +133,15 @@ impl SessionCache {
         })
     }
 
+    /// The session that is kept now, if it is another one than this; else this one is removed, because the custodian no
+    /// longer knows it.
+    pub(super) fn newer_than(&self, refused: &Session) -> Result<Option<Session>> {
+        match self.load() {
+            Some(kept) if kept.token.expose() != refused.token.expose() => Ok(Some(kept)),
+            _ => self.forget().map(|()| None),
+        }
+    }
+
     /// Removes it, if it is there.
     pub(super) fn forget(&self) -> Result<()> {
         match fs::remove_file(self.path()) {
@@ -168,13 +177,14 @@ impl SessionCache {
 }
 
 fn private_folder(folder: &Path) -> io::Result<()> {
+    // Only what it makes gets this mode: a folder that is there may be shared on purpose.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = fs::symlink_metadata(folder)?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::other("it is not a folder of yours"));
     }
     if found.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+        return Err(io::Error::other("others may enter it: chmod 700, or choose another"));
     }
     Ok(())
 }
@@ -186,7 +196,8 @@ mod tests {
     use super::*;
 
     fn cache(folder: &Path, user: &str) -> SessionCache {
-        SessionCache::of(folder, &"custodian:1".parse().unwrap(), user, b"certificate")
+        let folder = folder.join("sessions");
+        SessionCache::of(&folder, &"custodian:1".parse().unwrap(), user, b"certificate")
     }
 
     fn session(ends_in_hours: i64) -> Session {
@@ -197,8 +208,8 @@ mod tests {
     #[test]
     fn a_kept_session_is_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("deep/custodian");
-        let cache = cache(&folder, "anna");
+        let cache = cache(&dir.path().join("deep"), "anna");
+        let folder = dir.path().join("deep/sessions");
         cache.store(&session(1)).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&cache.path()), 0o600);
@@ -207,11 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_could_enter_is_closed_first() {
+    fn a_folder_that_others_may_enter_is_refused_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        cache(dir.path(), "anna").store(&session(1)).unwrap();
-        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        let folder = dir.path().join("sessions");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = cache(dir.path(), "anna").store(&session(1)).unwrap_err();
+        assert!(refused.why.contains("chmod 700"), "{refused}");
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o777);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 
     #[test]
@@ -226,6 +241,18 @@ mod tests {
         cache.forget().unwrap();
         assert!(cache.load().is_none());
         cache.forget().unwrap();
+    }
+
+    #[test]
+    fn a_session_that_another_command_made_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), "anna");
+        let refused = session(1);
+        let newer = Session { token: Secret::new("newer".into()), ..session(1) };
+        cache.store(&newer).unwrap();
+        assert_eq!(cache.newer_than(&refused).unwrap().unwrap().token.expose(), "newer");
+        assert!(cache.newer_than(&newer).unwrap().is_none());
+        assert!(cache.load().is_none(), "the refused one is gone");
     }
 
     #[test]

@@ -145,6 +145,7 @@ pub(crate) fn seal_job(key: &SoftKey, paths: &[&Path], envelope: &Path) -> SealJ
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         format: crate::FORMAT,
         output: SealTo::File(envelope.to_owned()),
+        stdin: None,
         symlinks: Symlinks::Keep,
     }
 }

@@ -13,6 +13,8 @@ mod hostile;
 #[path = "../every_format/killed.rs"]
 mod killed;
 mod peers;
+#[path = "../every_format/pipes.rs"]
+mod pipes;
 mod recipients;
 #[path = "../every_format/roundtrip.rs"]
 mod roundtrip;

@@ -28,6 +28,7 @@ fn refused(certificate: Vec<u8>, mention: &str) {
         paths: vec![source],
         format: crate::FORMAT,
         output: SealTo::File(envelope.clone()),
+        stdin: None,
         symlinks: Symlinks::Refuse,
     };
     let error = seal(&job, &Silent).expect_err("refused");

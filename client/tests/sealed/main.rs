@@ -14,6 +14,8 @@ mod hostile;
 mod killed;
 mod pack;
 mod peers;
+#[path = "../every_format/pipes.rs"]
+mod pipes;
 mod robust;
 #[path = "../every_format/roundtrip.rs"]
 mod roundtrip;

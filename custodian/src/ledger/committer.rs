@@ -21,6 +21,11 @@ const MAX_BATCH: usize = 512;
 /// How long after a failed commit to try again what is still to be recorded, if no new job comes before.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long what nobody waits for may wait for company. Under load a beginning is then committed with the next settling
+/// instead of alone, which halves the commits. If the process dies within this time, such an attempt leaves no trace; no
+/// key of it has left either.
+const LINGER: Duration = Duration::from_millis(10);
+
 /// What settling answers.
 pub(super) type Verdict = Result<(Release, Changed), Denial>;
 
@@ -41,6 +46,13 @@ pub(super) struct Part {
     /// How far it got.
     pub(super) step: Step,
     reply: Option<oneshot::Sender<Verdict>>,
+}
+
+impl Job {
+    /// Whether nobody waits for it.
+    fn can_wait(&self) -> bool {
+        matches!(self, Self::Touch(..) | Self::Attempt(Part { reply: None, .. }))
+    }
 }
 
 impl Part {
@@ -227,6 +239,15 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
                 count = queue.recv_many(&mut batch, MAX_BATCH) => if count == 0 { break },
                 () = tokio::time::sleep(RETRY), if !self.unrecorded.is_empty() => {}
                 _ = &mut ended => break,
+            }
+            let lingering = tokio::time::sleep(LINGER);
+            tokio::pin!(lingering);
+            while batch.len() < MAX_BATCH && !batch.is_empty() && batch.iter().all(Job::can_wait) {
+                tokio::select! {
+                    biased;
+                    count = queue.recv_many(&mut batch, MAX_BATCH) => if count == 0 { break },
+                    () = &mut lingering => break,
+                }
             }
             self.commit(batch);
         }

@@ -20,13 +20,16 @@ pub struct TokenConfig {
     pub queue: usize,
 }
 
-/// What a token is chosen by. Never its slot: slot numbers change.
+/// What a token is chosen by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TokenSelect {
     /// The label it was initialised with.
     Label(String),
     /// Its serial number.
     Serial(String),
+    /// The number of its slot, for a module whose token information cannot be read. Many modules change their slot
+    /// numbers when tokens come and go.
+    Slot(u64),
 }
 
 /// Where the worker finds the user PIN.

@@ -23,12 +23,17 @@ pub(super) fn template(label: &str, kind: KeyKind) -> KeyTemplate {
     KeyTemplate { label: label.to_owned(), kind }
 }
 
-/// Encrypts anything to a wrapping key.
+/// Encrypts anything to a wrapping key, as the key wants it.
 pub(super) fn encrypt(key: &TokenKey, plaintext: &[u8]) -> Vec<u8> {
+    encrypt_as(key, key.wrapping.unwrap(), plaintext)
+}
+
+/// Encrypts anything to a wrapping key.
+pub(super) fn encrypt_as(key: &TokenKey, wrapping: KeyWrapping, plaintext: &[u8]) -> Vec<u8> {
     let public = PublicEncryptingKey::from_der(&key.spki).unwrap();
     let public = OaepPublicEncryptingKey::new(public).unwrap();
     let mut ciphertext = vec![0; public.ciphertext_size()];
-    public.encrypt(oaep_public(key.wrapping.unwrap()), plaintext, &mut ciphertext, None).unwrap();
+    public.encrypt(oaep_public(wrapping), plaintext, &mut ciphertext, None).unwrap();
     ciphertext
 }
 

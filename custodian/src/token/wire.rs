@@ -81,7 +81,7 @@ pub(super) enum Order {
 pub(super) struct Setup {
     #[prost(bytes = "vec", tag = "1")]
     module: Vec<u8>,
-    #[prost(oneof = "Select", tags = "2, 3")]
+    #[prost(oneof = "Select", tags = "2, 3, 9")]
     select: Option<Select>,
     #[prost(oneof = "Pin", tags = "4, 5, 6")]
     pin: Option<Pin>,
@@ -97,6 +97,8 @@ enum Select {
     Label(String),
     #[prost(string, tag = "3")]
     Serial(String),
+    #[prost(uint64, tag = "9")]
+    Slot(u64),
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -301,6 +303,8 @@ pub(super) struct SurveyMessage {
     keys: Vec<KeyMessage>,
     #[prost(string, repeated, tag = "5")]
     unserved: Vec<String>,
+    #[prost(string, repeated, tag = "6")]
+    remarks: Vec<String>,
 }
 
 impl Setup {
@@ -311,6 +315,7 @@ impl Setup {
             select: Some(match &config.select {
                 TokenSelect::Label(label) => Select::Label(label.clone()),
                 TokenSelect::Serial(serial) => Select::Serial(serial.clone()),
+                TokenSelect::Slot(number) => Select::Slot(*number),
             }),
             pin: Some(match &config.pin {
                 PinSource::File(path) => Pin::File(path.as_os_str().as_bytes().to_vec()),
@@ -330,6 +335,7 @@ impl Setup {
         Some(match self.select.clone()? {
             Select::Label(label) => TokenSelect::Label(label),
             Select::Serial(serial) => TokenSelect::Serial(serial),
+            Select::Slot(number) => TokenSelect::Slot(number),
         })
     }
 
@@ -408,6 +414,7 @@ impl From<&Survey> for SurveyMessage {
             wrapping: v1::KeyWrapping::from(survey.wrapping).into(),
             keys: survey.keys.iter().map(Into::into).collect(),
             unserved: survey.unserved.clone(),
+            remarks: survey.remarks.clone(),
         }
     }
 }
@@ -420,6 +427,7 @@ impl SurveyMessage {
             model: self.model,
             keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
             unserved: self.unserved,
+            remarks: self.remarks,
         })
     }
 }

@@ -11,7 +11,8 @@ use crate::{
         damaged,
         read_at::{ReadAt, read},
         zip::{
-            Body, Compression, MAX_CIPHER_KEY_LEN, NewEntry, Numbers, end_of_directory, starts_with_local,
+            Body, Compression, MAX_CIPHER_KEY_LEN, NewEntry, Numbers, Sizes, end_of_directory,
+            starts_with_local,
         },
     },
     error::Result,
@@ -76,7 +77,7 @@ pub(in super::super) fn is_sealed(source: &dyn ReadAt, len: u64) -> Result<bool>
 
 /// What stands before the content of SEALED.DATA.
 pub(super) fn head(cipher_key: &[u8]) -> Vec<u8> {
-    [&first(cipher_key).local_header(), cipher_key, &second(u64::MAX, 0).local_header()].concat()
+    [&first(cipher_key).local_header(), cipher_key, &second(0, 0).local_header()].concat()
 }
 
 /// What stands behind it. `crc` is its CRC-32.
@@ -96,15 +97,13 @@ fn first(cipher_key: &[u8]) -> NewEntry {
 
 fn second(len: u64, crc: u32) -> NewEntry {
     // It is written in one go, so checksum and sizes come behind it.
-    entry(
-        SEALED_DATA,
-        len,
-        Body::Plain { compression: Compression::Stored, crc, numbers: Numbers::BehindWide },
-    )
+    let body = Body::Plain { compression: Compression::Stored, crc, numbers: Numbers::Behind };
+    NewEntry { sizes: Sizes::KnownAtTheEnd, ..entry(SEALED_DATA, len, body) }
 }
 
 fn entry(name: &str, size: u64, body: Body) -> NewEntry {
-    NewEntry { name: name.to_owned(), mode: MODE, modified: NO_TIME, size, sealed_size: size, body }
+    let sizes = Sizes::Known;
+    NewEntry { name: name.to_owned(), mode: MODE, modified: NO_TIME, size, sealed_size: size, body, sizes }
 }
 
 /// How long CIPHER.KEY says it is; `None` if that is too long.

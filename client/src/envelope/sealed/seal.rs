@@ -2,7 +2,7 @@
 //!
 //! So what is not known when an entry starts, the checksum and the packed size of a large file, stands behind it.
 
-use std::{collections::VecDeque, slice, sync::Arc};
+use std::sync::Arc;
 
 use crc32fast::Hasher;
 
@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{
     envelope::{
-        Recipient,
+        Recipient, Written,
         cipher_key::{self, Purpose},
-        source::{Body, CHUNK, Input, Large, Source},
-        zip::{self, Compression, Deflater, NewEntry, Numbers, end_of_directory},
+        jobs::{self, CHUNK, Chunk, Content, Jobs},
+        source::Source,
+        zip::{self, Compression, Deflater, NewEntry, Numbers, Place, Sizes, end_of_directory},
     },
     error::Result,
     progress::{self, Progress},
@@ -27,8 +28,7 @@ use crate::{
 /// From this size on, a file that is not deflated gets all cores for itself.
 const HUGE: u64 = 4 * CHUNK;
 
-/// Writes an envelope. The caller makes sure that names do not collide and that there is at least one recipient. Returns
-/// the envelope's size.
+/// Writes an envelope. The caller makes sure that names do not collide and that there is at least one recipient.
 ///
 /// # Errors
 /// [`crate::Kind::Local`] for sources that cannot be read or changed meanwhile, or if the output cannot be written;
@@ -38,110 +38,72 @@ pub fn seal(
     recipients: &[Recipient],
     out: Output<'_>,
     progress: &dyn Progress,
-) -> Result<u64> {
+) -> Result<Written> {
     let input_key = InputKey::random()?;
     let cipher_key = cipher_key::seal(recipients, Purpose::SealedInputKey, input_key.expose())?;
     let cipher = Cipher::new(&input_key, &context(&cipher_key))?;
     let stream = Stream::start(out, &container::head(&cipher_key), cipher)?;
-    let mut archive = Archive { stream, entries: 0, directory: Vec::new(), open: None };
-    let mut jobs = Jobs { sources: sources.iter(), chunks: VecDeque::new(), huge: None };
+    let mut archive = Archive { stream, entries: 0, content_bytes: 0, directory: Vec::new(), open: None };
+    let mut jobs = Jobs::new(sources, progress, || Ok(())).with_huge_from(HUGE);
     loop {
-        workers::in_order(workers::count(), jobs.by_ref(), Job::prepare, |piece| {
-            progress::check(progress)?;
-            let len = piece.content_len();
-            archive.write(piece)?;
-            progress.advance(len);
-            Ok(())
-        })?;
+        workers::in_order(
+            workers::count(),
+            jobs.by_ref(),
+            |job, deflater| prepare(job.read()?, deflater),
+            |piece| {
+                progress::check(progress)?;
+                let len = piece.content_len();
+                archive.write(piece)?;
+                progress.advance(len);
+                Ok(())
+            },
+        )?;
         match jobs.huge.take() {
             Some(huge) => archive.write_huge(&huge, progress)?,
             None => break,
         }
     }
-    archive.finish()?.finish(|message| container::tail(&cipher_key, message.len, message.crc))
+    let content_bytes = archive.content_bytes;
+    let stream = archive.finish()?;
+    let envelope_bytes = stream.finish(|message| container::tail(&cipher_key, message.len, message.crc))?;
+    Ok(Written { content_bytes, envelope_bytes })
 }
 
-/// One piece of work for one core.
-enum Job<'a> {
-    Whole(&'a Source),
-    Chunk(Arc<Large<'a>>, u64),
-}
+/// A file that is sealed in chunks. Nothing is kept for it: one key encrypts all.
+type Large<'a> = jobs::Large<'a, ()>;
 
-/// All jobs up to the next huge file, again and again.
-struct Jobs<'a> {
-    sources: slice::Iter<'a, Source>,
-    /// Those of the file that was opened last.
-    chunks: VecDeque<Job<'a>>,
-    /// A file that gets all cores when the jobs before it are done.
-    huge: Option<Large<'a>>,
-}
-
-impl<'a> Iterator for Jobs<'a> {
-    type Item = Result<Job<'a>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(job) = self.chunks.pop_front() {
-            return Some(Ok(job));
-        }
-        if self.huge.is_some() {
-            return None;
-        }
-        let source = self.sources.next()?;
-        let Body::File(from, size) = &source.body else { return Some(Ok(Job::Whole(source))) };
-        if *size <= CHUNK {
-            return Some(Ok(Job::Whole(source)));
-        }
-        match Large::open(source, from, *size) {
-            Err(error) => Some(Err(error)),
-            Ok(large) if large.compression == Compression::Stored && *size >= HUGE => {
-                self.huge = Some(large);
-                None
-            }
-            Ok(large) => {
-                let large = Arc::new(large);
-                self.chunks =
-                    (0..large.chunks()).map(|index| Job::Chunk(Arc::clone(&large), index)).collect();
-                self.next()
-            }
-        }
-    }
-}
-
-/// What a job makes.
+/// What a worker makes.
 enum Piece<'a> {
     /// A complete entry.
     Whole { entry: NewEntry, stored: Vec<u8> },
     /// A piece of a large file, as it is stored, and the checksum of its content.
-    Chunk { large: Arc<Large<'a>>, index: u64, stored: Vec<u8>, crc: Hasher },
+    Chunk { large: Arc<Large<'a>>, place: Place, content_len: u64, stored: Vec<u8>, crc: Hasher },
 }
 
 impl Piece<'_> {
+    /// Bytes of file content.
     fn content_len(&self) -> u64 {
         match self {
+            Self::Whole { entry, .. } if entry.is_link() => 0,
             Self::Whole { entry, .. } => entry.size,
-            Self::Chunk { large, index, .. } => large.chunk_len(*index),
+            Self::Chunk { content_len, .. } => *content_len,
         }
     }
 }
 
-impl<'a> Job<'a> {
-    fn prepare(self, deflater: &mut Deflater) -> Result<Piece<'a>> {
-        match self {
-            Self::Whole(source) => match &source.body {
-                Body::Folder => Ok(folder(source)),
-                Body::Link(target) => whole(source, target.clone().into_bytes(), deflater),
-                Body::File(from, size) => whole(source, Input::open(from, *size)?.read_all()?, deflater),
-            },
-            Self::Chunk(large, index) => {
-                let content = large.read_chunk(index)?;
-                let mut crc = Hasher::new();
-                crc.update(&content);
-                let stored = match large.compression {
-                    Compression::Stored => content,
-                    Compression::Deflated => large.deflate_chunk(index, &content, deflater)?,
-                };
-                Ok(Piece::Chunk { large, index, stored, crc })
-            }
+fn prepare<'a>(content: Content<'a, ()>, deflater: &mut Deflater) -> Result<Piece<'a>> {
+    match content {
+        Content::Folder(source) => Ok(folder(source)),
+        Content::Whole(source, content) => whole(source, content, deflater),
+        Content::Chunk(Chunk { large, place, bytes, .. }) => {
+            let mut crc = Hasher::new();
+            crc.update(&bytes);
+            let content_len = bytes.len() as u64;
+            let stored = match large.compression {
+                Compression::Stored => bytes,
+                Compression::Deflated => deflater.deflate(&bytes, place)?,
+            };
+            Ok(Piece::Chunk { large, place, content_len, stored, crc })
         }
     }
 }
@@ -163,20 +125,23 @@ fn whole<'a>(source: &Source, content: Vec<u8>, deflater: &mut Deflater) -> Resu
     Ok(Piece::Whole { entry, stored })
 }
 
-fn large_entry(large: &Large<'_>, sealed_size: u64, crc: u32) -> NewEntry {
+fn large_entry(large: &Large<'_>, size: u64, sealed_size: u64, crc: u32) -> NewEntry {
     let body = zip::Body::Plain { compression: large.compression, crc, numbers: Numbers::Behind };
-    NewEntry { sealed_size, ..new_entry(large.source, large.input.size, body) }
+    let sizes = if large.input.is_some() { Sizes::Known } else { Sizes::KnownAtTheEnd };
+    NewEntry { sealed_size, sizes, ..new_entry(large.source, size, body) }
 }
 
 fn new_entry(source: &Source, size: u64, body: zip::Body) -> NewEntry {
     let name = source.path.as_str().to_owned();
-    NewEntry { name, mode: source.mode, modified: source.modified, size, sealed_size: size, body }
+    let (mode, modified, sizes) = (source.mode, source.modified, Sizes::Known);
+    NewEntry { name, mode, modified, size, sealed_size: size, body, sizes }
 }
 
 /// The archive inside, as it is written.
 struct Archive<'a> {
     stream: Stream<'a>,
     entries: u64,
+    content_bytes: u64,
     directory: Vec<u8>,
     open: Option<OpenEntry>,
 }
@@ -185,26 +150,29 @@ struct Archive<'a> {
 struct OpenEntry {
     header_at: u64,
     data_at: u64,
+    content_len: u64,
     crc: Hasher,
 }
 
 impl<'a> Archive<'a> {
     fn write(&mut self, piece: Piece<'_>) -> Result<()> {
+        self.content_bytes += piece.content_len();
         match piece {
             Piece::Whole { entry, stored } => {
                 self.list(&entry, self.stream.position());
                 self.stream.append(&entry.local_header())?;
                 self.stream.append(&stored)
             }
-            Piece::Chunk { large, index, stored, crc } => {
+            Piece::Chunk { large, place, content_len, stored, crc } => {
                 let mut open = match self.open.take() {
                     Some(open) => open,
                     None => self.begin(&large)?,
                 };
+                open.content_len += content_len;
                 open.crc.combine(&crc);
                 self.stream.append(&stored)?;
-                if large.is_last(index) {
-                    return self.end(&large, &open, open.crc.clone().finalize());
+                if place == Place::Last {
+                    return self.end(&large, &open);
                 }
                 self.open = Some(open);
                 Ok(())
@@ -213,20 +181,23 @@ impl<'a> Archive<'a> {
     }
 
     fn write_huge(&mut self, large: &Large<'_>, progress: &dyn Progress) -> Result<()> {
+        let Some(input) = &large.input else { return Ok(()) };
+        self.content_bytes += input.size;
         let open = self.begin(large)?;
-        let crc = self.stream.append_file(&large.input, progress)?;
-        self.end(large, &open, crc)
+        let crc = self.stream.append_file(input, progress)?;
+        self.end(large, &OpenEntry { content_len: input.size, crc, ..open })
     }
 
     fn begin(&mut self, large: &Large<'_>) -> Result<OpenEntry> {
         let header_at = self.stream.position();
-        self.stream.append(&large_entry(large, 0, 0).local_header())?;
-        Ok(OpenEntry { header_at, data_at: self.stream.position(), crc: Hasher::new() })
+        self.stream.append(&large_entry(large, large.size(), 0, 0).local_header())?;
+        Ok(OpenEntry { header_at, data_at: self.stream.position(), content_len: 0, crc: Hasher::new() })
     }
 
-    fn end(&mut self, large: &Large<'_>, open: &OpenEntry, crc: u32) -> Result<()> {
-        large.input.check_unchanged()?;
-        let entry = large_entry(large, self.stream.position() - open.data_at, crc);
+    fn end(&mut self, large: &Large<'_>, open: &OpenEntry) -> Result<()> {
+        large.check_unchanged()?;
+        let sealed_size = self.stream.position() - open.data_at;
+        let entry = large_entry(large, open.content_len, sealed_size, open.crc.clone().finalize());
         self.stream.append(&entry.descriptor())?;
         self.list(&entry, open.header_at);
         Ok(())

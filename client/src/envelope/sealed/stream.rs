@@ -79,7 +79,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes all of a file as the next content. Returns the file's CRC-32.
-    pub(super) fn append_file(&mut self, input: &Input, progress: &dyn Progress) -> Result<u32> {
+    pub(super) fn append_file(&mut self, input: &Input, progress: &dyn Progress) -> Result<Hasher> {
         let room = if self.pending.len == 0 { 0 } else { BLOCK - self.pending.len as u64 };
         let head = self.append_part(input, 0, room.min(input.size), progress)?;
         let blocks = (input.size - room.min(input.size)) / BLOCK;
@@ -89,7 +89,7 @@ impl<'a> Stream<'a> {
         let mut crc = head;
         crc.combine(&body);
         crc.combine(&tail);
-        Ok(crc.finalize())
+        Ok(crc)
     }
 
     /// Encrypts the last chunk, which is shorter than the others, and writes `tail` of the message behind it. Returns how

@@ -56,19 +56,22 @@ impl Deflater {
 
     /// Deflates content; `None` if it is better stored.
     pub(in super::super) fn deflate_if_it_pays(&mut self, content: &[u8]) -> Result<Option<Vec<u8>>> {
-        let size = content.len() as u64;
-        let read = |at, sample: &mut [u8]| {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            sample.copy_from_slice(&content[at..at + sample.len()]);
-            Ok(())
-        };
-        match self.choose(size, read)? {
+        match self.choose_of(content)? {
             Compression::Stored => Ok(None),
             Compression::Deflated => {
                 let deflated = self.deflate(content, Place::Last)?;
-                Ok(Some(deflated).filter(|deflated| pays(size, deflated.len() as u64)))
+                Ok(Some(deflated).filter(|deflated| pays(content.len() as u64, deflated.len() as u64)))
             }
         }
+    }
+
+    /// Tells from samples whether this content is worth deflating.
+    pub(in super::super) fn choose_of(&mut self, content: &[u8]) -> Result<Compression> {
+        self.choose(content.len() as u64, |at, sample| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            sample.copy_from_slice(&content[at..at + sample.len()]);
+            Ok(())
+        })
     }
 
     /// Tells from samples whether content of this size is worth deflating. `read` fills a buffer from a position.

@@ -15,7 +15,7 @@ pub(super) use entry::{Compression, Data};
 pub use entry::{Entry, EntryKind};
 pub(super) use layout::{AE2_CODE_LEN, AE2_OVERHEAD, Ae2Code, starts_with_local};
 pub(super) use unpack::{FileWriter, Inflater, MAX_TARGET_LEN, Unpacker, set_modified};
-pub(super) use writer::{Body, NewEntry, Numbers, end_of_directory};
+pub(super) use writer::{Body, NewEntry, Numbers, Sizes, end_of_directory};
 
 #[cfg(test)]
 mod tests {
@@ -34,6 +34,7 @@ mod tests {
             size,
             sealed_size,
             body,
+            sizes: Sizes::Known,
         };
         let key = entry("KEY", 0, 0, Body::plain(0));
         let large = entry("large", size, size + AE2_OVERHEAD, Body::Sealed(Compression::Stored));

@@ -5,7 +5,8 @@ use super::{
     layout::{
         CENTRAL_LEN, CENTRAL_SIGNATURE, Common, DESCRIPTOR_SIGNATURE, END_LEN, END_SIGNATURE, END64_LEN,
         END64_SIGNATURE, EXTRA_AES, EXTRA_TIME, EXTRA_ZIP64, FLAG_DESCRIPTOR, FLAG_ENCRYPTED, FLAG_UTF8,
-        LOCAL_LEN, LOCAL_SIGNATURE, LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, TYPE_FOLDER, TYPE_MASK,
+        LOCAL_LEN, LOCAL_SIGNATURE, LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, TYPE_FOLDER, TYPE_LINK,
+        TYPE_MASK,
     },
     time,
 };
@@ -16,8 +17,8 @@ const NEEDED_FOR_FOLDERS: u16 = 20;
 const NEEDED_FOR_AES: u16 = 51;
 const NEEDED_FOR_ZIP64: u16 = 45;
 
-/// Entries this large get room for 64-bit sizes in their local header, which is written before the sealed size is
-/// known. Far enough below 4 GiB for what deflating can add.
+/// Entries this large, and those from a stream, get room for 64-bit sizes in their local header, which is written before
+/// the sealed size is known. Far enough below 4 GiB for what deflating can add.
 const WIDE: u64 = 0xf000_0000;
 
 /// An entry that is being written.
@@ -34,6 +35,16 @@ pub(in super::super) struct NewEntry {
     /// Bytes in the archive.
     pub(in super::super) sealed_size: u64,
     pub(in super::super) body: Body,
+    pub(in super::super) sizes: Sizes,
+}
+
+/// What is known of the content's size when the local header is first written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Sizes {
+    /// The size itself.
+    Known,
+    /// Nothing: it comes from a stream.
+    KnownAtTheEnd,
 }
 
 /// What follows the local header.
@@ -50,10 +61,8 @@ pub(in super::super) enum Body {
 pub(in super::super) enum Numbers {
     /// In the local header: they are known before the data is written.
     InHeader,
-    /// In a data descriptor behind the data; the size is known, so that the local header has room for 64 bits if need be.
+    /// In a data descriptor behind the data: the local header is never written again.
     Behind,
-    /// In a data descriptor of 64-bit numbers behind the data, whatever the size.
-    BehindWide,
 }
 
 impl Body {
@@ -71,13 +80,18 @@ impl Body {
 }
 
 impl NewEntry {
+    /// Whether its content is where a symbolic link points to.
+    pub(in super::super) fn is_link(&self) -> bool {
+        self.mode & TYPE_MASK == TYPE_LINK
+    }
+
     /// The header in front of the data. Its length does not depend on `sealed_size`.
     pub(in super::super) fn local_header(&self) -> Vec<u8> {
         let mut extra = Vec::new();
         let wide = self.has_wide_header();
         let (size, sealed_size) = match self.body.numbers() {
             Numbers::InHeader => (self.size, self.sealed_size),
-            Numbers::Behind | Numbers::BehindWide => (0, 0),
+            Numbers::Behind => (0, 0),
         };
         if wide {
             push_field(&mut extra, EXTRA_ZIP64, &[size, sealed_size].map(u64::to_le_bytes).concat());
@@ -102,7 +116,7 @@ impl NewEntry {
 
     /// What follows the data, where checksum and sizes were not known before it (§4.3.9). Empty elsewhere.
     pub(in super::super) fn descriptor(&self) -> Vec<u8> {
-        let Body::Plain { crc, numbers: Numbers::Behind | Numbers::BehindWide, .. } = self.body else {
+        let Body::Plain { crc, numbers: Numbers::Behind, .. } = self.body else {
             return Vec::new();
         };
         let mut out = [DESCRIPTOR_SIGNATURE, crc].map(u32::to_le_bytes).concat();
@@ -116,7 +130,7 @@ impl NewEntry {
     }
 
     fn has_wide_header(&self) -> bool {
-        self.size >= WIDE || self.body.numbers() == Numbers::BehindWide
+        self.sizes == Sizes::KnownAtTheEnd || self.size >= WIDE
     }
 
     /// The header in the directory; `offset` is where the local header is.

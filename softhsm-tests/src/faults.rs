@@ -1,0 +1,67 @@
+//! A token that fails as it is told: the worker loads `faulty-pkcs11` before the real module.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use faulty_pkcs11::{CONTROL_FOLDER, Control, Done, Function, REAL_MODULE};
+
+/// What tells the faulty module before one token what to do.
+///
+/// The folder survives the custodian, like the configuration that names it.
+pub struct Faults {
+    folder: PathBuf,
+    generation: AtomicU32,
+}
+
+impl Faults {
+    /// Puts the faulty module before the real one of a `[[token]]` table; its control goes to `folder`.
+    pub fn before(token: &mut toml::Table, folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let real = token.insert("module".into(), text(&module())).unwrap();
+        let environment = token.entry("environment").or_insert_with(|| toml::Table::new().into());
+        let environment = environment.as_table_mut().unwrap();
+        environment.insert(REAL_MODULE.into(), real);
+        environment.insert(CONTROL_FOLDER.into(), text(&folder));
+        Self { folder, generation: AtomicU32::new(0) }
+    }
+
+    /// This goes wrong from now on, also in a worker that runs. Calls are counted anew.
+    pub fn set(&self, control: Control) {
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        faulty_pkcs11::put(&self.folder, &Control { generation, ..control }).unwrap();
+    }
+
+    /// Nothing goes wrong from now on.
+    pub fn clear(&self) {
+        self.set(Control::default());
+    }
+
+    /// What went wrong since the last [`Faults::set`].
+    pub fn done(&self) -> Vec<Done> {
+        faulty_pkcs11::deeds(&self.folder, self.generation.load(Ordering::SeqCst)).unwrap()
+    }
+
+    /// How often this function, which has faults, was called since the last [`Faults::set`].
+    pub fn calls(&self, function: Function) -> u64 {
+        faulty_pkcs11::calls_so_far(&self.folder, self.generation.load(Ordering::SeqCst), function).unwrap()
+    }
+}
+
+/// The built module. It is a dependency of the tests, so cargo puts it beside them.
+fn module() -> PathBuf {
+    let mut folder = env::current_exe().unwrap();
+    folder.pop();
+    if !folder.ends_with("deps") {
+        folder.push("deps");
+    }
+    let path = folder.join("libfaulty_pkcs11.so");
+    assert!(path.exists(), "{} is not built: cargo build -p faulty-pkcs11", path.display());
+    path
+}
+
+fn text(path: &Path) -> toml::Value {
+    path.to_str().unwrap().into()
+}
