@@ -83,6 +83,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::InvalidArgument
         | Refusal::NotFound
         | Refusal::AlreadyExists
+        | Refusal::LastToken
         | Refusal::StateConflict => Kind::Refused,
     }
 }

@@ -51,7 +51,8 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::KeyExpired
         | Refusal::KeyCompromised
         | Refusal::KeyDestroyed
-        | Refusal::StateConflict => Code::FailedPrecondition,
+        | Refusal::StateConflict
+        | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,
     }

@@ -4,12 +4,15 @@ use custodian_proto::key::KeyId;
 use sha2::{Digest, Sha256};
 
 use super::Change;
-use crate::authority::{DeviceId, Role, Roles, UserId, WrappingKey};
+use crate::{
+    authority::{DeviceId, Role, Roles, UserId, WrappingKey},
+    token::Drain,
+};
 
 /// What a change is about, for the fields of its record that the intent left empty.
 #[derive(Default)]
 pub(super) struct About {
-    /// Resource name of the device or user.
+    /// Resource name of the device, user or token.
     pub(super) target: String,
     pub(super) key: Option<KeyId>,
     /// What of it changes, where the operation's name does not say so.
@@ -39,6 +42,9 @@ impl About {
                     None => "unwraps without end".to_owned(),
                 };
                 Self { key: Some(*id), detail, ..Self::default() }
+            }
+            Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {
+                Self { target: token.resource_name(), ..Self::default() }
             }
         }
     }

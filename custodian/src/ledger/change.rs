@@ -3,9 +3,12 @@
 use custodian_proto::key::KeyId;
 use jiff::Timestamp;
 
-use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, Roles, Session, SessionId, User,
-    UserId, WrappingKey,
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, Roles, Session, SessionId, User,
+        UserId, WrappingKey,
+    },
+    token::{Drain, TokenName},
 };
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
@@ -90,12 +93,16 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Takes a token out of service. Drained already: no change, no error.
+    DrainToken(Drain),
+    /// Puts a token into service again. Not drained: no change, no error.
+    ResumeToken(TokenName),
 }
 
 /// What a change left behind.
 #[derive(Clone)]
 pub enum Changed {
-    /// Nothing to show: sessions and invitations.
+    /// Nothing to show: sessions, invitations and tokens.
     Done,
     /// The device as it is now.
     Device(Device),

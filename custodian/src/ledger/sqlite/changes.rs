@@ -49,6 +49,16 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
         Change::AddKey(key) => keys::add(batch, key),
         Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
         Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),
+        Change::DrainToken(drain) => {
+            let reason = entry::clean(&drain.reason, MAX_TEXT_LEN);
+            let add = "INSERT INTO drains (token, reason, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+            batch.execute(add, params![drain.token.as_str(), reason, micros(drain.since)])?;
+            Ok(Changed::Done)
+        }
+        Change::ResumeToken(token) => {
+            batch.execute("DELETE FROM drains WHERE token = ?", [token.as_str()])?;
+            Ok(Changed::Done)
+        }
     }
 }
 

@@ -9,9 +9,12 @@ use rusqlite::{
     types::{FromSqlError, Type},
 };
 
-use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, Roles, Session, SessionId,
-    SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, Roles, Session,
+        SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+    },
+    token::Drain,
 };
 
 /// The columns of [`device`], in its order.
@@ -25,6 +28,13 @@ pub(super) const SESSION: &str = "id, user, device, created, used, expires";
 /// The columns of [`key`], in its order.
 pub(super) const KEY: &str = "id, label, version, state, wrap_from, wrap_until, unwrap_until, modulus_bits, wrapping, \
                               certificate, created, updated, reason";
+
+/// The columns of [`drain`], in its order.
+pub(super) const DRAIN: &str = "token, reason, since";
+
+pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
+    Ok(Drain { token: parsed(row, 0)?, reason: row.get(1)?, since: time(row, 2)? })
+}
 
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     Ok(Device {
