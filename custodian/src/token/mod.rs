@@ -12,6 +12,7 @@ mod keeper;
 mod keys;
 mod link;
 mod mechanism;
+mod patience;
 mod pin;
 mod pkcs11;
 mod public;
