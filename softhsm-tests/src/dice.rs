@@ -25,7 +25,7 @@ impl Dice {
 
     /// True once in so many.
     pub fn once_in(&mut self, many: u64) -> bool {
-        self.number() % many == 0
+        self.number().is_multiple_of(many)
     }
 
     /// One of these.
