@@ -38,3 +38,6 @@ pub const MIN_PASSWORD_LEN: usize = 12;
 
 /// Longest password, in bytes. Bounds the work of hashing one.
 pub const MAX_PASSWORD_LEN: usize = 1_024;
+
+/// Longest nonce of an attestation, in bytes.
+pub const MAX_NONCE_LEN: usize = 64;

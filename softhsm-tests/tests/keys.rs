@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Load, Person, Ran, Wire, sealed_key};
+use softhsm_tests::{Dev, Load, Person, Ran, Wire, bin, run, sealed_key};
 use tonic_types::StatusExt;
 
 fn reason(status: &tonic::Status) -> String {
@@ -261,4 +262,136 @@ async fn of_many_that_create_one_label_at_once_one_leaves_a_pair_in_the_token() 
     let (name, wrapped) = sealed_key(&certificate(&dev, "one"), &[6; 32]);
     let operator = Wire::login(&dev, Person::Operator).await;
     operator.unwrap(&name, wrapped).await.unwrap();
+}
+
+/// A custodian with a ledger of its own on the token of another, whose keys it does not know.
+fn on_the_token_of(donor: &Path) -> Dev {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(bin("custodian"));
+    command.env("SOFTHSM2_CONF", donor.join("softhsm2.conf"));
+    command.args(["dev", "--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", "custodian-dev"]);
+    command.arg("--pin-file").arg(donor.join("token.pin")).arg("--dir").arg(folder.path().join("dev"));
+    Dev::start_as(folder, command)
+}
+
+#[test]
+fn keys_that_the_ledger_does_not_know_are_imported_and_open_what_was_sealed_to_them() {
+    let first = Dev::start();
+    let source = first.scratch("source").join("a");
+    fs::write(&source, b"content").unwrap();
+    let [old, other] = ["old.mtd", "other.mtd"].map(|name| first.scratch("sealed").join(name));
+    key(&first, &["create", "second", "--bits", "2048"]).expect(0);
+    let second = certificate(&first, "second");
+    seal(&first, &first.certificate(), &source, &old).expect(0);
+    seal(&first, &second, &source, &other).expect(0);
+    let (kept, ran) = first.stop();
+    ran.expect(0);
+    let donor = kept.path().join("dev");
+    // Made by a tool that leaves other uses on.
+    let mut pkcs11_tool = Command::new("pkcs11-tool");
+    pkcs11_tool.env("SOFTHSM2_CONF", donor.join("softhsm2.conf"));
+    pkcs11_tool.args(["--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", "custodian-dev"]);
+    pkcs11_tool.args(["--login", "--pin", fs::read_to_string(donor.join("token.pin")).unwrap().trim()]);
+    pkcs11_tool.args(["--keypairgen", "--key-type", "rsa:2048", "--label", "ceremony", "--usage-decrypt"]);
+    run(pkcs11_tool.args(["--sensitive", "--allowed-mechanisms", "RSA-PKCS-OAEP"])).expect(0);
+
+    let dev = on_the_token_of(&donor);
+    extract(&dev, &old).expect(3).says("KEY_UNKNOWN");
+    let unused = key(&dev, &["unused", "--json"]).expect(0).says("\"ceremony\"").says("CKA_SIGN is true");
+    let unused = unused.json();
+    let id_of = |label: &str| {
+        let found = unused.as_array().unwrap().iter().find(|one| one["token_label"] == label).unwrap();
+        found["name"].as_str().unwrap().trim_start_matches("keys/").to_owned()
+    };
+    assert_eq!(unused.as_array().unwrap().len(), 2, "{unused}");
+
+    let sample = donor.join("keys/sample.crt");
+    let no_key_of_ours = dev.dir().join("operator/device.crt");
+    let import = |label: &str, cert: &Path| key(&dev, &["import", label, "--cert", cert.to_str().unwrap()]);
+    import("old", &no_key_of_ours).expect(3).says("serves no wrapping key").says("CKA_SIGN is true");
+    let imported = import("old", &sample).expect(0);
+    assert!(imported.stdout.contains(&id_of("sample")), "{}", imported.stdout);
+    assert_eq!(extract(&dev, &old).expect(0).stdout, "content");
+    import("old", &sample).expect(3).says("ALREADY_EXISTS");
+
+    // The other one, certified by this custodian: senders may go on with either certificate.
+    key(&dev, &["import", "old", "--id", &id_of("second"), "--json"]).expect(0);
+    assert_eq!((state(&dev, "old@1"), state(&dev, "old@2")), ("deactivated".into(), "active".into()));
+    assert_eq!(extract(&dev, &other).expect(0).stdout, "content");
+    let verify = run(Command::new("openssl")
+        .args(["verify", "-CAfile"])
+        .arg(dev.dir().join("ca.crt"))
+        .arg(certificate(&dev, "old")));
+    verify.expect(0);
+    assert_eq!(key(&dev, &["unused", "--json"]).expect(0).json().as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn what_the_token_says_of_a_key_is_signed_and_openssl_verifies_it() {
+    let dev = Dev::start();
+    let shown = key(&dev, &["show", "sample", "--json"]).expect(0).json();
+    let uri = shown["uris"][0].as_str().unwrap();
+    let id = shown["name"].as_str().unwrap().trim_start_matches("keys/");
+    assert!(uri.starts_with("pkcs11:token=custodian-dev;") && uri.contains(";object=sample;id=%"), "{uri}");
+
+    let statement = dev.scratch("attested").join("sample.json");
+    let out = statement.to_str().unwrap();
+    let attest = ["key", "attest", "sample", "--nonce", "00ff", "--out", out];
+    dev.ctl(Person::Operator, attest).expect(3).says("ROLE_MISSING");
+    dev.ctl(Person::Auditor, attest).expect(0);
+    let said: serde_json::Value = serde_json::from_slice(&fs::read(&statement).unwrap()).unwrap();
+    assert_eq!((&said["nonce"], &said["key"]["id"]), (&"00ff".into(), &id.into()));
+    let token = &said["tokens"][0];
+    assert_eq!((&token["label"], &token["uri"]), (&"custodian-dev".into(), &uri.into()));
+    let attributes = &token["attributes"];
+    for (name, value) in [
+        ("CKA_SENSITIVE", true),
+        ("CKA_ALWAYS_SENSITIVE", true),
+        ("CKA_EXTRACTABLE", false),
+        ("CKA_NEVER_EXTRACTABLE", true),
+        ("CKA_LOCAL", true),
+        ("CKA_DECRYPT", true),
+        ("CKA_SIGN", false),
+        ("CKA_UNWRAP", false),
+    ] {
+        assert_eq!(attributes[name], value, "{name} in {attributes}");
+    }
+    assert_eq!(attributes["CKA_MODULUS_BITS"], 3072);
+    assert_eq!(attributes["CKA_ID"], id);
+    assert_eq!(attributes["CKA_ALLOWED_MECHANISMS"], serde_json::json!(["CKM_RSA_PKCS_OAEP"]));
+    assert_eq!(attributes["CKA_KEY_GEN_MECHANISM"], "CKM_RSA_PKCS_KEY_PAIR_GEN");
+
+    let public = dev.scratch("attested").join("ca.pub");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["x509", "-noout", "-pubkey", "-in"]).arg(dev.dir().join("ca.crt"));
+    fs::write(&public, run(&mut openssl).expect(0).stdout).unwrap();
+    let verify = || {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["dgst", "-sha256", "-verify"]).arg(&public).arg("-signature");
+        run(openssl.arg(format!("{out}.sig")).arg(&statement))
+    };
+    assert!(verify().expect(0).stdout.contains("Verified OK"));
+    let forged = fs::read_to_string(&statement)
+        .unwrap()
+        .replace("\"CKA_EXTRACTABLE\":false", "\"CKA_EXTRACTABLE\":true");
+    fs::write(&statement, forged).unwrap();
+    verify().expect(1);
+}
+
+#[test]
+fn a_copy_of_the_softhsm_folder_brings_lost_keys_back() {
+    let dev = Dev::start();
+    let source = dev.scratch("source").join("a");
+    fs::write(&source, b"content").unwrap();
+    let envelope = dev.scratch("sealed").join("a.mtd");
+    dev.seal(&source, &envelope);
+    let (folder, ran) = dev.stop();
+    ran.expect(0);
+    let (tokens, copy) = (folder.path().join("dev/tokens"), folder.path().join("copy"));
+    let copies = |from: &Path, to: &Path| run(Command::new("cp").arg("-a").arg(from).arg(to)).expect(0);
+    copies(&tokens, &copy);
+    fs::remove_dir_all(&tokens).unwrap();
+    copies(&copy, &tokens);
+    let dev = Dev::start_in(folder);
+    assert_eq!(extract(&dev, &envelope).expect(0).stdout, "content");
 }

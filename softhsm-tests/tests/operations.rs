@@ -365,6 +365,21 @@ fn init_finds_what_cannot_work_before_it_makes_anything() {
 }
 
 #[test]
+fn init_that_fails_half_way_leaves_no_keys_in_the_token() {
+    let donor = Donor::new();
+    let before = objects(&donor.dev().join("tokens"));
+    // A file where the administrator's folder is to be: found out last.
+    let etc = donor.config().parent().unwrap().to_owned();
+    fs::create_dir(&etc).unwrap();
+    fs::write(etc.join("admin"), "in the way").unwrap();
+    donor.init("correct horse battery", "localhost", "Test").expect(1).says("admin");
+    assert_eq!(objects(&donor.dev().join("tokens")), before, "keys are left behind");
+    fs::remove_dir_all(&etc).unwrap();
+    donor.init("correct horse battery", "localhost", "Test").expect(0);
+    donor.check().expect(0);
+}
+
+#[test]
 fn check_and_serve_do_not_replace_a_lost_ledger() {
     let (folder, ran) = Dev::start().stop();
     ran.expect(0);

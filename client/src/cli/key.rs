@@ -7,23 +7,25 @@ use std::{
 };
 
 use clap::Subcommand;
-use custodian_proto::v1;
+use custodian_proto::{key::KeyId, limits::MAX_NONCE_LEN, v1};
 use der::pem::{LineEnding, encode_string};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
+    attest,
     connection::Connection,
     extract::reason,
     message::note,
     output::{Style, print},
+    seal::certificate as read_certificate,
     view::{KeyView, UnwrappedView, id_of},
     when::{local, parse_future},
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    remote::{NewKey, WhichKey, full_label},
+    remote::{ImportFrom, NewKey, WhichKey, full_label},
 };
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +79,41 @@ pub(super) enum KeyCommand {
         ends: Ends,
         #[command(flatten)]
         style: Style,
+    },
+    /// Take up a key pair that was made in the token by ceremony
+    Import {
+        /// Its label; one that is in use gets its next version
+        label: String,
+        /// A certificate of the key, which senders have or will have
+        #[arg(long, value_name = "FILE", required_unless_present = "id", conflicts_with = "id")]
+        cert: Option<PathBuf>,
+        /// The key's id, as key unused shows it; the custodian's CA certifies it
+        #[arg(long, value_name = "ID")]
+        id: Option<KeyId>,
+        /// Leave it pre-active until it is activated
+        #[arg(long)]
+        pre_active: bool,
+        /// Until when it unwraps [default: no end]
+        #[arg(long, value_name = "TIME", value_parser = parse_future)]
+        unwrap_until: Option<Timestamp>,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// List the key pairs in the token that can be imported
+    Unused {
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Say what the token says of a key, signed with the CA's key: docs/formats/attestation.md
+    Attest {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
+        /// Your own number, to show that the statement is new: up to 64 bytes in hex [default: 16 random bytes]
+        #[arg(long, value_name = "HEX", value_parser = parse_nonce)]
+        nonce: Option<Nonce>,
+        /// A new file for the statement; the signature goes to FILE.sig [default: both to standard output, as JSON]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Let a pre-active key begin, or a suspended one unwrap again
     Activate {
@@ -150,6 +187,15 @@ pub(super) enum KeyCommand {
     },
 }
 
+/// Bytes that nobody said before.
+#[derive(Clone, Debug)]
+pub(super) struct Nonce(Vec<u8>);
+
+fn parse_nonce(text: &str) -> std::result::Result<Nonce, String> {
+    let nonce = hex::decode(text).map_err(|error| error.to_string())?;
+    if nonce.len() > MAX_NONCE_LEN { Err("it is longer than 64 bytes".to_owned()) } else { Ok(Nonce(nonce)) }
+}
+
 /// When a new key's periods end.
 #[derive(Debug, clap::Args)]
 pub(super) struct Ends {
@@ -219,6 +265,20 @@ impl KeyCommand {
             Self::Rotate { label, bits, ends, style } => {
                 tell(style, &remote.rotate_key(&label, &ends.new_key(bits))?)
             }
+            Self::Import { label, cert, id, pre_active, unwrap_until, style } => {
+                let source = match (cert, id) {
+                    (Some(path), _) => ImportFrom::Certificate(read_certificate(&path)?),
+                    (None, Some(id)) => ImportFrom::Key(id),
+                    // The command line has one of them.
+                    (None, None) => {
+                        return Err(Error::new(Kind::Usage, "cannot import", "give --cert or --id"));
+                    }
+                };
+                let new = NewKey { pre_active, unwrap_end: unwrap_until, ..NewKey::default() };
+                tell(style, &remote.import_key(&label, &source, &new)?)
+            }
+            Self::Unused { style } => list_unused(style, &remote.unused_keys()?),
+            Self::Attest { key, nonce, out } => attest::run(&remote, &key, nonce.map(|nonce| nonce.0), out),
             Self::Activate { key, style } => tell(style, &remote.activate_key(&key)?),
             Self::Suspend { key, reason, style } => tell(style, &remote.suspend_key(&key, &reason)?),
             Self::Deactivate { key, reason, style } => tell(style, &remote.deactivate_key(&key, &reason)?),
@@ -264,6 +324,36 @@ impl<'a> From<&'a v1::Key> for Listed<'a> {
     fn from(key: &'a v1::Key) -> Self {
         Self { view: key.into(), key }
     }
+}
+
+/// A key pair in the token.
+#[derive(Serialize)]
+struct UnusedView<'a> {
+    name: &'a str,
+    token_label: &'a str,
+    modulus_bits: u32,
+    uris: &'a [String],
+}
+
+fn list_unused(style: Style, found: &v1::ListUnusedKeysResponse) -> Result<()> {
+    let keys = found.keys.iter().map(|key| UnusedView {
+        name: &key.name,
+        token_label: &key.token_label,
+        modulus_bits: key.modulus_bits,
+        uris: &key.uris,
+    });
+    style.many(&keys.collect::<Vec<_>>(), &["ID", "LABEL IN THE TOKEN", "BITS", "URI"], |key| {
+        vec![
+            id_of(key.name).to_owned(),
+            key.token_label.to_owned(),
+            key.modulus_bits.to_string(),
+            key.uris.join(" "),
+        ]
+    })?;
+    for reason in &found.unserved {
+        note(&format!("not served: {reason}"));
+    }
+    Ok(())
 }
 
 /// A released file key with its JSON beside it.
@@ -314,6 +404,7 @@ fn tell(style: Style, key: &v1::Key) -> Result<()> {
             ("created", local(key.create_time.as_ref())),
             ("changed", local(key.update_time.as_ref())),
             ("reason", key.reason.clone()),
+            ("in the token", key.uris.join(" ")),
         ],
     )
 }
@@ -323,11 +414,16 @@ fn certificate(key: &v1::Key, output: Option<&Path>) -> Result<()> {
     let pem = encode_string("CERTIFICATE", LineEnding::LF, &key.certificate)
         .map_err(|error| Error::new(Kind::Local, &*what, error))?;
     let Some(path) = output else { return print(&pem).map(drop) };
+    write_new(path, pem.as_bytes(), what)
+}
+
+/// Writes a file that must not exist yet.
+pub(super) fn write_new(path: &Path, content: &[u8], what: String) -> Result<()> {
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(path)
-        .and_then(|mut file| file.write_all(pem.as_bytes()));
+        .and_then(|mut file| file.write_all(content));
     written.map_err(|error| {
         let failed = Error::new(Kind::Local, what, format!("{}: {error}", path.display()));
         if error.kind() == io::ErrorKind::AlreadyExists {

@@ -99,7 +99,7 @@ fn inputs(args: &SealArgs) -> Result<(Vec<PathBuf>, Option<String>)> {
 }
 
 /// Exactly one: sealing to a CA that stands behind it in the file would seal to the wrong key.
-fn certificate(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn certificate(path: &Path) -> Result<Vec<u8>> {
     let mut found = remote::certificates(path)?;
     match (found.pop(), found.is_empty()) {
         (Some(certificate), true) => Ok(certificate),

@@ -85,6 +85,8 @@ pub(super) struct KeyView {
     pub(super) unwrap_end_time: Option<String>,
     pub(super) update_time: Option<String>,
     pub(super) reason: String,
+    /// RFC 7512.
+    pub(super) uris: Vec<String>,
 }
 
 impl From<&v1::Key> for KeyView {
@@ -102,6 +104,7 @@ impl From<&v1::Key> for KeyView {
             unwrap_end_time: rfc3339(key.unwrap_end_time.as_ref()),
             update_time: rfc3339(key.update_time.as_ref()),
             reason: key.reason.clone(),
+            uris: key.uris.clone(),
         }
     }
 }

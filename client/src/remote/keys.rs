@@ -110,6 +110,15 @@ pub struct NewKey {
     pub unwrap_end: Option<Timestamp>,
 }
 
+/// Which key pair in the token to take up.
+#[derive(Clone, Debug)]
+pub enum ImportFrom {
+    /// That of this certificate, DER.
+    Certificate(Vec<u8>),
+    /// This one; the custodian's CA certifies it.
+    Key(KeyId),
+}
+
 fn proto(time: Option<Timestamp>) -> Option<prost_types::Timestamp> {
     time.map(|time| prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }
@@ -195,6 +204,47 @@ impl Remote {
         };
         let what = format!("cannot rotate the key {label}");
         Ok(self.call(&what, async |service| client(service).rotate_key(request.clone()).await)?)
+    }
+
+    /// Takes up a key pair that is in the token and that the ledger does not know. Of `new`, how it begins and until when it
+    /// unwraps.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn import_key(&self, label: &str, source: &ImportFrom, new: &NewKey) -> Result<v1::Key> {
+        let (certificate, name) = match source {
+            ImportFrom::Certificate(der) => (der.clone(), String::new()),
+            ImportFrom::Key(id) => (Vec::new(), id.resource_name()),
+        };
+        let request = v1::ImportKeyRequest {
+            label: label.to_owned(),
+            certificate,
+            name,
+            pre_active: new.pre_active,
+            unwrap_end_time: proto(new.unwrap_end),
+        };
+        let what = format!("cannot import the key {label}");
+        Ok(self.call(&what, async |service| client(service).import_key(request.clone()).await)?)
+    }
+
+    /// The key pairs in the token that can be imported, and those that it does not serve.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn unused_keys(&self) -> Result<v1::ListUnusedKeysResponse> {
+        let ask = async |service| client(service).list_unused_keys(v1::ListUnusedKeysRequest {}).await;
+        Ok(self.call("cannot list the token's unused keys", ask)?)
+    }
+
+    /// What the token says of a key, signed.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn attest_key(&self, which: &WhichKey, nonce: &[u8]) -> Result<v1::AttestKeyResponse> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot attest {name}");
+        let request = v1::AttestKeyRequest { name, nonce: nonce.to_vec() };
+        Ok(self.call(&what, async |service| client(service).attest_key(request.clone()).await)?)
     }
 
     /// Lets a pre-active key begin, or a suspended one work again.

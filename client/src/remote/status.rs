@@ -40,6 +40,10 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let refusal = reason.and_then(Refusal::from_code);
 
     let (kind, text, hint) = match (refusal, reason) {
+        // The message says which of the caller's own arguments it is, and why.
+        (Some(Refusal::InvalidArgument), _) if !status.message().is_empty() => {
+            (Kind::Refused, status.message().to_owned(), Refusal::InvalidArgument.hint())
+        }
         (Some(refusal), _) => (kind_of(refusal), refusal.text().to_owned(), refusal.hint()),
         (None, Some(reason)) => of_fault(reason).unwrap_or_else(|| of_code(status)),
         (None, None) => of_code(status),

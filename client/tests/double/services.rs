@@ -99,6 +99,24 @@ impl v1::key_service_server::KeyService for Services {
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
+    async fn import_key(&self, request: Request<v1::ImportKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn list_unused_keys(
+        &self,
+        request: Request<v1::ListUnusedKeysRequest>,
+    ) -> Answer<v1::ListUnusedKeysResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn attest_key(&self, request: Request<v1::AttestKeyRequest>) -> Answer<v1::AttestKeyResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
     async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Answer<v1::Key> {
         self.check(&request)?;
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))

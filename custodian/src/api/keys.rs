@@ -1,7 +1,7 @@
 //! `KeyService`.
 
 use custodian_proto::{
-    limits::{DEFAULT_MODULUS_BITS, MODULUS_BITS},
+    limits::{DEFAULT_MODULUS_BITS, MAX_NONCE_LEN, MODULUS_BITS},
     refusal::Refusal,
     v1::{self, key_service_server::KeyService},
 };
@@ -9,15 +9,17 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api,
+    Api, attestation,
     call::{Accepted, invalid},
+    import::Source,
     new_key::NewKey,
     resource::{from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, unwrapped},
 };
 use crate::{
     authority::{Beginning, DeviceId, KeyStep, Need, Role, WrappingKey},
-    custody::{Denial, Fault},
+    custody::{Attestation, Denial, Fault},
     ledger::{Change, Changed, Intent, OK, RecordQuery},
+    token::KeyDescription,
 };
 
 #[tonic::async_trait]
@@ -39,7 +41,7 @@ impl KeyService for Api {
         let keys = keys.map_err(|error| accepted.status(error.into()))?;
         let (keys, next_page_token) = page(keys, size, |key| key.id.to_string());
         Ok(Response::new(v1::ListKeysResponse {
-            keys: keys.into_iter().map(v1::Key::from).collect(),
+            keys: keys.into_iter().map(|key| self.shown(key)).collect(),
             next_page_token,
         }))
     }
@@ -49,7 +51,7 @@ impl KeyService for Api {
         let id = key_id(&request.into_inner().name).map_err(|denial| accepted.status(denial))?;
         let key = self.custodian.ledger().key(id).await.map_err(|error| accepted.status(error.into()))?;
         let key = key.ok_or_else(|| accepted.status(Refusal::KeyUnknown.into()))?;
-        Ok(Response::new(key.into()))
+        Ok(Response::new(self.shown(key)))
     }
 
     async fn create_key(&self, request: Request<v1::CreateKeyRequest>) -> Result<Response<v1::Key>, Status> {
@@ -80,6 +82,44 @@ impl KeyService for Api {
             api.make(NewKey { version: newest.version.saturating_add(1), modulus_bits, ..new }).await
         });
         self.make_key(&accepted, "RotateKey", rotate).await
+    }
+
+    async fn import_key(&self, request: Request<v1::ImportKeyRequest>) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let parsed = import(request.into_inner());
+        let (source, new) = self.parsed(&accepted, "ImportKey", parsed).await?;
+        let api = self.clone();
+        let prepare = Box::pin(async move { Ok(Change::AddKey(api.take_up(source, new).await?)) });
+        self.change_key(&accepted, accepted.call.intent("ImportKey"), prepare).await
+    }
+
+    async fn list_unused_keys(
+        &self,
+        request: Request<v1::ListUnusedKeysRequest>,
+    ) -> Result<Response<v1::ListUnusedKeysResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListUnusedKeys").await?;
+        self.unused_keys().await.map(Response::new).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn attest_key(
+        &self,
+        request: Request<v1::AttestKeyRequest>,
+    ) -> Result<Response<v1::AttestKeyResponse>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::AttestKeyRequest { name, nonce } = request.into_inner();
+        let parsed = key_id(&name).and_then(|id| match nonce.len() {
+            0..=MAX_NONCE_LEN => Ok((id, nonce)),
+            _ => Err(invalid("nonce: may have 64 bytes")),
+        });
+        let (id, nonce) = self.parsed(&accepted, "AttestKey", parsed).await?;
+        let signer = self.ca.key();
+        let state = move |key: &WrappingKey, described: &[KeyDescription]| {
+            attestation::statement(key, described, &nonce, signer, Timestamp::now())
+        };
+        let attested = self.custodian.attest(accepted.call.clone(), id, signer, state).await;
+        let Attestation { statement, signature } = attested.map_err(|denial| accepted.status(denial))?;
+        let signer_certificate = self.ca.certificate().to_vec();
+        Ok(Response::new(v1::AttestKeyResponse { statement, signature, signer_certificate }))
     }
 
     async fn activate_key(
@@ -127,7 +167,8 @@ impl KeyService for Api {
         });
         let (id, unwraps_until, reason) = self.parsed(&accepted, "LimitKey", parsed).await?;
         let intent = Intent { key: Some(id), reason: reason.clone(), ..accepted.call.intent("LimitKey") };
-        self.change_key(&accepted, intent, Change::LimitKey { id, unwraps_until, reason }).await
+        let change = Change::LimitKey { id, unwraps_until, reason };
+        self.change_key(&accepted, intent, async move { Ok(change) }).await
     }
 
     async fn destroy_key(
@@ -139,7 +180,7 @@ impl KeyService for Api {
         let parsed = key_id(&name).and_then(|id| Ok((id, reason(why)?)));
         let (id, reason) = self.parsed(&accepted, "DestroyKey", parsed).await?;
         let destroyed = self.custodian.destroy_key(accepted.call.clone(), id, confirm_label, reason).await;
-        destroyed.map(|key| Response::new(key.into())).map_err(|denial| accepted.status(denial))
+        destroyed.map(|key| Response::new(self.shown(key))).map_err(|denial| accepted.status(denial))
     }
 
     async fn list_unwrapped(
@@ -176,6 +217,11 @@ impl KeyService for Api {
 }
 
 impl Api {
+    /// A key with its names in the tokens.
+    fn shown(&self, key: WrappingKey) -> v1::Key {
+        v1::Key { uris: self.custodian.token().uris(key.id), ..key.into() }
+    }
+
     async fn make_key(
         &self,
         accepted: &Accepted,
@@ -184,7 +230,7 @@ impl Api {
     ) -> Result<Response<v1::Key>, Status> {
         let made =
             self.custodian.make_key(accepted.call.clone(), accepted.call.intent(operation), make).await;
-        made.map(|key| Response::new(key.into())).map_err(|denial| accepted.status(denial))
+        made.map(|key| Response::new(self.shown(key))).map_err(|denial| accepted.status(denial))
     }
 
     async fn step(
@@ -198,18 +244,19 @@ impl Api {
         let parsed = key_id(name).and_then(|id| Ok((id, reason?)));
         let (id, reason) = self.parsed(accepted, operation, parsed).await?;
         let intent = Intent { key: Some(id), reason: reason.clone(), ..accepted.call.intent(operation) };
-        self.change_key(accepted, intent, Change::StepKey { id, step, reason }).await
+        let change = Change::StepKey { id, step, reason };
+        self.change_key(accepted, intent, async move { Ok(change) }).await
     }
 
     async fn change_key(
         &self,
         accepted: &Accepted,
         intent: Intent,
-        change: Change,
+        change: impl Future<Output = Result<Change, Denial>> + Send + 'static,
     ) -> Result<Response<v1::Key>, Status> {
-        let prepare = async move { Ok((change, ())) };
+        let prepare = async move { Ok((change.await?, ())) };
         match self.custodian.change(accepted.call.clone(), Need::Role(Role::Admin), intent, prepare).await {
-            Ok((Changed::Key(key), ())) => Ok(Response::new(key.into())),
+            Ok((Changed::Key(key), ())) => Ok(Response::new(self.shown(key))),
             Ok(_) => Err(accepted.status(Fault::Internal("a key's change left no key".into()).into())),
             Err(denial) => Err(accepted.status(denial)),
         }
@@ -246,6 +293,21 @@ fn rotation(request: v1::RotateKeyRequest) -> Result<(Option<u32>, NewKey), Deni
         ..NewKey::first(checked_label(label)?)
     };
     Ok((bits, new))
+}
+
+fn import(request: v1::ImportKeyRequest) -> Result<(Source, NewKey), Denial> {
+    let v1::ImportKeyRequest { label, certificate, name, pre_active, unwrap_end_time } = request;
+    let source = match (certificate.is_empty(), name.is_empty()) {
+        (false, true) => Source::Certificate(certificate),
+        (true, false) => Source::Key(key_id(&name)?),
+        _ => return Err(invalid("certificate, name: give one of them")),
+    };
+    let new = NewKey {
+        beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
+        unwraps_until: time(unwrap_end_time, "unwrap_end_time")?,
+        ..NewKey::first(checked_label(label)?)
+    };
+    Ok((source, new))
 }
 
 fn time(time: Option<prost_types::Timestamp>, field: &str) -> Result<Option<Timestamp>, Denial> {

@@ -1,9 +1,11 @@
 //! The gRPC services: parse, call, reply. One file each.
 
+mod attestation;
 mod audit;
 mod call;
 mod custody;
 mod devices;
+mod import;
 mod keys;
 mod new_key;
 mod resource;

@@ -82,12 +82,33 @@ impl NewKey {
         Ok(validity)
     }
 
+    /// Certifies a key pair that the token has, for its usual period.
+    pub(super) async fn certify_for(
+        self,
+        key: &TokenKey,
+        ca: &DeviceCa,
+        days: u32,
+    ) -> Result<WrappingKey, Denial> {
+        let validity = self.validity(days)?;
+        self.certify(key, ca, validity).await
+    }
+
     async fn certify(self, key: &TokenKey, ca: &DeviceCa, validity: Validity) -> Result<WrappingKey, Denial> {
-        let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the new key has no wrapping".into()))?;
         let certificate = ca.certify_wrapping_key(key, &self.label, validity).await?;
         // What the certificate says, not what was asked for: it may end earlier, with its CA.
         let facts = CertificateFacts::read(&certificate)
             .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?;
+        self.with_certificate(key, certificate, &facts)
+    }
+
+    /// The metadata of a key with this certificate.
+    pub(super) fn with_certificate(
+        self,
+        key: &TokenKey,
+        certificate: Vec<u8>,
+        facts: &CertificateFacts,
+    ) -> Result<WrappingKey, Denial> {
+        let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the key has no wrapping".into()))?;
         let now = Timestamp::now();
         Ok(WrappingKey {
             id: key.id,

@@ -83,6 +83,8 @@ impl From<WrappingKey> for v1::Key {
             unwrap_end_time: key.life.unwraps_until().map(timestamp),
             update_time: Some(timestamp(key.updated)),
             reason: key.reason,
+            // The tokens know.
+            uris: Vec::new(),
         }
     }
 }

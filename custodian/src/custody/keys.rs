@@ -5,15 +5,23 @@ use std::sync::Arc;
 
 use custodian_proto::{key::KeyId, refusal::Refusal};
 
-use super::{Call, Custodian, Denial, Fault, to_the_end};
+use super::{Call, Custodian, Denial, Fault, Withheld, to_the_end};
 use crate::{
-    authority::{KeyStep, Need, Role, Standing, WrappingKey},
+    authority::{KeyState, KeyStep, Need, Role, Standing, WrappingKey},
     ledger::{Change, Changed, Grant, Intent, Outcome},
-    token::TokenError,
+    token::{KeyDescription, TokenError},
 };
 
 /// The operation of the record that says whether the token destroyed a key's objects.
 const ERASE: &str = "EraseKey";
+
+/// What a key in the token signed about another.
+pub struct Attestation {
+    /// Exactly what is signed.
+    pub statement: Vec<u8>,
+    /// ECDSA P-256 over SHA-256, DER.
+    pub signature: Vec<u8>,
+}
 
 impl Custodian {
     /// Makes a key pair if the caller is an administrator, and adds it to the ledger. `make` makes it ready, and runs once
@@ -82,6 +90,48 @@ impl Custodian {
             Ok(destroyed)
         })
         .await
+    }
+
+    /// Signs what `statement` says of a key, for administrators and auditors. The signature leaves only after the record of
+    /// it is durable (law 1).
+    pub async fn attest(
+        self: &Arc<Self>,
+        call: Call,
+        key: KeyId,
+        signer: KeyId,
+        statement: impl FnOnce(&WrappingKey, &[KeyDescription]) -> Result<Vec<u8>, Denial> + Send + 'static,
+    ) -> Result<Attestation, Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let attempt = custodian.ledger.begin(Intent { key: Some(key), ..call.intent("AttestKey") });
+            let need = Need::Either(Role::Admin, Role::Auditor);
+            let signed = match custodian.authority.permit(&call.caller, need).await {
+                Ok(permit) => {
+                    let signed = custodian.signed_statement(key, signer, statement).await;
+                    signed.map(|signed| Withheld::new(signed, permit.redeem()))
+                }
+                Err(denial) => Err(denial),
+            };
+            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&signed)).await?;
+            Ok(signed?.release(release))
+        })
+        .await
+    }
+
+    async fn signed_statement(
+        &self,
+        id: KeyId,
+        signer: KeyId,
+        statement: impl FnOnce(&WrappingKey, &[KeyDescription]) -> Result<Vec<u8>, Denial>,
+    ) -> Result<Attestation, Denial> {
+        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
+        if key.life.set() == KeyState::Destroyed {
+            return Err(Refusal::KeyDestroyed.into());
+        }
+        let described = self.token.describe(id, self.token_deadline()).await?;
+        let statement = statement(&key, &described)?;
+        let signature = self.token.sign(signer, &statement, self.token_deadline()).await?;
+        Ok(Attestation { statement, signature })
     }
 
     async fn confirmed(&self, id: KeyId, label: &str) -> Result<(), Denial> {

@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 pub use denial::{Denial, Fault};
+pub use keys::Attestation;
 pub use unwrap::UnwrapRequest;
 pub use withheld::Withheld;
 

@@ -27,7 +27,10 @@ use crate::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
         contract::world::{self, World},
     },
-    token::{Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, memory::MemoryToken},
+    token::{
+        Health, KeyDescription, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey,
+        memory::MemoryToken,
+    },
 };
 
 /// What happens while the token works.
@@ -83,6 +86,10 @@ impl Token for SlowToken {
 
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
         self.inner.destroy(key, deadline).await
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
+        self.inner.describe(key, deadline).await
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {

@@ -15,7 +15,7 @@ use crate::{
     authority::{Permit, Standing},
     custody::Withheld,
     ledger::{Grant, Outcome, SqliteLedger, contract::world},
-    token::{Health, KeyTemplate, Survey, TokenKey, memory::MemoryToken},
+    token::{Health, KeyDescription, KeyTemplate, Survey, TokenKey, memory::MemoryToken},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +45,10 @@ impl Token for Away {
 
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
         self.token.destroy(key, deadline).await
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
+        self.token.describe(key, deadline).await
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {

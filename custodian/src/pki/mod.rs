@@ -2,6 +2,7 @@
 
 mod capabilities;
 pub mod csr;
+pub mod foreign;
 mod issue;
 pub mod peer;
 mod signer;

@@ -32,6 +32,12 @@ pub struct CertificateFacts {
 #[error("this is no X.509 certificate in DER: {0}")]
 pub struct BadCertificate(String);
 
+impl From<der::Error> for BadCertificate {
+    fn from(error: der::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl CertificateFacts {
     /// Reads a certificate, DER.
     ///

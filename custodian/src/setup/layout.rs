@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     files::{self, Mode},
     log_key,
+    made::Made,
     parts::{open_ledger, start_tokens},
 };
 use crate::{
@@ -88,14 +89,20 @@ impl Plan {
 
         progress("starting the token");
         let tokens = start_tokens(&config, Vec::new()).await?;
-        let token: Arc<dyn Token> = tokens.clone();
-        let made = self.make(&config, &folder, token, progress).await;
+        let made = Made::new(tokens.clone());
+        let laid = self
+            .make(&config, &folder, made.clone(), progress)
+            .await
+            .and_then(|()| files::create(&self.config, text.as_bytes(), Mode::Public));
+        if laid.is_err() {
+            progress("destroying the keys that were made");
+            made.take_back().await;
+        }
         tokens.shutdown().await;
-        made?;
-        files::create(&self.config, text.as_bytes(), Mode::Public)
+        laid
     }
 
-    /// Finds what cannot work before anything is made: keys in the token cannot be taken back.
+    /// Finds what cannot work before anything is made.
     fn check(&self) -> Result<(), Trouble> {
         let trouble = |why: String| Trouble::new("cannot set up a custodian", why);
         if self.names.is_empty() {

@@ -6,6 +6,7 @@ mod files;
 pub mod init;
 mod layout;
 pub mod log_key;
+mod made;
 mod parts;
 pub mod serve;
 

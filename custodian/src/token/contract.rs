@@ -65,6 +65,7 @@ pub(super) async fn holds(token: &dyn Token) {
     keys_serve_one_purpose(token, &key, &signer).await;
     signatures_verify(token, &signer).await;
     past_deadlines_are_not_served(token, &key, &signer).await;
+    keys_are_described_by_name(token, &key, &signer).await;
     destroyed_keys_are_gone_and_not_missed(token, &before.keys, &key, &signer).await;
     assert_eq!(token.health().trouble, None);
 }
@@ -176,6 +177,22 @@ async fn past_deadlines_are_not_served(token: &dyn Token, key: &TokenKey, signer
     let count = token.survey(soon()).await.unwrap().keys.len();
     assert!(matches!(token.generate(template("late", RSA), past).await, Err(TokenError::Unavailable(_))));
     assert_eq!(token.survey(soon()).await.unwrap().keys.len(), count);
+}
+
+async fn keys_are_described_by_name(token: &dyn Token, key: &TokenKey, signer: &TokenKey) {
+    for one in [key, signer] {
+        let described = token.describe(one.id, soon()).await.unwrap();
+        assert!(!described.is_empty());
+        let uris: Vec<_> = described.iter().map(|described| described.uri.clone()).collect();
+        assert_eq!(token.uris(one.id), uris);
+        for described in described {
+            assert!(described.uri.starts_with("pkcs11:token=") && described.uri.ends_with(";type=private"));
+            assert!(described.attributes.iter().any(|(name, _)| name == "CKA_SENSITIVE"));
+        }
+    }
+    let nobody = KeyId::of_public_key(b"no such key");
+    assert_eq!(token.describe(nobody, soon()).await, Err(TokenError::UnknownKey(nobody)));
+    assert!(token.uris(nobody).is_empty());
 }
 
 async fn destroyed_keys_are_gone_and_not_missed(

@@ -75,6 +75,7 @@ mod tests {
             kind: KeyKind::EcdsaP256Sign,
             wrapping: None,
             spki: Vec::new(),
+            uri: String::new(),
         }
     }
 

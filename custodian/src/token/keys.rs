@@ -19,6 +19,7 @@ use der::Encode;
 use super::{
     KeyKind, KeyTemplate, TokenKey,
     attributes::{Failed, Inspected, inspect, public_key_of},
+    describe::uri,
     grip::Grip,
     mechanism::{self, Canary, oaep},
     pkcs11::Hands,
@@ -131,7 +132,8 @@ impl ServedKey {
         inspected: Inspected,
         wrappings: &[KeyWrapping],
     ) -> Result<Self, Failure> {
-        let Inspected { label, public, .. } = inspected;
+        let Inspected { label, cka_id, public } = inspected;
+        let uri = uri(&hands.token, &label, &cka_id);
         let wrappings = match public.kind {
             KeyKind::EcdsaP256Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
@@ -145,7 +147,7 @@ impl ServedKey {
                 Failure::new(Sense::Ambiguous, text)
             })?),
         };
-        let key = TokenKey { id: public.id, label, kind: public.kind, wrapping, spki: public.spki };
+        let key = TokenKey { id: public.id, label, kind: public.kind, wrapping, spki: public.spki, uri };
         let served = Self { key, handle, wrappings, canary, pulse: Mutex::default() };
         // Twice: a key is not left out because of one stumble.
         match served.ask_canary(hands).or_else(|_| served.ask_canary(hands)) {
@@ -366,11 +368,12 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
 
 /// Gives both halves the id that follows from the public key, and checks what was made (law 7).
 fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<ServedKey, Failure> {
-    let inspected = inspect(&hands.session, private).map_err(|failed| match failed {
+    let mut inspected = inspect(&hands.session, private).map_err(|failed| match failed {
         Failed::Unfit(reason) => Failure::new(Sense::Ambiguous, reason),
         Failed::Unread(failure) => failure,
     })?;
-    let id = [Attribute::Id(inspected.public.id.as_bytes().to_vec())];
+    inspected.cka_id = inspected.public.id.as_bytes().to_vec();
+    let id = [Attribute::Id(inspected.cka_id.clone())];
     for object in [public, private] {
         hands
             .session

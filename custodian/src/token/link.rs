@@ -20,7 +20,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Survey, TokenKey,
+    KeyDescription, Survey, TokenKey,
     inventory::Inventory,
     wire::{self, Answer, FromWorker, HEADER, Job, Order, Outcome, Report, Task, ToWorker},
 };
@@ -35,6 +35,7 @@ pub(super) enum Reply {
     Key(TokenKey),
     Survey(Survey),
     Destroyed,
+    Described(KeyDescription),
     Rejected,
     UnknownKey,
     Busy,
@@ -205,6 +206,7 @@ impl TryFrom<Outcome> for Reply {
             Outcome::Key(key) => Self::Key(key.into_key().ok_or(Nonsense)?),
             Outcome::Survey(survey) => Self::Survey(survey.into_survey().ok_or(Nonsense)?),
             Outcome::Destroyed(()) => Self::Destroyed,
+            Outcome::Described(said) => Self::Described(said.into_description().ok_or(Nonsense)?),
             Outcome::Rejected(()) => Self::Rejected,
             Outcome::UnknownKey(()) => Self::UnknownKey,
             Outcome::Busy(()) => Self::Busy,

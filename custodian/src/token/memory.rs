@@ -15,7 +15,10 @@ use aws_lc_rs::{
 };
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
-use super::{Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public};
+use super::{
+    Health, KeyDescription, KeyKind, KeyTemplate, Said, Survey, Token, TokenDescription, TokenError,
+    TokenKey, mechanism::oaep_public,
+};
 use crate::{authority::Permit, custody::Withheld};
 
 /// A token in memory that unwraps one wrapping.
@@ -135,7 +138,8 @@ impl Token for MemoryToken {
         };
         let info = spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).expect("SPKI");
         let id = KeyId::of_public_key(info.subject_public_key.raw_bytes());
-        let key = TokenKey { id, label: template.label, kind: template.kind, wrapping, spki };
+        let uri = format!("pkcs11:token=memory;id=%{};type=private", hex::encode(id.as_bytes()));
+        let key = TokenKey { id, label: template.label, kind: template.kind, wrapping, spki, uri };
         self.keys().insert(id, (key.clone(), Arc::new(private)));
         Ok(key)
     }
@@ -143,6 +147,16 @@ impl Token for MemoryToken {
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
         in_time(deadline)?;
         self.keys().remove(&key).map(drop).ok_or(TokenError::UnknownKey(key))
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
+        in_time(deadline)?;
+        let keys = self.keys();
+        let (known, _) = keys.get(&key).ok_or(TokenError::UnknownKey(key))?;
+        let token = TokenDescription { label: "memory".to_owned(), ..TokenDescription::default() };
+        // It is a token of software, and says so.
+        let attributes = vec![("CKA_SENSITIVE".to_owned(), Said::Flag(false))];
+        Ok(vec![KeyDescription { token, uri: known.uri.clone(), attributes }])
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod config;
+mod describe;
 mod drain;
 mod elf;
 mod grip;
@@ -42,6 +43,7 @@ use custodian_proto::{
 };
 
 pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
+pub use describe::{KeyDescription, Said, TokenDescription};
 pub use drain::Drain;
 pub use init::{InitToken, init_token};
 pub use name::TokenName;
@@ -81,6 +83,17 @@ pub trait Token: Send + Sync + 'static {
     /// # Errors
     /// [`TokenError::UnknownKey`] if the token has no such key, served or not: after an earlier try, as good as done.
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError>;
+
+    /// What each token that has this key says of it, as far as they can be asked.
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError>;
+
+    /// The PKCS#11 URIs (RFC 7512) of this private key, one for each token that has it, as far as is known. Never asks the
+    /// token.
+    fn uris(&self, key: KeyId) -> Vec<String> {
+        let survey = self.health().last_survey;
+        let keys = survey.iter().flat_map(|survey| &survey.keys);
+        keys.filter(|known| known.id == key).map(|known| known.uri.clone()).collect()
+    }
 
     /// Looks into the token: the keys that pass the check of their attributes (law 7), and how the token is. Takes a
     /// turn in the token's queue: for what was found last, see [`Token::health`].
@@ -125,6 +138,8 @@ pub struct TokenKey {
     pub wrapping: Option<KeyWrapping>,
     /// SubjectPublicKeyInfo, DER.
     pub spki: Vec<u8>,
+    /// Its name for other programs: a PKCS#11 URI (RFC 7512).
+    pub uri: String,
 }
 
 /// What a token is and has.

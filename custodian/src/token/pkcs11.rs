@@ -1,6 +1,6 @@
 //! The PKCS#11 module: loading it, finding the token, logging in, sessions. Runs in the worker only.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
@@ -15,7 +15,7 @@ use custodian_proto::{key::KeyWrapping, secret::Secret};
 use zeroize::Zeroizing;
 
 use super::{
-    StartError, TokenSelect, elf,
+    StartError, TokenDescription, TokenSelect, elf,
     mechanism::{oaep, signature_to_der},
     rv::{Failure, said},
 };
@@ -29,11 +29,14 @@ pub(super) struct Module {
     slot: Slot,
     pub(super) label: String,
     pub(super) model: String,
+    pub(super) description: Arc<TokenDescription>,
 }
 
 /// A session that belongs to one thread.
 pub(super) struct Hands {
     pub(super) session: Session,
+    /// The token that the session is of.
+    pub(super) token: Arc<TokenDescription>,
 }
 
 impl Module {
@@ -41,11 +44,12 @@ impl Module {
     pub(super) fn open(path: &Path, select: &TokenSelect) -> Result<Self, StartError> {
         let pkcs11 = load(path)?;
         let (slot, info) = choose(&pkcs11, path, select)?;
+        let description = Arc::new(info.as_ref().map(described).unwrap_or_default());
         let (label, model) = match info {
             Some(info) => (info.label().to_owned(), format!("{} {}", info.manufacturer_id(), info.model())),
             None => (format!("slot {slot}"), "token information unreadable".to_owned()),
         };
-        Ok(Self { pkcs11, slot, label, model })
+        Ok(Self { pkcs11, slot, label, model, description })
     }
 
     /// Logs the whole process in, once. The login lasts as long as a session is open: keep the one returned.
@@ -60,7 +64,9 @@ impl Module {
         }
         let session = self.pkcs11.open_ro_session(self.slot).map_err(|error| self.no_session(&error))?;
         match session.login(UserType::User, Some(&AuthPin::from(pin.expose()))) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(Hands { session }),
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                Ok(Hands { session, token: Arc::clone(&self.description) })
+            }
             Err(error) => Err(self.login_refused(&error, before.as_ref())),
         }
     }
@@ -93,12 +99,12 @@ impl Module {
 
     /// Opens a session for one thread.
     pub(super) fn hands(&self) -> Result<Hands, Error> {
-        Ok(Hands { session: self.pkcs11.open_ro_session(self.slot)? })
+        Ok(Hands { session: self.pkcs11.open_ro_session(self.slot)?, token: Arc::clone(&self.description) })
     }
 
     /// Opens a session that can make objects that stay.
     pub(super) fn making_hands(&self) -> Result<Hands, Error> {
-        Ok(Hands { session: self.pkcs11.open_rw_session(self.slot)? })
+        Ok(Hands { session: self.pkcs11.open_rw_session(self.slot)?, token: Arc::clone(&self.description) })
     }
 
     /// Ends the use of the module. Only when every session is closed: modules crash otherwise.
@@ -214,6 +220,15 @@ impl Hands {
     /// C_Sign with ECDSA. `Ok(None)` if what came back is no signature.
     pub(super) fn sign(&self, key: ObjectHandle, digest: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         Ok(signature_to_der(&self.session.sign(&Mechanism::Ecdsa, key, digest)?))
+    }
+}
+
+fn described(info: &TokenInfo) -> TokenDescription {
+    TokenDescription {
+        label: info.label().to_owned(),
+        manufacturer: info.manufacturer_id().to_owned(),
+        model: info.model().to_owned(),
+        serial: info.serial_number().to_owned(),
     }
 }
 

@@ -38,8 +38,8 @@ use self::{
     usage::{Signing, Unwrapping, Usage},
 };
 use super::{
-    Drain, Health, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token, TokenError, TokenKey,
-    TokenName, WorkerCommand,
+    Drain, Health, KeyDescription, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token,
+    TokenError, TokenKey, TokenName, WorkerCommand,
 };
 use crate::{authority::Permit, custody::Withheld};
 
@@ -374,6 +374,30 @@ impl Token for Pool {
             Some(why) => Err(TokenError::Unavailable(why)),
             None => destroyed,
         }
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
+        let (mut described, mut last) = (Vec::new(), TokenError::UnknownKey(key));
+        for seat in &self.seats {
+            // Any worker of a token can tell.
+            for member in seat.lines.iter().filter_map(|line| line.member()) {
+                match member.describe(key, deadline).await {
+                    Ok(one) => {
+                        described.push(one);
+                        break;
+                    }
+                    Err(Miss::Error(TokenError::UnknownKey(_))) => break,
+                    Err(miss) => last = miss.into(),
+                }
+            }
+        }
+        if described.is_empty() { Err(last) } else { Ok(described) }
+    }
+
+    fn uris(&self, key: KeyId) -> Vec<String> {
+        let surveys: Vec<_> = self.seats.iter().filter_map(|seat| seat.survey()).collect();
+        let keys = surveys.iter().flat_map(|survey| &survey.keys);
+        keys.filter(|known| known.id == key).map(|known| known.uri.clone()).collect()
     }
 
     /// Looks into every token that is not drained. One that answers is enough; of the others it is said what is known.

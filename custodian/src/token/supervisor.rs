@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Health, KeyTemplate, Survey, Token, TokenConfig, TokenError, TokenKey,
+    Health, KeyDescription, KeyTemplate, Survey, Token, TokenConfig, TokenError, TokenKey,
     inventory::Inventory,
     keeper::Keeper,
     link::{Link, NoReply, Reply},
@@ -250,6 +250,14 @@ impl Token for Supervisor {
         self.inventory.forget(key);
         match self.ask(Task::Destroy(key.as_bytes().to_vec()), deadline, Repeat::Safe).await? {
             Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(TokenError::UnknownKey(key)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
+        match self.ask(Task::Describe(key.as_bytes().to_vec()), deadline, Repeat::Safe).await? {
+            Reply::Described(said) => Ok(vec![said]),
             Reply::UnknownKey => Err(TokenError::UnknownKey(key)),
             _ => Err(unexpected()),
         }

@@ -22,7 +22,10 @@ use prost::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect};
+use super::{
+    KeyDescription, KeyKind, KeyTemplate, PinSource, Said, StartError, Survey, TokenConfig, TokenDescription,
+    TokenKey, TokenSelect,
+};
 
 /// Longest message: a survey of more than ten thousand keys.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -118,7 +121,7 @@ pub(super) struct Job {
     /// What is left of the deadline, in microseconds.
     #[prost(uint64, tag = "2")]
     pub(super) remaining: u64,
-    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7, 8")]
     pub(super) task: Option<Task>,
 }
 
@@ -135,6 +138,9 @@ pub(super) enum Task {
     /// Destroy the key pair of this id.
     #[prost(bytes, tag = "7")]
     Destroy(Vec<u8>),
+    /// Tell what the token says of the key of this id.
+    #[prost(bytes, tag = "8")]
+    Describe(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -201,7 +207,7 @@ pub(super) struct NotReady {
 pub(super) struct Answer {
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -228,6 +234,8 @@ pub(super) enum Outcome {
     Failed(String),
     #[prost(message, tag = "11")]
     Destroyed(()),
+    #[prost(message, tag = "12")]
+    Described(Description),
 }
 
 /// A file key. Written by hand: prost decodes `bytes` through a buffer that nobody overwrites (law 9).
@@ -294,6 +302,50 @@ pub(super) struct KeyMessage {
     wrapping: i32,
     #[prost(bytes = "vec", tag = "5")]
     spki: Vec<u8>,
+    #[prost(string, tag = "6")]
+    uri: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Description {
+    #[prost(string, tag = "1")]
+    label: String,
+    #[prost(string, tag = "2")]
+    manufacturer: String,
+    #[prost(string, tag = "3")]
+    model: String,
+    #[prost(string, tag = "4")]
+    serial: String,
+    #[prost(string, tag = "5")]
+    uri: String,
+    #[prost(message, repeated, tag = "6")]
+    attributes: Vec<AttributeMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AttributeMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(oneof = "SaidMessage", tags = "2, 3, 4, 5")]
+    said: Option<SaidMessage>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum SaidMessage {
+    #[prost(bool, tag = "2")]
+    Flag(bool),
+    #[prost(uint64, tag = "3")]
+    Number(u64),
+    #[prost(string, tag = "4")]
+    Text(String),
+    #[prost(message, tag = "5")]
+    Names(Names),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Names {
+    #[prost(string, repeated, tag = "1")]
+    names: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -395,6 +447,7 @@ impl From<&TokenKey> for KeyMessage {
             modulus_bits: bits_of(key.kind),
             wrapping: key.wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
             spki: key.spki.clone(),
+            uri: key.uri.clone(),
         }
     }
 }
@@ -407,6 +460,48 @@ impl KeyMessage {
             wrapping: wrapping_of(self.wrapping),
             label: self.label,
             spki: self.spki,
+            uri: self.uri,
+        })
+    }
+}
+
+impl From<KeyDescription> for Description {
+    fn from(description: KeyDescription) -> Self {
+        let KeyDescription { token, uri, attributes } = description;
+        let TokenDescription { label, manufacturer, model, serial } = token;
+        let attributes = attributes.into_iter().map(|(name, said)| {
+            let said = match said {
+                Said::Flag(flag) => SaidMessage::Flag(flag),
+                Said::Number(number) => SaidMessage::Number(number),
+                Said::Text(text) => SaidMessage::Text(text),
+                Said::Names(names) => SaidMessage::Names(Names { names }),
+            };
+            AttributeMessage { name, said: Some(said) }
+        });
+        Self { label, manufacturer, model, serial, uri, attributes: attributes.collect() }
+    }
+}
+
+impl Description {
+    pub(super) fn into_description(self) -> Option<KeyDescription> {
+        let attributes = self.attributes.into_iter().map(|attribute| {
+            let said = match attribute.said? {
+                SaidMessage::Flag(flag) => Said::Flag(flag),
+                SaidMessage::Number(number) => Said::Number(number),
+                SaidMessage::Text(text) => Said::Text(text),
+                SaidMessage::Names(Names { names }) => Said::Names(names),
+            };
+            Some((attribute.name, said))
+        });
+        Some(KeyDescription {
+            attributes: attributes.collect::<Option<_>>()?,
+            token: TokenDescription {
+                label: self.label,
+                manufacturer: self.manufacturer,
+                model: self.model,
+                serial: self.serial,
+            },
+            uri: self.uri,
         })
     }
 }

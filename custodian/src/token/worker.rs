@@ -19,7 +19,7 @@ use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
-    KeyKind, KeyTemplate, StartError, Survey,
+    KeyDescription, KeyKind, KeyTemplate, StartError, Survey, describe,
     grip::{self, Grip, patiently},
     keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
@@ -182,6 +182,7 @@ impl Worker {
                         self.generate(&mut grip, &KeyTemplate::from(&template), deadline)
                     }
                     Task::Survey(()) => self.survey_again(&mut grip, deadline),
+                    Task::Describe(id) => self.describe(&mut grip, &id, deadline),
                     Task::Destroy(id) => self.destroy(&mut grip, &id, deadline),
                 }
             };
@@ -267,6 +268,17 @@ impl Worker {
             }
             Err(failure) if failure.sense.is_the_end() => self.sick(&failure),
             Err(failure) => Outcome::Failed(failure.to_string()),
+        }
+    }
+
+    fn describe(&self, grip: &mut Grip<'_>, id: &[u8], deadline: Instant) -> Outcome {
+        let Some(served) = self.served(id) else { return Outcome::UnknownKey(()) };
+        match grip.steadily(deadline, |hands| describe::attributes(&hands.session, served.handle)) {
+            Ok(attributes) => {
+                let (token, uri) = (self.module.description.as_ref().clone(), served.key.uri.clone());
+                Outcome::Described(KeyDescription { token, uri, attributes }.into())
+            }
+            Err(failure) => self.give_up(deadline, &failure.of(served.name())),
         }
     }
 

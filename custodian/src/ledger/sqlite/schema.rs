@@ -7,6 +7,9 @@ use super::{OpenError, tree, upgrade};
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
+/// The same as SQLite's pragma gives it.
+const OURS: i64 = APPLICATION_ID as i64;
+
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
@@ -156,11 +159,11 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
-        (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
-        (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
+        (OURS, VERSION) => return Ok(()),
+        (OURS, version) if version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (id, version) if id == APPLICATION_ID.into() && version >= 1 => {
+        (OURS, version) if version >= 1 => {
             tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
             version
         }

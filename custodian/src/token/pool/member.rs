@@ -7,7 +7,8 @@ use custodian_proto::key::{FileKey, KeyId, WrappedKey};
 use sha2::{Digest, Sha256};
 
 use super::super::{
-    Health, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey, WorkerCommand,
+    Health, KeyDescription, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey,
+    WorkerCommand,
     link::Reply,
     supervisor::{State, unexpected},
     wire::{Sign, Task, Unwrap},
@@ -29,6 +30,9 @@ pub(in crate::token) trait Member: Send + Sync + 'static {
 
     /// Destroys a key pair, and forgets it whatever comes of it: its absence is no fault from now on.
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss>;
+
+    /// What the token says of a key.
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<KeyDescription, Miss>;
 
     /// Looks into the token.
     async fn survey(&self, deadline: Instant) -> Result<Survey, Miss>;
@@ -145,6 +149,14 @@ impl Member for Supervisor {
         self.inventory.forget(key);
         match self.ask_once(&Task::Destroy(key.as_bytes().to_vec()), deadline).await? {
             Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(key))),
+            _ => Err(Miss::Error(unexpected())),
+        }
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<KeyDescription, Miss> {
+        match self.ask_once(&Task::Describe(key.as_bytes().to_vec()), deadline).await? {
+            Reply::Described(said) => Ok(said),
             Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(key))),
             _ => Err(Miss::Error(unexpected())),
         }

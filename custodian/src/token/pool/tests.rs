@@ -22,8 +22,8 @@ use super::{
     seat::Seat,
 };
 use crate::token::{
-    Drain, Health, KeyKind, KeyTemplate, StartError, Survey, Token, TokenError, TokenKey, TokenName,
-    TokenSelect,
+    Drain, Health, KeyDescription, KeyKind, KeyTemplate, StartError, Survey, Token, TokenError, TokenKey,
+    TokenName, TokenSelect,
     contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
     memory::MemoryToken,
 };
@@ -120,6 +120,12 @@ impl Member for Double {
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss> {
         self.mooded(deadline, Some(key)).await?;
         self.token.destroy(key, deadline).await.map_err(Miss::Error)
+    }
+
+    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<KeyDescription, Miss> {
+        self.mooded(deadline, Some(key)).await?;
+        let mut described = self.token.describe(key, deadline).await.map_err(Miss::Error)?;
+        Ok(described.remove(0))
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, Miss> {
