@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod output;
 pub mod progress;
 pub mod seal;
+mod single;
 mod sources;
 mod stdin;
 mod target;
