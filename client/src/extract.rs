@@ -156,9 +156,9 @@ fn extract_sealed(
     match &mut target {
         Some(target) => {
             target.check_free(of(opened.entries(), &entries))?;
-            fill(target, &Opened::Sealed(opened), &entries, progress)
+            fill(target, &Opened::Sealed(Box::new(opened)), &entries, progress)
         }
-        None => print(&Opened::Sealed(opened), &entries, progress),
+        None => print(&Opened::Sealed(Box::new(opened)), &entries, progress),
     }
 }
 

@@ -10,7 +10,7 @@ pub enum Opened<'f> {
     /// MTD.
     Mtd(mtd::Opened<'f>),
     /// `sealed`.
-    Sealed(sealed::Opened<'f>),
+    Sealed(Box<sealed::Opened<'f>>),
 }
 
 impl Opened<'_> {

@@ -247,7 +247,7 @@ def vectors():
 
     with_inner("nothing inside", b"", "end of the archive is missing")
     with_inner("no archive inside", b"a letter" * 10, "end of the archive is missing")
-    with_inner("an archive that is cut off", inside[:-1], "end record")
+    with_inner("an archive that is cut off", inside[:-1], "end of the archive is missing")
     with_inner("bytes before the archive inside", b"\0" + inside, "directory is not where")
     with_inner("a name that leads out", inner([("../evil", b"x")]), "“..”")
     with_inner("an absolute name", inner([("/evil", b"x")]), "absolute")
