@@ -28,11 +28,15 @@ fn refused(key: &SoftKey, folder: &Path) -> Error {
 
 #[test]
 fn what_is_not_authenticated_is_opened_only_on_demand() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     for size in [0, 1, 15, 16, 17, 5_000, 3_000_000] {
         let content = tree::noise(size);
         fs::write(folder.path().join("f"), &content).expect("written");
         for form in [&["-outform", "DER"][..], &["-outform", "DER", "-stream"], &["-outform", "SMIME"]] {
+            if size == 0 && form.contains(&"-stream") {
+                // openssl 3.0 cannot write it.
+                continue;
+            }
             encrypt(key, folder.path(), &[&["-aes-256-cbc", "-keyid"][..], form].concat());
             let error = refused(key, folder.path());
             assert!(error.why.contains("not authenticated"), "{error}");
@@ -51,7 +55,7 @@ fn what_is_not_authenticated_is_opened_only_on_demand() {
 
 #[test]
 fn bad_padding_has_one_text_and_leaves_no_file() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     fs::write(folder.path().join("f"), tree::noise(1_000)).expect("written");
     encrypt(key, folder.path(), &["-aes-256-cbc", "-keyid", "-outform", "DER"]);
     let envelope = folder.path().join("e.p7m");
@@ -82,14 +86,21 @@ fn bad_padding_has_one_text_and_leaves_no_file() {
 
 #[test]
 fn recipients_that_cannot_be_served_are_named_with_the_reason() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     fs::write(folder.path().join("f"), b"content").expect("written");
     for (args, why) in [
         (&["-aes-256-gcm", "-keyid", "-keyopt", "rsa_padding_mode:pkcs1"][..], "PKCS #1 v1.5"),
         (&["-aes-256-gcm"], "not named by a 20-byte key identifier"),
-        (&["-aes-256-gcm", "-pwri_password", "secret"], "whoever knows a password"),
+        (&["-aes-256-cbc", "-keyid", "-pwri_password", "secret"], "whoever knows a password"),
         (
-            &["-aes-256-gcm", "-secretkey", "000102030405060708090a0b0c0d0e0f", "-secretkeyid", "01"],
+            &[
+                "-aes-256-cbc",
+                "-keyid",
+                "-secretkey",
+                "000102030405060708090a0b0c0d0e0f",
+                "-secretkeyid",
+                "01",
+            ],
             "a certain symmetric key",
         ),
     ] {
@@ -106,7 +117,7 @@ fn recipients_that_cannot_be_served_are_named_with_the_reason() {
 
 #[test]
 fn keys_that_are_not_32_bytes_are_not_asked_for() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     fs::write(folder.path().join("f"), b"content").expect("written");
     for (cipher, name) in [
         ("-aes-128-gcm", "AES-128-GCM"),
@@ -124,7 +135,7 @@ fn keys_that_are_not_32_bytes_are_not_asked_for() {
 
 #[test]
 fn other_messages_are_told_what_they_are() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     for (bytes, why) in [
         (&b"From: a\nTo: b\n\nhello\n"[..], "a mail that is not encrypted"),
         (b"-----BEGIN CMS-----\nAAAA\n-----END CMS-----\n", "starts like a CMS message"),

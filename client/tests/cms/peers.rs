@@ -74,6 +74,10 @@ fn we_open_what_openssl_seals() {
         fs::write(folder.path().join("f"), &content).expect("written");
         for form in ["DER", "PEM", "SMIME"] {
             for stream in [&[][..], &["-stream"]] {
+                if size == 0 && !stream.is_empty() {
+                    // openssl 3.0 cannot write it.
+                    continue;
+                }
                 let args = [&["-aes-256-gcm", "-keyid", "-outform", form][..], stream].concat();
                 encrypt(key, folder.path(), &args);
                 let out = folder.path().join("out");

@@ -5,13 +5,14 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use custodian_client::{
     Kind,
     extract::{Input, extract},
     inspect::inspect,
-    progress::Silent,
+    progress::{Progress, Silent},
     seal::seal,
 };
 use proptest::prelude::*;
@@ -90,7 +91,7 @@ proptest! {
 
 #[test]
 fn the_content_has_the_name_of_the_envelope_without_its_suffix() {
-    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     let file = folder.path().join("f");
     fs::write(&file, b"content").expect("written");
     for (envelope, content) in [
@@ -114,6 +115,36 @@ fn the_content_has_the_name_of_the_envelope_without_its_suffix() {
         assert_eq!(key.asked(), asked, "a key for nothing");
         fs::remove_dir_all(&out).expect("removed");
     }
+}
+
+/// Ctrl-C after the first bytes.
+#[derive(Default)]
+struct CtrlC(AtomicBool);
+
+impl Progress for CtrlC {
+    fn total(&self, _: u64) {}
+    fn advance(&self, _: u64) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+    fn interrupted(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn an_interruption_leaves_no_file() {
+    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (file, envelope, out) =
+        (folder.path().join("f"), folder.path().join("f.p7m"), folder.path().join("out"));
+    fs::write(&file, tree::noise(64 * PIECE)).expect("written");
+    let stopped = seal(&seal_job(key, &[&file], &envelope), &CtrlC::default()).expect_err("stopped");
+    assert_eq!(stopped.kind, Kind::Interrupted);
+    assert_eq!(fs::read_dir(&folder).expect("listed").count(), 1, "only the file itself");
+
+    seal_to(key, &file, &envelope);
+    let stopped = extract(&extract_job(&envelope, &out), key, &CtrlC::default()).expect_err("stopped");
+    assert_eq!(stopped.kind, Kind::Interrupted);
+    assert!(!out.exists());
 }
 
 #[test]
