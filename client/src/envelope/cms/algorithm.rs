@@ -131,7 +131,7 @@ fn cipher(algorithm: &AlgorithmIdentifierOwned) -> Result<Cipher> {
         let parameters: GcmParameters = parameters(algorithm)?.decode_as().map_err(unreadable)?;
         let tag_len = usize::from(parameters.tag_len);
         return match parameters.nonce.as_bytes().try_into() {
-            Ok(nonce) if (12..=gcm::TAG_LEN).contains(&tag_len) => Ok(Cipher::Gcm { nonce, tag_len }),
+            Ok(nonce) if gcm::TAG_LENS.contains(&tag_len) => Ok(Cipher::Gcm { nonce, tag_len }),
             _ => Ok(Cipher::Unknown("AES-256-GCM with an unusual nonce or tag".to_owned())),
         };
     }

@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 pub(super) const NONCE_LEN: usize = 12;
 /// Bytes of a full tag.
 pub(super) const TAG_LEN: usize = 16;
+/// Lengths that a tag may be cut to, in bytes: RFC 5084 §3.2.
+pub(super) const TAG_LENS: std::ops::RangeInclusive<usize> = 12..=TAG_LEN;
 /// Longest message, in bytes: the counter has 32 bits, and two of its values are taken. Just below 64 GiB.
 pub(super) const MAX_LEN: u64 = (1 << 36) - 32;
 /// Bytes of a piece of the message. All but the last have this length.
@@ -161,10 +163,10 @@ impl Tag<'_> {
         tag
     }
 
-    /// Whether this is the tag, or the beginning of it: 12 to 16 bytes (RFC 5084 §3.2).
+    /// Whether this is the tag, or as much of its beginning as [`TAG_LENS`] allows.
     pub(super) fn confirms(self, expected: &[u8]) -> bool {
         let tag = self.finish();
-        (NONCE_LEN..=TAG_LEN).contains(&expected.len()) && bool::from(tag[..expected.len()].ct_eq(expected))
+        TAG_LENS.contains(&expected.len()) && bool::from(tag[..expected.len()].ct_eq(expected))
     }
 }
 
