@@ -65,6 +65,9 @@ impl Recipients {
 
     /// Why nobody can be asked for the file key.
     pub(super) fn unserved(&self) -> Error {
+        if self.others.is_empty() {
+            return unsupported("it is encrypted to nobody");
+        }
         let mut who = self.others.iter().take(TOLD).map(String::as_str).collect::<Vec<_>>().join("; ");
         if self.others.len() > TOLD {
             who.push_str(&format!("; and {} more", self.others.len() - TOLD));
