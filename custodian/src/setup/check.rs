@@ -25,6 +25,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     let survey = parts.token.survey(parts.custodian.token_deadline()).await;
     let survey = survey.map_err(|error| Trouble::new("cannot look into the token", error))?;
     lines.push(format!("token          {} ({}), {}", survey.label, survey.model, survey.wrapping));
+    lines.push(format!("its cage       {}", survey.cage));
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
     for key in keys.map_err(|error| Trouble::new("cannot read the ledger", error))? {
         if !survey.keys.iter().any(|held| held.id == key.id) {

@@ -1,6 +1,8 @@
 //! Which token to serve, and how.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use super::CageConfig;
 
 /// Which token to serve. Says where the PIN is, never what it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +20,8 @@ pub struct TokenConfig {
     pub threads: Option<usize>,
     /// Operations that may wait for a thread. One more is refused as busy.
     pub queue: usize,
+    /// What the module may do to the rest of the machine.
+    pub cage: CageConfig,
 }
 
 /// What a token is chosen by.
@@ -30,6 +34,17 @@ pub enum TokenSelect {
     /// The number of its slot, for a module whose token information cannot be read. Many modules change their slot
     /// numbers when tokens come and go.
     Slot(u64),
+}
+
+/// For a person who is asked for its PIN.
+impl fmt::Display for TokenSelect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(label) => f.write_str(label),
+            Self::Serial(serial) => write!(f, "serial {serial}"),
+            Self::Slot(number) => write!(f, "slot {number}"),
+        }
+    }
 }
 
 /// Where the worker finds the user PIN.

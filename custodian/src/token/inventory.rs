@@ -56,7 +56,7 @@ mod tests {
     use custodian_proto::key::{KeyId, KeyWrapping};
 
     use super::*;
-    use crate::token::KeyKind;
+    use crate::token::{Cage, KeyKind};
 
     fn key(label: &str) -> TokenKey {
         TokenKey {
@@ -75,6 +75,7 @@ mod tests {
             wrapping: KeyWrapping::OaepSha1,
             keys: keys.to_vec(),
             unserved: Vec::new(),
+            cage: Cage::default(),
         }
     }
 

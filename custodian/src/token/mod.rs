@@ -3,6 +3,7 @@
 //! The PKCS#11 module is loaded by a child process, the worker (law 6). This side knows keys by [`KeyId`] only.
 
 mod attributes;
+mod cage;
 mod config;
 mod init;
 mod inventory;
@@ -33,6 +34,7 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
+pub use cage::{Cage, CageConfig, Network, Programs};
 pub use config::{PinSource, TokenConfig, TokenSelect};
 pub use init::{InitToken, init_token};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
@@ -122,6 +124,8 @@ pub struct Survey {
     pub keys: Vec<TokenKey>,
     /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
     pub unserved: Vec<String>,
+    /// What the module is kept from.
+    pub cage: Cage,
 }
 
 /// How a token is.

@@ -21,7 +21,7 @@ use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
-    KeyKind, KeyTemplate, StartError, Survey,
+    Cage, KeyKind, KeyTemplate, StartError, Survey,
     keys::{KeyRing, ServedKey, generate},
     pin,
     pkcs11::{Hands, Module},
@@ -72,6 +72,7 @@ fn harden() -> io::Result<()> {
 
 struct Worker {
     module: Module,
+    cage: Cage,
     ring: RwLock<KeyRing>,
     queue: Queue<Waiting>,
     output: Mutex<UnixStream>,
@@ -84,23 +85,27 @@ struct Waiting {
 }
 
 impl Worker {
-    /// Finds the token, logs in, checks the keys. The session returned keeps the login alive.
+    /// Reads the PIN, closes the cage, finds the token, logs in, checks the keys. The session returned keeps the login
+    /// alive.
     fn new(setup: &Setup, output: UnixStream) -> Result<(Self, Hands), StartError> {
         let nonsense = || StartError::Worker(wire::nonsense().to_string());
         let select = setup.select().ok_or_else(nonsense)?;
         let source = setup.pin().ok_or_else(nonsense)?;
-        let module = Module::open(setup.module(), &select)?;
-        let pin = pin::read(&source, &module.label)?;
+        let pin = pin::read(&source, &select.to_string())?;
         // Only now: a terminal does not let another process group read the PIN. From here on its Ctrl-C is not for us.
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
+        let cage = Cage::close(&setup.cage())?;
+        // Another user, another process: what was set before is gone.
+        harden().map_err(|error| StartError::Worker(format!("cannot protect the token worker: {error}")))?;
+        let module = Module::open(setup.module(), &select).map_err(|error| cage.blame(error))?;
         let hands = module.login(&pin)?;
         drop(pin);
         let ring = KeyRing::find(&hands, &HashMap::new())
             .map_err(|reason| StartError::Token(format!("token {:?}: {reason}", module.label)))?;
         let queue = Queue::new(setup.queue as usize);
-        Ok((Self { module, ring: RwLock::new(ring), queue, output: Mutex::new(output) }, hands))
+        Ok((Self { module, cage, ring: RwLock::new(ring), queue, output: Mutex::new(output) }, hands))
     }
 
     fn serve(self, threads: usize, idle: Hands, mut input: impl Read) -> io::Result<()> {
@@ -224,7 +229,7 @@ impl Worker {
                 ring.served.insert(made.key.id, Arc::new(made));
                 Outcome::Key(message)
             }
-            Err(reason) => Outcome::Failed(reason),
+            Err(reason) => Outcome::Failed(self.cage.explain(&reason)),
         }
     }
 
@@ -258,6 +263,7 @@ impl Worker {
             wrapping: ring.wrappings.first().copied().unwrap_or(KeyWrapping::OaepSha1),
             keys: ring.list(),
             unserved: ring.unserved.clone(),
+            cage: self.cage.clone(),
         })
     }
 
