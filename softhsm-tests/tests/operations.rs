@@ -322,6 +322,7 @@ impl Donor {
             "custodian-dev",
         ]);
         command.arg("--pin-file").arg(self.dev().join("token.pin")).arg("--config").arg(self.config());
+        command.arg("--token-write").arg(self.dev().join("tokens"));
         command.args(["--listen", "127.0.0.1:7443", "--name", name, "--organisation", organisation]);
         run(command.args(["--admin", "anna", "--admin-password-file"]).arg(&file))
     }

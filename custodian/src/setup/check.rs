@@ -46,6 +46,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         ));
     }
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
+    lines.extend(survey.remarks.iter().map(|remark| format!("remark         {remark}")));
     parts.token.shutdown().await;
     Ok(lines)
 }

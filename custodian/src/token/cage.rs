@@ -102,7 +102,7 @@ impl Cage {
     }
 
     /// The cage may be to blame when a module does not do what it should.
-    pub(super) fn explain(&self, failure: &str) -> String {
+    pub(super) fn explain(&self, failure: &impl fmt::Display) -> String {
         format!("{failure}. (The module's cage: {self}. If it needs more: docs/operations.md, \"The cage\")")
     }
 

@@ -76,6 +76,7 @@ mod tests {
             keys: keys.to_vec(),
             unserved: Vec::new(),
             cage: Cage::default(),
+            remarks: Vec::new(),
         }
     }
 

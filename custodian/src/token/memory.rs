@@ -51,6 +51,7 @@ impl MemoryToken {
             keys,
             unserved: Vec::new(),
             cage: Cage::default(),
+            remarks: Vec::new(),
         }
     }
 }

@@ -5,6 +5,8 @@
 mod attributes;
 mod cage;
 mod config;
+mod elf;
+mod grip;
 mod init;
 mod inventory;
 mod keeper;
@@ -15,6 +17,7 @@ mod pin;
 mod pkcs11;
 mod public;
 mod queue;
+mod rv;
 mod supervisor;
 mod wire;
 pub mod worker;
@@ -126,6 +129,8 @@ pub struct Survey {
     pub unserved: Vec<String>,
     /// What the module is kept from.
     pub cage: Cage,
+    /// What else an operator should know, each with what to do about it: fewer sessions than wanted.
+    pub remarks: Vec<String>,
 }
 
 /// How a token is.

@@ -310,6 +310,8 @@ pub(super) struct SurveyMessage {
     unserved: Vec<String>,
     #[prost(message, optional, tag = "9")]
     cage: Option<CageMessage>,
+    #[prost(string, repeated, tag = "6")]
+    remarks: Vec<String>,
 }
 
 impl Setup {
@@ -425,6 +427,7 @@ impl From<&Survey> for SurveyMessage {
             keys: survey.keys.iter().map(Into::into).collect(),
             unserved: survey.unserved.clone(),
             cage: Some((&survey.cage).into()),
+            remarks: survey.remarks.clone(),
         }
     }
 }
@@ -438,6 +441,7 @@ impl SurveyMessage {
             keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
             unserved: self.unserved,
             cage: self.cage.unwrap_or_default().into(),
+            remarks: self.remarks,
         })
     }
 }
