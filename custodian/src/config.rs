@@ -322,7 +322,11 @@ impl RawToken {
     fn check(self, folder: &Path) -> Result<TokenConfig, String> {
         if !self.module.is_absolute() {
             // A relative path would be searched for, and an attacker could put another library first.
-            return Err(format!("token.module: {} is not an absolute path", self.module.display()));
+            return Err(format!(
+                "token.module: {} is not an absolute path. A module is never searched for: give its full path, e.g. \
+                 /usr/lib/softhsm/libsofthsm2.so",
+                self.module.display()
+            ));
         }
         let select = match (self.label, self.serial, self.slot) {
             (Some(label), None, None) => TokenSelect::Label(label),

@@ -42,10 +42,13 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 /// The pause after the first failed start; doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause between two starts.
+/// The longest pause between two starts that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// A worker that served this long was no failed start.
+/// The longest pause after a worker that served, however short: the token is there, and callers wait.
+const LONGEST_OUTAGE: Duration = Duration::from_millis(500);
+
+/// After a worker that served this long there is no pause at all.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// How many keys an error names.
@@ -99,9 +102,8 @@ impl Keeper {
                     let Some(why) = self.serve(running, started.take()).await else { return };
                     warn!(reason = why, "the token worker is replaced");
                     self.restarts.fetch_add(1, Ordering::Relaxed);
-                    if since.elapsed() > STABLE_AFTER {
-                        pause = Duration::ZERO;
-                    }
+                    let stable = since.elapsed() > STABLE_AFTER;
+                    pause = if stable { Duration::ZERO } else { pause.min(LONGEST_OUTAGE) };
                 }
                 Err(error) => {
                     if let Some(started) = started.take() {
