@@ -77,6 +77,20 @@ fn each_refusal_of_a_pin_is_told_apart_and_tried_once_at_most() {
 }
 
 #[test]
+fn a_lost_try_is_a_refused_pin_whatever_the_code_says() {
+    let (folder, faults) = faulty(|_| ());
+    let unclear = Act::DoThenReturn(Code::CKR_GENERAL_ERROR);
+    let unclear = Control::default().fault(Function::Login, When::Every, unclear);
+    faults.set(unclear.clone());
+    let ran = check(&folder).expect(1).says("cannot log in");
+    assert!(!ran.stderr.contains("wrong PIN"), "{}", ran.stderr);
+    fs::write(folder.path().join("dev/token.pin"), "wrong").unwrap();
+    faults.set(unclear);
+    check(&folder).expect(1).says("counts that as a wrong PIN").says("Fewer tries are left");
+    assert_eq!(faults.calls(Function::Login), 1);
+}
+
+#[test]
 fn a_pin_that_must_be_changed_is_named_even_if_the_login_passes() {
     let (folder, faults) = faulty(|_| ());
     let expired = Act::Return(Code::CKR_PIN_EXPIRED);

@@ -38,7 +38,7 @@ impl DecryptOnce {
         if functions.is_null() {
             return Err(Error::NullFunctionPointer);
         }
-        // SAFETY: the module's own list. It lives as long as the library, and is packed on no platform that we run on.
+        // SAFETY: the module's own list, which lives as long as the library.
         let decrypt = unsafe { (*functions).C_Decrypt };
         // Loaded until the process ends: the pointer stays good.
         mem::forget(library);
