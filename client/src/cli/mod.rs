@@ -18,6 +18,7 @@ mod progress;
 mod seal;
 mod status;
 mod text;
+mod token;
 mod user;
 mod view;
 mod when;

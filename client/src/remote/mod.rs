@@ -11,12 +11,14 @@ mod keys;
 mod session;
 mod status;
 mod tls;
+mod tokens;
 mod users;
 mod wire;
 
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
 pub use keys::WhichKey;
+pub use tokens::IfLast;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -98,6 +98,20 @@ impl Log {
         Ok(Self { ledger, token, key, verifier, token_deadline, state: watch::Sender::default() })
     }
 
+    /// As [`Log::open`], but the key is not looked for: the token with it may come later.
+    ///
+    /// # Errors
+    /// If this is no key that any token would serve.
+    pub fn of_key(
+        ledger: Arc<dyn Ledger>,
+        token: Arc<dyn Token>,
+        verifier: VerifierKey,
+        token_deadline: Duration,
+    ) -> Result<Self, LogKeyError> {
+        let key = key::id(&verifier)?;
+        Ok(Self { ledger, token, key, verifier, token_deadline, state: watch::Sender::default() })
+    }
+
     /// The public key with the log's name, for those who check.
     pub fn verifier(&self) -> &VerifierKey {
         &self.verifier

@@ -5,6 +5,7 @@
 mod attributes;
 mod config;
 mod decrypt_once;
+mod drain;
 mod elf;
 mod grip;
 mod init;
@@ -13,12 +14,15 @@ mod keeper;
 mod keys;
 mod link;
 mod mechanism;
+mod name;
 mod pin;
 mod pkcs11;
+mod pool;
 mod public;
 mod queue;
 mod rv;
 mod supervisor;
+mod uri;
 mod wire;
 pub mod worker;
 
@@ -37,9 +41,13 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
-pub use config::{PinSource, TokenConfig, TokenSelect};
+pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
+pub use drain::Drain;
 pub use init::{InitToken, init_token};
+pub use name::TokenName;
+pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
+pub use uri::TokenUri;
 
 use crate::{
     authority::Permit,

@@ -11,7 +11,7 @@ const APPLICATION_ID: u32 = 0x4353_5444;
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 1] = [add_tree];
+const STEPS: [Step; 2] = [add_tree, add_drains];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -127,6 +127,17 @@ fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
         ) STRICT, WITHOUT ROWID;",
     )?;
     Ok(tree::build(tx)?)
+}
+
+/// The tokens that an administrator took out of service.
+fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE drains (
+            token TEXT PRIMARY KEY,
+            reason TEXT NOT NULL,
+            since INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;",
+    )?)
 }
 
 /// Refuses a file whose header does not say that it is ours.
