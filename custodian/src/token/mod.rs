@@ -15,6 +15,7 @@ mod keys;
 mod link;
 mod mechanism;
 mod name;
+mod patience;
 mod pin;
 mod pkcs11;
 mod pool;
