@@ -5,6 +5,7 @@ mod call;
 mod custody;
 mod devices;
 mod keys;
+mod new_key;
 mod resource;
 mod session;
 mod status;
@@ -36,7 +37,7 @@ use crate::{
     token::Pool,
 };
 
-pub(crate) use keys::{GENERATION, make_wrapping_key};
+pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 

@@ -2,21 +2,21 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, tree};
+use super::{OpenError, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
-const APPLICATION_ID: u32 = 0x4353_5444;
+pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 2] = [add_tree, add_drains];
+const STEPS: [Step; 3] = [add_tree, add_drains, upgrade::key_lives];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
     spki BLOB NOT NULL UNIQUE,

@@ -4,6 +4,7 @@ mod crash;
 mod opening;
 mod tree;
 mod trouble;
+mod upgrades;
 
 use std::{
     path::{Path, PathBuf},
