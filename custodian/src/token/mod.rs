@@ -5,6 +5,7 @@
 mod attributes;
 mod cage;
 mod config;
+mod decrypt_once;
 mod drain;
 mod elf;
 mod grip;
