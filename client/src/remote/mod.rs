@@ -8,12 +8,14 @@ mod devices;
 mod enroll;
 mod identity;
 mod keys;
+mod log;
 mod session;
 mod status;
 mod tls;
 mod users;
 mod wire;
 
+pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
 pub use keys::WhichKey;

@@ -2,6 +2,7 @@
 
 mod crash;
 mod opening;
+mod remembered;
 mod tree;
 mod trouble;
 
@@ -41,6 +42,10 @@ impl Place {
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("ledger.db")
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.directory.path().join("ledger.db.checkpoint")
     }
 
     fn open(&self) -> SqliteLedger {
