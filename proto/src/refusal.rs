@@ -118,6 +118,10 @@ refusals! {
     StateConflict = "STATE_CONFLICT",
         "its present state does not allow that",
         "look at the state first";
+    /// No other token would serve a key that is in use.
+    LastToken = "LAST_TOKEN",
+        "no other token would serve some of the keys",
+        "bring another token back first: custodianctl token ls; or stop the use of these keys: --even-if-last";
     /// Too much at once. Waiting a little helps.
     Overloaded = "OVERLOADED",
         "the custodian is busy",

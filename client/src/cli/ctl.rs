@@ -15,11 +15,12 @@ use super::{
     login::{LoginHereArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
     status::StatusArgs,
+    token::TokenCommand,
     user::UserCommand,
 };
 use crate::{error::Result, interrupt::Interrupt};
 
-/// Operate a custodian: devices, users, keys, and the log of every attempt
+/// Operate a custodian: devices, users, keys, tokens, and the log of every attempt
 #[derive(Debug, Parser)]
 #[command(name = "custodianctl", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Custodianctl {
@@ -40,6 +41,9 @@ enum Command {
     /// The wrapping keys in the token
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The tokens that hold the keys
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -67,6 +71,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Device(command) => command.run(&connection, interrupt),
         Command::User(command) => command.run(&connection, interrupt),
         Command::Key(command) => command.run(&connection, interrupt),
+        Command::Token(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

@@ -19,6 +19,7 @@ mod progress;
 mod seal;
 mod status;
 mod text;
+mod token;
 mod user;
 mod view;
 mod when;

@@ -12,6 +12,7 @@ mod log;
 mod session;
 mod status;
 mod tls;
+mod tokens;
 mod users;
 mod wire;
 
@@ -19,6 +20,7 @@ pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
 pub use keys::WhichKey;
+pub use tokens::IfLast;
 
 use std::sync::{Mutex, PoisonError};
 

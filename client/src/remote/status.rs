@@ -79,6 +79,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::InvalidArgument
         | Refusal::NotFound
         | Refusal::AlreadyExists
+        | Refusal::LastToken
         | Refusal::StateConflict => Kind::Refused,
     }
 }

@@ -26,6 +26,7 @@ fn refused(certificate: Vec<u8>, mention: &str) {
     let job = SealJob {
         recipients: vec![certificate],
         paths: vec![source],
+        format: crate::FORMAT,
         output: SealTo::File(envelope.clone()),
         stdin: None,
         symlinks: Symlinks::Refuse,

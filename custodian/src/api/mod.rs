@@ -10,6 +10,7 @@ mod resource;
 mod session;
 mod status;
 mod system;
+mod tokens;
 mod users;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use custodian_proto::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
         log_service_server::LogServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, user_service_server::UserServiceServer,
+        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -33,6 +35,7 @@ use crate::{
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
+    token::Pool,
 };
 
 pub(crate) use keys::{GENERATION, make_wrapping_key};
@@ -48,6 +51,7 @@ const STRANGERS_ALL: u32 = 1_200;
 #[derive(Clone)]
 pub struct Api {
     custodian: Arc<Custodian>,
+    tokens: Arc<Pool>,
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
@@ -88,9 +92,11 @@ pub struct ApiLimits {
 }
 
 impl Api {
-    /// Serves this custodian. Streams that would never end do so on `shutdown`.
+    /// Serves this custodian, whose tokens these are. Streams that would never end do so on `shutdown`.
+    #[expect(clippy::too_many_arguments, reason = "it joins parts, and each is one")]
     pub fn new(
         custodian: Arc<Custodian>,
+        tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
         Signers { ca, log }: Signers,
@@ -100,6 +106,7 @@ impl Api {
     ) -> Self {
         Self {
             custodian,
+            tokens,
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
@@ -135,5 +142,6 @@ impl Api {
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
     }
 }

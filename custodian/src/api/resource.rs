@@ -12,6 +12,7 @@ use super::call::invalid;
 use crate::{
     authority::{Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey},
     custody::Denial,
+    token::TokenName,
 };
 
 pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
@@ -124,6 +125,12 @@ pub(super) fn user_id(name: &str) -> Result<UserId, Denial> {
 pub(super) fn key_id(name: &str) -> Result<KeyId, Denial> {
     KeyId::from_resource_name(name)
         .map_err(|_| invalid("name: must be keys/KEY_ID, KEY_ID being 40 hex digits"))
+}
+
+/// `tokens/hsm-1` out of a request.
+pub(super) fn token_name(name: &str) -> Result<TokenName, Denial> {
+    let id = name.strip_prefix("tokens/").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| invalid("name: must be tokens/NAME"))
 }
 
 /// A reason out of a request.

@@ -46,7 +46,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
         Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::Overloaded => Code::ResourceExhausted,
         Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
-        Refusal::KeySuspended | Refusal::StateConflict => Code::FailedPrecondition,
+        Refusal::KeySuspended | Refusal::StateConflict | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,
     }

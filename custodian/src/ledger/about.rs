@@ -4,12 +4,15 @@ use custodian_proto::key::KeyId;
 use sha2::{Digest, Sha256};
 
 use super::Change;
-use crate::authority::{DeviceId, Role, Roles, UserId, WrappingKey};
+use crate::{
+    authority::{DeviceId, Role, Roles, UserId, WrappingKey},
+    token::Drain,
+};
 
 /// What a change is about, for the fields of its record that the intent left empty.
 #[derive(Default)]
 pub(super) struct About {
-    /// Resource name of the device or user.
+    /// Resource name of the device, user or token.
     pub(super) target: String,
     pub(super) key: Option<KeyId>,
     /// What of it changes, where the operation's name does not say so.
@@ -33,6 +36,9 @@ impl About {
             Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
             Change::AddKey(WrappingKey { id, label, modulus_bits, .. }) => {
                 Self { key: Some(*id), detail: format!("{label}, RSA-{modulus_bits}"), ..Self::default() }
+            }
+            Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {
+                Self { target: token.resource_name(), ..Self::default() }
             }
             Change::SetKeyState { id, .. } => Self { key: Some(*id), ..Self::default() },
         }

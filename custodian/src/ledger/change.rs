@@ -2,9 +2,12 @@
 
 use custodian_proto::key::KeyId;
 
-use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, User,
-    UserId, WrappingKey,
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, User,
+        UserId, WrappingKey,
+    },
+    token::{Drain, TokenName},
 };
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
@@ -77,12 +80,16 @@ pub enum Change {
         /// Its next state.
         state: KeyState,
     },
+    /// Takes a token out of service. Drained already: no change, no error.
+    DrainToken(Drain),
+    /// Puts a token into service again. Not drained: no change, no error.
+    ResumeToken(TokenName),
 }
 
 /// What a change left behind.
 #[derive(Clone)]
 pub enum Changed {
-    /// Nothing to show: sessions and invitations.
+    /// Nothing to show: sessions, invitations and tokens.
     Done,
     /// The device as it is now.
     Device(Device),

@@ -17,7 +17,7 @@ macro_rules! ledger_keeps_its_contract {
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
                 stopping_a_device_ends_its_sessions, users_are_created_once, stopping_a_user_ends_the_sessions,
                 a_new_password_ends_the_other_sessions, a_password_that_changes_during_a_login_stops_it,
-                roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_are_suspended_and_activated,
+                roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_are_suspended_and_activated, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
             log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,

@@ -26,6 +26,7 @@ pub use sqlite::{LedgerOptions, Missing, OpenError, SqliteLedger};
 use crate::{
     authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
     custody::{Denial, Fault},
+    token::Drain,
 };
 
 /// The store that every decision reads and every attempt is written to.
@@ -79,6 +80,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
+
+    /// The tokens that are drained, in the order of their names.
+    async fn drains(&self) -> Result<Vec<Drain>, LedgerError>;
 
     /// Durable records that match the query, in its order.
     async fn records(&self, query: RecordQuery) -> Result<Vec<v1::Record>, LedgerError>;

@@ -42,6 +42,7 @@ use super::{
 use crate::{
     authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
     custody::Denial,
+    token::Drain,
 };
 
 pub use open::OpenError;
@@ -279,6 +280,11 @@ impl Ledger for SqliteLedger {
         let from = (rows::KEY, "keys WHERE id > ? ORDER BY id LIMIT ?");
         let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
         self.long.read(move |connection| rows::many(connection, from, params![after, limit], rows::key)).await
+    }
+
+    async fn drains(&self) -> Result<Vec<Drain>, LedgerError> {
+        let from = (rows::DRAIN, "drains ORDER BY token");
+        self.quick.read(move |connection| rows::many(connection, from, [], rows::drain)).await
     }
 
     async fn records(&self, query: RecordQuery) -> Result<Vec<v1::Record>, LedgerError> {

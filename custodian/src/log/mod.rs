@@ -95,7 +95,21 @@ impl Log {
         verifier: VerifierKey,
         token_deadline: Duration,
     ) -> Result<Self, LogKeyError> {
-        let key = key::find(token.as_ref(), &verifier, Instant::now() + token_deadline).await?;
+        key::find(token.as_ref(), &verifier, Instant::now() + token_deadline).await?;
+        Self::of_key(ledger, token, verifier, token_deadline)
+    }
+
+    /// As [`Log::open`], but the key is not looked for: the token with it may come later.
+    ///
+    /// # Errors
+    /// If this is no key that any token would serve.
+    pub fn of_key(
+        ledger: Arc<dyn Ledger>,
+        token: Arc<dyn Token>,
+        verifier: VerifierKey,
+        token_deadline: Duration,
+    ) -> Result<Self, LogKeyError> {
+        let key = key::id(&verifier)?;
         // What an earlier run signed with another key counts for the ledger alone, which has compared it.
         let newest = ledger.kept_checkpoint().and_then(|note| {
             let checkpoint = Checkpoint::open(&note, &verifier).ok()?;

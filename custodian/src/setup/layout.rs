@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     files::{self, Mode},
     log_key,
-    parts::{open_ledger, start_token},
+    parts::{open_ledger, start_tokens},
 };
 use crate::{
     api::{GENERATION, make_wrapping_key, random_token},
@@ -87,10 +87,10 @@ impl Plan {
         let config = Config::parse(&text, &self.config, &folder)?;
 
         progress("starting the token");
-        let supervisor = start_token(&config).await?;
-        let token: Arc<dyn Token> = supervisor.clone();
+        let tokens = start_tokens(&config, Vec::new()).await?;
+        let token: Arc<dyn Token> = tokens.clone();
         let made = self.make(&config, &folder, token, progress).await;
-        supervisor.shutdown().await;
+        tokens.shutdown().await;
         made?;
         files::create(&self.config, text.as_bytes(), Mode::Public)
     }

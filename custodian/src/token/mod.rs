@@ -4,6 +4,7 @@
 
 mod attributes;
 mod config;
+mod drain;
 mod elf;
 mod grip;
 mod init;
@@ -12,12 +13,15 @@ mod keeper;
 mod keys;
 mod link;
 mod mechanism;
+mod name;
 mod pin;
 mod pkcs11;
+mod pool;
 mod public;
 mod queue;
 mod rv;
 mod supervisor;
+mod uri;
 mod wire;
 pub mod worker;
 
@@ -36,9 +40,13 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
-pub use config::{PinSource, TokenConfig, TokenSelect};
+pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
+pub use drain::Drain;
 pub use init::{InitToken, init_token};
+pub use name::TokenName;
+pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
+pub use uri::TokenUri;
 
 use crate::{
     authority::Permit,

@@ -11,6 +11,7 @@ use crate::{
         User, WrappingKey,
     },
     ledger::{Change, Changed, Grant, Ledger, OK, Outcome},
+    token::Drain,
 };
 
 fn enroll(code: u8, device: Device) -> Change {
@@ -412,4 +413,27 @@ pub(crate) async fn lists_are_paged_in_order<L: Ledger>(ledger: Arc<L>) {
 async fn has_session<L: Ledger>(world: &World<L>, id: u8) -> bool {
     let identity = world.ledger.identify(SpkiHash([1; 32]), Some(SessionId([id; 32]))).await.unwrap();
     identity.session.is_some()
+}
+
+pub(crate) async fn tokens_are_drained_and_resumed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let drain = |token: &str, reason: &str| Drain {
+        token: token.parse().unwrap(),
+        reason: reason.to_owned(),
+        since: now(),
+    };
+    assert_eq!(world.ledger.drains().await.unwrap(), []);
+    let (one, two) = (drain("hsm-1", "firmware"), drain("hsm-2", "move"));
+    world.done(Change::DrainToken(two.clone())).await;
+    world.done(Change::DrainToken(one.clone())).await;
+    assert_eq!(world.last_record().await.target, "tokens/hsm-1");
+    assert_eq!(world.ledger.drains().await.unwrap(), [one.clone(), two.clone()]);
+    // The first reason stays.
+    world.done(Change::DrainToken(drain("hsm-1", "another"))).await;
+    assert_eq!(world.ledger.drains().await.unwrap(), [one.clone(), two.clone()]);
+    for _ in 0..2 {
+        world.done(Change::ResumeToken(one.token.clone())).await;
+        assert_eq!(world.last_record().await.target, "tokens/hsm-1");
+        assert_eq!(world.ledger.drains().await.unwrap(), std::slice::from_ref(&two));
+    }
 }

@@ -52,6 +52,16 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             let key = found.ok_or(Refusal::NotFound)?;
             batch.set_key_state(key, *state)
         }
+        Change::DrainToken(drain) => {
+            let reason = entry::clean(&drain.reason, MAX_TEXT_LEN);
+            let add = "INSERT INTO drains (token, reason, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+            batch.execute(add, params![drain.token.as_str(), reason, micros(drain.since)])?;
+            Ok(Changed::Done)
+        }
+        Change::ResumeToken(token) => {
+            batch.execute("DELETE FROM drains WHERE token = ?", [token.as_str()])?;
+            Ok(Changed::Done)
+        }
     }
 }
 

@@ -9,9 +9,12 @@ use rusqlite::{
     types::{FromSqlError, Type},
 };
 
-use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, SpkiHash,
-    User, UserId, WrappingKey,
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId,
+        SpkiHash, User, UserId, WrappingKey,
+    },
+    token::Drain,
 };
 
 /// The columns of [`device`], in its order.
@@ -24,6 +27,13 @@ pub(super) const USER: &str = "id, roles, disabled, password, created, updated";
 pub(super) const SESSION: &str = "id, user, device, created, used, expires";
 /// The columns of [`key`], in its order.
 pub(super) const KEY: &str = "id, label, state, modulus_bits, wrapping, certificate, created";
+
+/// The columns of [`drain`], in its order.
+pub(super) const DRAIN: &str = "token, reason, since";
+
+pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
+    Ok(Drain { token: parsed(row, 0)?, reason: row.get(1)?, since: time(row, 2)? })
+}
 
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     Ok(Device {

@@ -11,10 +11,10 @@ const APPLICATION_ID: u32 = 0x4353_5444;
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// From this version on, the log's last checkpoint is kept outside the database.
-const REMEMBERED_SINCE: i64 = 2;
+const REMEMBERED_SINCE: i64 = 4;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 1] = [add_tree];
+const STEPS: [Step; 3] = [add_tree, add_drains, change_nothing];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -130,6 +130,22 @@ fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
         ) STRICT, WITHOUT ROWID;",
     )?;
     Ok(tree::build(tx)?)
+}
+
+/// The tokens that an administrator took out of service.
+fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE drains (
+            token TEXT PRIMARY KEY,
+            reason TEXT NOT NULL,
+            since INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;",
+    )?)
+}
+
+/// Version 4: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
+fn change_nothing(_: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(())
 }
 
 /// Refuses a file whose header does not say that it is ours.

@@ -1,23 +1,28 @@
-//! ZIP as far as MTD needs it: PKWARE's APPNOTE 6.3, one file, Zip64, no comments on entries.
+//! ZIP as far as envelopes need it: PKWARE's APPNOTE 6.3, one file, Zip64, no comments on entries; stored or deflated, in
+//! the clear or with WinZip's AE-2.
 
+mod deflate;
 mod directory;
 mod entry;
 mod layout;
 mod time;
+mod unpack;
 mod writer;
 
-pub(super) use directory::Directory;
+pub(super) use deflate::{Deflater, Place};
+pub(super) use directory::{Directory, MAX_CIPHER_KEY_LEN};
 pub(super) use entry::{Compression, Data};
 pub use entry::{Entry, EntryKind};
-pub(super) use layout::starts_with_local;
-pub(super) use writer::{Body, NewEntry, Sizes, end_of_directory};
+pub(super) use layout::{AE2_CODE_LEN, AE2_OVERHEAD, Ae2Code, starts_with_local};
+pub(super) use unpack::{FileWriter, Inflater, MAX_TARGET_LEN, Unpacker, set_modified};
+pub(super) use writer::{Body, NewEntry, Numbers, Sizes, end_of_directory};
 
 #[cfg(test)]
 mod tests {
     use std::{fs::File, os::unix::fs::FileExt};
 
     use super::*;
-    use crate::{envelope::mtd::ae2, extract::Limits};
+    use crate::extract::Limits;
 
     /// Writes an archive with one large, empty-looking entry into a sparse file.
     fn sparse(size: u64) -> (File, u64) {
@@ -31,9 +36,9 @@ mod tests {
             body,
             sizes: Sizes::Known,
         };
-        let key = entry("KEY", 0, 0, Body::Plain(0));
-        let large = entry("large", size, size + ae2::OVERHEAD, Body::Sealed(Compression::Stored));
-        let small = entry("small", 0, ae2::OVERHEAD, Body::Sealed(Compression::Stored));
+        let key = entry("KEY", 0, 0, Body::plain(0));
+        let large = entry("large", size, size + AE2_OVERHEAD, Body::Sealed(Compression::Stored));
+        let small = entry("small", 0, AE2_OVERHEAD, Body::Sealed(Compression::Stored));
         let (mut at, mut directory) = (0, Vec::new());
         for entry in [&key, &large, &small] {
             directory.extend(entry.central_header(at));
@@ -53,9 +58,10 @@ mod tests {
         let edges = around(0xf000_0000).chain(around(1 << 32)).chain([(1 << 32) - 200, 1 << 33, 1 << 40]);
         for size in edges {
             let (file, len) = sparse(size);
-            let directory = Directory::read(&file, len, b"KEY", &Limits::default()).expect("reads");
+            let directory = Directory::read_with_first(&file, len, b"KEY", &Limits::default());
+            let (directory, _) = directory.expect("reads");
             let [large, small] = directory.entries.as_slice() else { panic!("two entries") };
-            assert_eq!((large.size, large.sealed_size), (size, size + ae2::OVERHEAD));
+            assert_eq!((large.size, large.sealed_size), (size, size + AE2_OVERHEAD));
             assert_eq!(small.data.expect("sealed").at, after(large));
             assert_eq!(directory.comment, b"comment");
         }

@@ -101,7 +101,7 @@ impl SoftKey {
 
 impl Unwrapper for SoftKey {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
-        assert_eq!(claims.format, "mtd");
+        assert_eq!(claims.format, crate::FORMAT.name());
         self.asked.fetch_add(1, Ordering::SeqCst);
         if let Some(key) = self.known.lock().expect("lock").get(wrapped.ciphertext()) {
             return Ok(FileKey::new(*key));
@@ -143,6 +143,7 @@ pub(crate) fn seal_job(key: &SoftKey, paths: &[&Path], envelope: &Path) -> SealJ
     SealJob {
         recipients: vec![key.certificate.clone()],
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
+        format: crate::FORMAT,
         output: SealTo::File(envelope.to_owned()),
         stdin: None,
         symlinks: Symlinks::Keep,

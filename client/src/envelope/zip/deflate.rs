@@ -5,7 +5,7 @@
 
 use flate2::{Compress, Compression as Level, FlushCompress, Status};
 
-use super::zip::Compression;
+use super::entry::Compression;
 use crate::error::{Error, Kind, Result};
 
 /// Measured: higher levels cost much more time than they save space.
@@ -16,13 +16,13 @@ const SAMPLE_LEN: u64 = 16 * 1024;
 
 /// Where a piece stands in its stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in super::super) enum Place {
     Inside,
     Last,
 }
 
 /// A compressor that is used again and again: setting one up costs more than a small file.
-pub(super) struct Deflater(Compress);
+pub(in super::super) struct Deflater(Compress);
 
 impl Default for Deflater {
     fn default() -> Self {
@@ -32,7 +32,7 @@ impl Default for Deflater {
 
 impl Deflater {
     /// Deflates one piece.
-    pub(super) fn deflate(&mut self, piece: &[u8], place: Place) -> Result<Vec<u8>> {
+    pub(in super::super) fn deflate(&mut self, piece: &[u8], place: Place) -> Result<Vec<u8>> {
         let flush = match place {
             Place::Inside => FlushCompress::Sync,
             Place::Last => FlushCompress::Finish,
@@ -54,8 +54,19 @@ impl Deflater {
         }
     }
 
+    /// Deflates content; `None` if it is better stored.
+    pub(in super::super) fn deflate_if_it_pays(&mut self, content: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.choose_of(content)? {
+            Compression::Stored => Ok(None),
+            Compression::Deflated => {
+                let deflated = self.deflate(content, Place::Last)?;
+                Ok(Some(deflated).filter(|deflated| pays(content.len() as u64, deflated.len() as u64)))
+            }
+        }
+    }
+
     /// Tells from samples whether this content is worth deflating.
-    pub(super) fn choose_of(&mut self, content: &[u8]) -> Result<Compression> {
+    pub(in super::super) fn choose_of(&mut self, content: &[u8]) -> Result<Compression> {
         self.choose(content.len() as u64, |at, sample| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             sample.copy_from_slice(&content[at..at + sample.len()]);
@@ -64,7 +75,7 @@ impl Deflater {
     }
 
     /// Tells from samples whether content of this size is worth deflating. `read` fills a buffer from a position.
-    pub(super) fn choose(
+    pub(in super::super) fn choose(
         &mut self,
         size: u64,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
@@ -83,7 +94,7 @@ impl Deflater {
 }
 
 /// Below 5 % gain the time of every reader is worth more.
-pub(super) fn pays(size: u64, deflated: u64) -> bool {
+fn pays(size: u64, deflated: u64) -> bool {
     deflated <= size - size / 20 && deflated < size
 }
 

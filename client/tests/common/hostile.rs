@@ -34,12 +34,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// CIPHER.KEY.
     pub(crate) fn cipher_key(content: &[u8]) -> Self {
-        let mut crc = flate2::Crc::new();
-        crc.update(content);
-        let mut entry = Self::file("CIPHER.KEY", content);
-        (entry.flags, entry.method, entry.crc) = (0, 0, crc.sum());
-        entry.body = content.to_vec();
-        entry
+        Self::file("CIPHER.KEY", content).in_the_clear(content)
     }
 
     /// A file, stored and encrypted as it should be.
@@ -49,11 +44,19 @@ impl Entry {
 
     /// A file, deflated.
     pub(crate) fn deflated(name: &str, content: &[u8]) -> Self {
-        let mut deflated = Vec::new();
-        let mut encoder = flate2::write::DeflateEncoder::new(&mut deflated, flate2::Compression::best());
-        std::io::Write::write_all(&mut encoder, content).expect("deflates");
-        encoder.finish().expect("deflates");
-        Self::sealed(name, content, &deflated, 8)
+        Self::sealed(name, content, &deflate(content), 8)
+    }
+
+    /// The same, in the clear.
+    pub(crate) fn in_the_clear(self, content: &[u8]) -> Self {
+        let stored = match self.actual_method {
+            8 => deflate(content),
+            _ => content.to_vec(),
+        };
+        let is_folder = self.mode & 0o170_000 == 0o040_000;
+        let method = if is_folder { 0 } else { self.actual_method };
+        let crc = if is_folder { 0 } else { crc32fast::hash(content) };
+        Self { flags: 0, method, crc, body: stored, ..self }
     }
 
     /// A symbolic link.
@@ -104,6 +107,14 @@ impl Entry {
         [name.len(), extra.len()].iter().for_each(|len| out.extend((*len as u16).to_le_bytes()));
         out
     }
+}
+
+fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::new();
+    let mut encoder = flate2::write::DeflateEncoder::new(&mut deflated, flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, content).expect("deflates");
+    encoder.finish().expect("deflates");
+    deflated
 }
 
 /// Puts entries together.

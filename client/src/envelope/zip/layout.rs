@@ -34,6 +34,13 @@ pub(super) const EXTRA_NTFS: u16 = 0x000a;
 pub(super) const EXTRA_TIME: u16 = 0x5455;
 pub(super) const EXTRA_AES: u16 = 0x9901;
 
+/// Bytes of AE-2's authentication code, at the end of an entry's data.
+pub(in super::super) const AE2_CODE_LEN: usize = 10;
+/// AE-2's authentication code.
+pub(in super::super) type Ae2Code = [u8; AE2_CODE_LEN];
+/// Bytes that AE-2 adds to content: salt, verifier and code.
+pub(in super::super) const AE2_OVERHEAD: u64 = 16 + 2 + AE2_CODE_LEN as u64;
+
 /// The upper byte of “version made by”: external attributes hold a Unix mode.
 pub(super) const MADE_ON_UNIX: u16 = 3;
 

@@ -3,9 +3,9 @@
 use super::{
     entry::Compression,
     layout::{
-        CENTRAL_LEN, CENTRAL_SIGNATURE, Common, END_LEN, END_SIGNATURE, END64_LEN, END64_SIGNATURE,
-        EXTRA_AES, EXTRA_TIME, EXTRA_ZIP64, FLAG_ENCRYPTED, FLAG_UTF8, LOCAL_LEN, LOCAL_SIGNATURE,
-        LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, METHOD_DEFLATED, METHOD_STORED, TYPE_FOLDER, TYPE_LINK,
+        CENTRAL_LEN, CENTRAL_SIGNATURE, Common, DESCRIPTOR_SIGNATURE, END_LEN, END_SIGNATURE, END64_LEN,
+        END64_SIGNATURE, EXTRA_AES, EXTRA_TIME, EXTRA_ZIP64, FLAG_DESCRIPTOR, FLAG_ENCRYPTED, FLAG_UTF8,
+        LOCAL_LEN, LOCAL_SIGNATURE, LOCATOR_SIGNATURE, MADE_ON_UNIX, METHOD_AES, TYPE_FOLDER, TYPE_LINK,
         TYPE_MASK,
     },
     time,
@@ -50,10 +50,33 @@ pub(in super::super) enum Sizes {
 /// What follows the local header.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Body {
-    /// Readable for all, with this CRC-32.
-    Plain(u32),
+    /// Not encrypted.
+    Plain { compression: Compression, crc: u32, numbers: Numbers },
     /// AE-2.
     Sealed(Compression),
+}
+
+/// Where checksum and sizes are, besides in the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Numbers {
+    /// In the local header: they are known before the data is written.
+    InHeader,
+    /// In a data descriptor behind the data: the local header is never written again.
+    Behind,
+}
+
+impl Body {
+    /// Stored, not encrypted, with this CRC-32.
+    pub(in super::super) fn plain(crc: u32) -> Self {
+        Self::Plain { compression: Compression::Stored, crc, numbers: Numbers::InHeader }
+    }
+
+    fn numbers(self) -> Numbers {
+        match self {
+            Self::Plain { numbers, .. } => numbers,
+            Self::Sealed(_) => Numbers::InHeader,
+        }
+    }
 }
 
 impl NewEntry {
@@ -65,26 +88,49 @@ impl NewEntry {
     /// The header in front of the data. Its length does not depend on `sealed_size`.
     pub(in super::super) fn local_header(&self) -> Vec<u8> {
         let mut extra = Vec::new();
-        let wide = self.sizes == Sizes::KnownAtTheEnd || self.size >= WIDE;
+        let wide = self.has_wide_header();
+        let (size, sealed_size) = match self.body.numbers() {
+            Numbers::InHeader => (self.size, self.sealed_size),
+            Numbers::Behind => (0, 0),
+        };
         if wide {
-            push_field(
-                &mut extra,
-                EXTRA_ZIP64,
-                &[self.size, self.sealed_size].map(u64::to_le_bytes).concat(),
-            );
+            push_field(&mut extra, EXTRA_ZIP64, &[size, sealed_size].map(u64::to_le_bytes).concat());
         }
         self.push_common_extra(&mut extra);
 
         let mut out = Vec::with_capacity(LOCAL_LEN + self.name.len() + extra.len());
         out.extend(LOCAL_SIGNATURE.to_le_bytes());
         let (size, sealed_size) =
-            if wide { (u32::MAX, u32::MAX) } else { (narrowed(self.size), narrowed(self.sealed_size)) };
-        self.common(size, sealed_size).write(self.version_needed(wide), &mut out);
+            if wide { (u32::MAX, u32::MAX) } else { (narrowed(size), narrowed(sealed_size)) };
+        let mut common = self.common(size, sealed_size);
+        if self.body.numbers() != Numbers::InHeader {
+            common.crc = 0;
+        }
+        common.write(self.version_needed(wide), &mut out);
         push_len(&mut out, self.name.len());
         push_len(&mut out, extra.len());
         out.extend(self.name.as_bytes());
         out.extend(extra);
         out
+    }
+
+    /// What follows the data, where checksum and sizes were not known before it (§4.3.9). Empty elsewhere.
+    pub(in super::super) fn descriptor(&self) -> Vec<u8> {
+        let Body::Plain { crc, numbers: Numbers::Behind, .. } = self.body else {
+            return Vec::new();
+        };
+        let mut out = [DESCRIPTOR_SIGNATURE, crc].map(u32::to_le_bytes).concat();
+        for number in [self.sealed_size, self.size] {
+            match self.has_wide_header() {
+                true => out.extend(number.to_le_bytes()),
+                false => out.extend(narrowed(number).to_le_bytes()),
+            }
+        }
+        out
+    }
+
+    fn has_wide_header(&self) -> bool {
+        self.sizes == Sizes::KnownAtTheEnd || self.size >= WIDE
     }
 
     /// The header in the directory; `offset` is where the local header is.
@@ -122,7 +168,10 @@ impl NewEntry {
     fn common(&self, size: u32, sealed_size: u32) -> Common {
         let (time, date) = time::to_dos(self.modified);
         let (flags, method, crc) = match self.body {
-            Body::Plain(crc) => (FLAG_UTF8, METHOD_STORED, crc),
+            Body::Plain { compression, crc, numbers: Numbers::InHeader } => {
+                (FLAG_UTF8, compression.method(), crc)
+            }
+            Body::Plain { compression, crc, .. } => (FLAG_UTF8 | FLAG_DESCRIPTOR, compression.method(), crc),
             Body::Sealed(_) => (FLAG_UTF8 | FLAG_ENCRYPTED, METHOD_AES, 0),
         };
         Common { flags, method, time, date, crc, sealed_size, size }
@@ -131,8 +180,8 @@ impl NewEntry {
     fn version_needed(&self, wide: bool) -> u16 {
         match self.body {
             Body::Sealed(_) => NEEDED_FOR_AES,
-            Body::Plain(_) if wide => NEEDED_FOR_ZIP64,
-            Body::Plain(_) => NEEDED_FOR_FOLDERS,
+            Body::Plain { .. } if wide => NEEDED_FOR_ZIP64,
+            Body::Plain { .. } => NEEDED_FOR_FOLDERS,
         }
     }
 
@@ -143,11 +192,7 @@ impl NewEntry {
             push_field(extra, EXTRA_TIME, &[1, a, b, c, d]);
         }
         if let Body::Sealed(compression) = self.body {
-            let method = match compression {
-                Compression::Stored => METHOD_STORED,
-                Compression::Deflated => METHOD_DEFLATED,
-            };
-            let [low, high] = method.to_le_bytes();
+            let [low, high] = compression.method().to_le_bytes();
             push_field(extra, EXTRA_AES, &[2, 0, b'A', b'E', 3, low, high]);
         }
     }

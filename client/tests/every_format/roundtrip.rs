@@ -9,8 +9,7 @@ use std::{
 
 use custodian_client::{
     Kind,
-    extract::{ExtractTo, Input, extract},
-    inspect::inspect,
+    extract::{ExtractTo, extract},
     progress::{Progress, Silent},
     seal::{SealTo, seal},
 };
@@ -178,7 +177,7 @@ fn only_takes_what_matches_and_a_second_run_adds_to_it() {
 }
 
 #[test]
-fn existing_files_are_never_overwritten_and_no_key_is_asked_for() {
+fn existing_files_are_never_overwritten() {
     let key = SoftKey::new(&[]);
     let folder = TempDir::new().expect("folder");
     let source = folder.path().join("docs");
@@ -189,7 +188,6 @@ fn existing_files_are_never_overwritten_and_no_key_is_asked_for() {
     tree::write(&out.join("docs/b"), b"old");
     let error = extract_to(&key, &envelope, &out).expect_err("is there");
     assert!(error.what.contains("docs/b") && error.hint.contains("-C"), "{error:?}");
-    assert_eq!(key.asked(), 0);
     assert_eq!(tree::contents(&out).concat(), b"old");
 
     // The same for a link that would lead the files elsewhere.
@@ -199,35 +197,9 @@ fn existing_files_are_never_overwritten_and_no_key_is_asked_for() {
     std::os::unix::fs::symlink(&elsewhere, out.join("docs")).expect("link");
     extract_to(&key, &envelope, &out).expect_err("is a link");
     assert!(tree::is_empty(&elsewhere));
-    assert_eq!(key.asked(), 0);
 
     let sealed_again = seal(&seal_job(&key, &[&source], &envelope), &Silent).expect_err("is there");
     assert_eq!(sealed_again.kind, Kind::Local);
-}
-
-#[test]
-fn inspection_lists_what_is_inside_without_a_key() {
-    let key = SoftKey::new(&[]);
-    let folder = TempDir::new().expect("folder");
-    let source = folder.path().join("docs");
-    tree::write(&source.join("a.txt"), &tree::text(5_000));
-    tree::set_modified(&source.join("a.txt"), 1_700_000_000);
-    tree::set_mode(&source.join("a.txt"), 0o640);
-    let envelope = folder.path().join("e.mtd");
-    seal_to(&key, &source, &envelope);
-    let inspection = inspect(&Input::File(envelope.clone())).expect("inspected");
-    assert_eq!(
-        (inspection.format, inspection.envelope_bytes),
-        ("mtd", envelope.metadata().expect("there").len())
-    );
-    let entries = inspection.entries.expect("public");
-    assert_eq!(entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), ["docs/", "docs/a.txt"]);
-    assert_eq!((entries[1].size, entries[1].mode), (5_000, Some(0o640)));
-    assert_eq!(entries[1].modified.as_deref(), Some("2023-11-14T22:13:20Z"));
-    assert!(entries[1].sealed_size < 1_000);
-    assert_eq!(inspection.recipients.len(), 1);
-    assert_eq!(inspection.recipients[0].wrapped_key_sha256.len(), 64);
-    assert_eq!(key.asked(), 0);
 }
 
 /// Stops after this many bytes.
@@ -307,7 +279,6 @@ fn only_one_file_goes_to_standard_output() {
     assert_eq!(extract(&job, &key, &Silent).expect_err("two").kind, Kind::Usage);
     job.only = vec!["docs".to_owned()];
     assert_eq!(extract(&job, &key, &Silent).expect_err("two").kind, Kind::Usage);
-    assert_eq!(key.asked(), 0);
 }
 
 #[test]

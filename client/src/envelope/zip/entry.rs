@@ -1,11 +1,8 @@
 //! One entry of the directory, checked: what it is, and where its bytes are.
 
-use super::{
-    super::ae2,
-    layout::{
-        Common, EXTRA_AES, FLAG_ENCRYPTED, KNOWN_FLAGS, METHOD_AES, METHOD_DEFLATED, METHOD_STORED,
-        TYPE_FILE, TYPE_FOLDER, TYPE_LINK, TYPE_MASK,
-    },
+use super::layout::{
+    AE2_OVERHEAD, Ae2Code, Common, EXTRA_AES, FLAG_ENCRYPTED, KNOWN_FLAGS, METHOD_AES, METHOD_DEFLATED,
+    METHOD_STORED, TYPE_FILE, TYPE_FOLDER, TYPE_LINK, TYPE_MASK,
 };
 use crate::{
     envelope::{damaged, unsupported},
@@ -16,6 +13,15 @@ use crate::{
 /// What an entry is.
 pub use crate::output::Kind as EntryKind;
 
+/// What protects the entries of an archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protection {
+    /// AE-2, each entry by itself.
+    Ae2,
+    /// Nothing in the archive: all of it is inside something that is encrypted.
+    Outside,
+}
+
 /// How content is stored before it is encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) enum Compression {
@@ -23,6 +29,20 @@ pub(in super::super) enum Compression {
     Stored,
     /// RFC 1951.
     Deflated,
+}
+
+impl Compression {
+    /// §4.4.5
+    pub(super) fn method(self) -> u16 {
+        match self {
+            Self::Stored => METHOD_STORED,
+            Self::Deflated => METHOD_DEFLATED,
+        }
+    }
+
+    fn from_method(method: u16) -> Option<Self> {
+        [Self::Stored, Self::Deflated].into_iter().find(|known| known.method() == method)
+    }
 }
 
 /// One entry.
@@ -36,17 +56,22 @@ pub struct Entry {
     pub(in super::super) data: Option<Data>,
     pub(in super::super) modified: Option<i64>,
     pub(in super::super) mode: Option<u32>,
+    /// Where its header in the directory is.
+    pub(super) central_at: usize,
 }
 
-/// The sealed content of an entry.
+/// The content of an entry, as it is in the archive.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Data {
-    /// Where its salt is.
+    /// Where it is; of an AE-2 entry, where its salt is. Zero until the local header was read.
     pub(in super::super) at: u64,
-    /// Bytes of ciphertext, without salt, verifier and code.
+    /// Bytes, without AE-2's salt, verifier and code.
     pub(in super::super) len: u64,
     pub(in super::super) compression: Compression,
-    pub(in super::super) code: ae2::Code,
+    /// CRC-32 of the content. AE-2 entries have none: zero.
+    pub(in super::super) crc: u32,
+    /// AE-2's authentication code. Other entries have none: zeros.
+    pub(in super::super) code: Ae2Code,
 }
 
 impl Entry {
@@ -95,7 +120,7 @@ pub(super) struct Found<'a> {
 
 impl Found<'_> {
     /// Checks that it is a kind of entry we know, with a safe name. Where its data is comes later.
-    pub(super) fn check(&self) -> Result<Entry> {
+    pub(super) fn check(&self, protection: Protection, central_at: usize) -> Result<Entry> {
         let text = std::str::from_utf8(self.name)
             .map_err(|_| unsupported(format!("the name {} is not UTF-8", self.shown_name())))?;
         let path = SafePath::parse(text.strip_suffix('/').unwrap_or(text))
@@ -106,7 +131,10 @@ impl Found<'_> {
         let kind = self.kind(text.ends_with('/'))?;
         let data = match kind {
             EntryKind::Folder => None,
-            EntryKind::File | EntryKind::Link => Some(self.sealed_data()?),
+            EntryKind::File | EntryKind::Link => Some(match protection {
+                Protection::Ae2 => self.sealed_data()?,
+                Protection::Outside => self.plain_data()?,
+            }),
         };
         Ok(Entry {
             path,
@@ -116,6 +144,7 @@ impl Found<'_> {
             data,
             modified: self.modified,
             mode: self.mode,
+            central_at,
         })
     }
 
@@ -150,20 +179,29 @@ impl Found<'_> {
         if (*version, *strength) != (2, 3) || self.common.crc != 0 {
             return Err(self.unsupported("is not encrypted with AE-2 and AES-256"));
         }
-        let compression = match <[u8; 2]>::try_from(method).map(u16::from_le_bytes) {
-            Ok(METHOD_STORED) => Compression::Stored,
-            Ok(METHOD_DEFLATED) => Compression::Deflated,
-            Ok(other) => return Err(self.unsupported(format!("is compressed by method {other}"))),
-            Err(_) => return Err(self.damaged("has an AES field of the wrong length")),
-        };
+        let method = <[u8; 2]>::try_from(method).map(u16::from_le_bytes);
+        let method = method.map_err(|_| self.damaged("has an AES field of the wrong length"))?;
         let len = self
             .sealed_size
-            .checked_sub(ae2::OVERHEAD)
+            .checked_sub(AE2_OVERHEAD)
             .ok_or_else(|| self.damaged("is too short to be encrypted"))?;
+        self.data(method, len)
+    }
+
+    fn plain_data(&self) -> Result<Data> {
+        if self.common.flags & FLAG_ENCRYPTED != 0 {
+            return Err(self.unsupported("is encrypted once more"));
+        }
+        self.data(self.common.method, self.sealed_size)
+    }
+
+    fn data(&self, method: u16, len: u64) -> Result<Data> {
+        let compression = Compression::from_method(method)
+            .ok_or_else(|| self.unsupported(format!("is compressed by method {method}")))?;
         if compression == Compression::Stored && len != self.size {
             return Err(self.damaged("has sizes that contradict each other"));
         }
-        Ok(Data { at: 0, len, compression, code: ae2::Code::default() })
+        Ok(Data { at: 0, len, compression, crc: self.common.crc, code: Ae2Code::default() })
     }
 
     /// The name for an error message: unknown bytes and control characters escaped.
