@@ -14,6 +14,7 @@ mod keys;
 mod link;
 mod mechanism;
 mod name;
+mod patience;
 mod pin;
 mod pkcs11;
 mod pool;
