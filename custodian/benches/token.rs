@@ -35,8 +35,9 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Caller, Device, DeviceState, KeyState, Need, PasswordHash, Peer, PeerCertificate,
-        PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrappingKey,
+        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
+        PeerCertificate, PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId,
+        WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -230,14 +231,19 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
 
 /// Puts the key's metadata into the ledger.
 async fn known(ledger: &SqliteLedger, key: &TokenKey) {
+    let now = Timestamp::now();
+    let wraps = WrapPeriod::new(now, now + SignedDuration::from_hours(24)).unwrap();
     let wrapping = WrappingKey {
         id: key.id,
         label: "k".to_owned(),
-        state: KeyState::Active,
+        version: 1,
+        life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
         modulus_bits: 2048,
         wrapping: KeyWrapping::OaepSha1,
         certificate: Vec::new(),
-        created: Timestamp::now(),
+        created: now,
+        updated: now,
+        reason: String::new(),
     };
     let attempt = ledger.begin(Intent::new(Uuid::now_v7(), Instant::now(), "CreateKey", &caller()));
     let grant = Grant { standing: Standing::default(), change: Some(Change::AddKey(wrapping)) };

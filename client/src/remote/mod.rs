@@ -19,7 +19,7 @@ mod wire;
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
-pub use keys::WhichKey;
+pub use keys::{NewKey, WhichKey, full_label};
 pub use tokens::IfLast;
 
 use std::sync::{Mutex, PoisonError};

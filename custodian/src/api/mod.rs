@@ -6,6 +6,7 @@ mod custody;
 mod devices;
 mod keys;
 mod log;
+mod new_key;
 mod resource;
 mod session;
 mod status;
@@ -38,7 +39,7 @@ use crate::{
     token::Pool,
 };
 
-pub(crate) use keys::{GENERATION, make_wrapping_key};
+pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 

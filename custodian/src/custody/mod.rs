@@ -2,6 +2,7 @@
 
 mod change;
 mod denial;
+mod keys;
 mod read;
 mod unwrap;
 mod withheld;

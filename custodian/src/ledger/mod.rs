@@ -76,7 +76,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
-    /// The wrapping key of this label.
+    /// The newest version of the wrapping key of this label.
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;

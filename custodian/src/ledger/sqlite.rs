@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod changes;
+mod keys;
 mod lockout;
 mod log;
 mod open;
@@ -15,6 +16,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upgrade;
 mod writer;
 
 use std::{
@@ -272,7 +274,7 @@ impl Ledger for SqliteLedger {
 
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {
         let label = label.to_owned();
-        let from = (rows::KEY, "keys WHERE label = ?");
+        let from = (rows::KEY, "keys WHERE label = ? ORDER BY version DESC LIMIT 1");
         self.quick.read(move |connection| rows::one(connection, from, [label], rows::key)).await
     }
 

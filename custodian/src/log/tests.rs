@@ -43,6 +43,10 @@ impl Token for Away {
         self.token.generate(template, deadline).await
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        self.token.destroy(key, deadline).await
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         self.token.survey(deadline).await
     }

@@ -140,6 +140,11 @@ impl Token for MemoryToken {
         Ok(key)
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        in_time(deadline)?;
+        self.keys().remove(&key).map(drop).ok_or(TokenError::UnknownKey(key))
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         in_time(deadline)?;
         Ok(self.look())

@@ -76,6 +76,12 @@ pub trait Token: Send + Sync + 'static {
     /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
 
+    /// Destroys the objects of a key pair in the token, private and public. Nothing brings them back: record it first.
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`] if the token has no such key, served or not: after an earlier try, as good as done.
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError>;
+
     /// Looks into the token: the keys that pass the check of their attributes (law 7), and how the token is. Takes a
     /// turn in the token's queue: for what was found last, see [`Token::health`].
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError>;

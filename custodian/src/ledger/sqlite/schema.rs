@@ -2,24 +2,24 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, remembered::Remembered, tree};
+use super::{OpenError, remembered::Remembered, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
-const APPLICATION_ID: u32 = 0x4353_5444;
+pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// From this version on, the log's last checkpoint is kept outside the database.
-const REMEMBERED_SINCE: i64 = 4;
+const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 3] = [add_tree, add_drains, change_nothing];
+const STEPS: [Step; 4] = [add_tree, add_drains, upgrade::key_lives, change_nothing];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
     spki BLOB NOT NULL UNIQUE,
@@ -143,7 +143,7 @@ fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
     )?)
 }
 
-/// Version 4: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
+/// Version 5: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
 fn change_nothing(_: &Transaction<'_>) -> Result<(), OpenError> {
     Ok(())
 }

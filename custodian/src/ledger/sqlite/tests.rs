@@ -5,6 +5,7 @@ mod opening;
 mod remembered;
 mod tree;
 mod trouble;
+mod upgrades;
 
 use std::{
     path::{Path, PathBuf},
