@@ -408,7 +408,11 @@ impl RawToken {
         };
         if !module.is_absolute() {
             // A relative path would be searched for, and an attacker could put another library first.
-            return Err(wrong(&format!("module: {} is not an absolute path", module.display())));
+            return Err(wrong(&format!(
+                "module: {} is not an absolute path. A module is never searched for: give its full path, e.g. \
+                 /usr/lib/softhsm/libsofthsm2.so",
+                module.display()
+            )));
         }
         let pin = match (self.pin_file.or(pin_in_uri), self.pin_credential, self.pin_prompt) {
             (Some(file), None, false) => PinSource::File(folder.join(file)),

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod config;
+mod decrypt_once;
 mod drain;
 mod elf;
 mod grip;
