@@ -44,6 +44,8 @@ pub struct Config {
     pub token_deadline: Duration,
     /// The ledger's file.
     pub ledger: PathBuf,
+    /// The file that remembers the log's last checkpoint. `None`: beside the ledger.
+    pub ledger_checkpoint: Option<PathBuf>,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
@@ -102,6 +104,8 @@ pub(crate) struct RawCa {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLedger {
     pub(crate) path: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<PathBuf>,
     #[serde(default = "two_seconds")]
     #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
@@ -229,7 +233,7 @@ impl RawCage {
 
 impl RawLedger {
     pub(crate) fn at(path: &str) -> Self {
-        Self { path: path.into(), deadline: two_seconds() }
+        Self { path: path.into(), checkpoint: None, deadline: two_seconds() }
     }
 }
 
@@ -371,6 +375,7 @@ impl RawConfig {
             tokens,
             token_deadline,
             ledger: folder.join(self.ledger.path),
+            ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
             log_key: self.log.map(|log| folder.join(log.key)),
             rules: Rules {

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 pub use denial::{Denial, Fault};
-pub use unwrap::UnwrapRequest;
+pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 
 use crate::{
