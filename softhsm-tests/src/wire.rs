@@ -153,7 +153,7 @@ impl Wire {
                 reason: "test".into(),
             }),
         };
-        let v1::UnwrapResponse { file_key, request_id } =
+        let v1::UnwrapResponse { file_key, request_id, .. } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
         Ok(Released { file_key, request_id })
     }

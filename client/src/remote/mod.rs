@@ -8,6 +8,7 @@ mod devices;
 mod enroll;
 mod identity;
 mod keys;
+mod log;
 mod session;
 mod status;
 mod tls;
@@ -15,6 +16,7 @@ mod tokens;
 mod users;
 mod wire;
 
+pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};

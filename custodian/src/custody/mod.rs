@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 pub use denial::{Denial, Fault};
 pub use keys::Attestation;
-pub use unwrap::UnwrapRequest;
+pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 
 use crate::{

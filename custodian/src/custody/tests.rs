@@ -171,7 +171,7 @@ async fn law_1_the_record_is_there_when_the_key_is() {
     let call = scene.call().await;
     let key =
         scene.custodian.unwrap(call.clone(), scene.request()).await.map_err(|denial| denial.to_string());
-    assert_eq!(key.map(|key| *key.expose()), Ok([6; 32]));
+    assert_eq!(key.map(|key| *key.file_key.expose()), Ok([6; 32]));
     let record = scene.record_of(call.request_id).await.unwrap();
     assert_eq!((record.operation.as_str(), record.outcome.as_str()), ("Unwrap", OK));
 }

@@ -175,7 +175,8 @@ impl Plan {
     }
 
     fn refuse_to_overwrite(&self, folder: &Path) -> Result<(), Trouble> {
-        let named = ["ca.crt", "server.crt", "server.key", "ledger.db"].map(|name| folder.join(name));
+        let named = ["ca.crt", "server.crt", "server.key", "ledger.db", "ledger.db.checkpoint"]
+            .map(|name| folder.join(name));
         let people = self
             .people
             .iter()

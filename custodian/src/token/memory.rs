@@ -16,7 +16,7 @@ use aws_lc_rs::{
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
 use super::{
-    Health, KeyDescription, KeyKind, KeyTemplate, Said, Survey, Token, TokenDescription, TokenError,
+    Cage, Health, KeyDescription, KeyKind, KeyTemplate, Said, Survey, Token, TokenDescription, TokenError,
     TokenKey, mechanism::oaep_public,
 };
 use crate::{authority::Permit, custody::Withheld};
@@ -76,6 +76,7 @@ impl MemoryToken {
             wrapping: self.wrapping,
             keys,
             unserved: Vec::new(),
+            cage: Cage::default(),
             remarks: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, tree, upgrade};
+use super::{OpenError, remembered::Remembered, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
@@ -13,8 +13,11 @@ const OURS: i64 = APPLICATION_ID as i64;
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
+/// From this version on, the log's last checkpoint is kept outside the database.
+const REMEMBERED_SINCE: i64 = 5;
+
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 3] = [add_tree, add_drains, upgrade::key_lives];
+const STEPS: [Step; 4] = [add_tree, add_drains, upgrade::key_lives, change_nothing];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -143,6 +146,11 @@ fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
     )?)
 }
 
+/// Version 5: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
+fn change_nothing(_: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(())
+}
+
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     if !header.starts_with(b"SQLite format 3\0") {
@@ -156,7 +164,9 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
 
 /// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
 /// newer than we are.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+///
+/// A ledger that was not remembered before is from now on.
+pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
         (OURS, VERSION) => return Ok(()),
@@ -175,6 +185,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     };
     for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
         step(&tx)?;
+    }
+    if found < REMEMBERED_SINCE {
+        remembered.begin(&tx)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
