@@ -36,7 +36,8 @@ use cryptoki::{
 use custodian::{
     authority::{
         Authority, Caller, Device, DeviceState, KeyState, Need, PasswordHash, Peer, PeerCertificate,
-        PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrappingKey,
+        PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId,
+        WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -113,11 +114,11 @@ async fn serve(
             let (token, authority, wrapped) = (Arc::clone(token), Arc::clone(authority), Arc::clone(wrapped));
             tokio::spawn(async move {
                 let caller = caller();
+                let intent = Intent::new(Uuid::now_v7(), start, "Unwrap", &caller);
                 let mut done = 0;
                 while start.elapsed() < ROUND {
-                    let Ok(permit) = authority.permit(&caller, Need::Unwrap(&wrapped)).await else {
-                        unreachable!("nothing is missing")
-                    };
+                    let permit = authority.permit(&caller, Need::Unwrap(&wrapped), &intent).await;
+                    let Ok(permit) = permit else { unreachable!("nothing is missing") };
                     token.unwrap(permit, &wrapped, Instant::now() + ROUND).await.map(drop).unwrap();
                     done += 1;
                 }
@@ -225,7 +226,8 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
     let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
-    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules)), ledger)
+    let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
+    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }
 
 /// Puts the key's metadata into the ledger.

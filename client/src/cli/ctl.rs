@@ -14,6 +14,7 @@ use super::{
     key::KeyCommand,
     login::{LoginHereArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
+    policy::PolicyCommand,
     status::StatusArgs,
     user::UserCommand,
 };
@@ -40,6 +41,9 @@ enum Command {
     /// The wrapping keys in the token
     #[command(subcommand)]
     Key(KeyCommand),
+    /// What the organisation asks for beyond device, login and role
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -67,6 +71,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Device(command) => command.run(&connection, interrupt),
         Command::User(command) => command.run(&connection, interrupt),
         Command::Key(command) => command.run(&connection, interrupt),
+        Command::Policy(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

@@ -14,6 +14,7 @@ mod key;
 mod login;
 mod message;
 mod output;
+mod policy;
 mod progress;
 mod seal;
 mod status;

@@ -8,6 +8,7 @@ mod devices;
 mod enroll;
 mod identity;
 mod keys;
+mod policies;
 mod session;
 mod status;
 mod tls;

@@ -60,7 +60,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         // It is the file that is bad, as with any other damage to it. Nothing was released.
         Refusal::WrappedKeyRejected => Kind::Integrity,
         // It cannot serve now: the same command works in a moment.
-        Refusal::Overloaded => Kind::Unreachable,
+        Refusal::Overloaded | Refusal::PolicyChanged => Kind::Unreachable,
         Refusal::CertificateRefused
         | Refusal::CertificateExpired
         | Refusal::DeviceUnknown
@@ -72,6 +72,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::NotLoggedIn
         | Refusal::UserDisabled
         | Refusal::RoleMissing
+        | Refusal::PolicyDenied
         | Refusal::KeyUnknown
         | Refusal::KeySuspended
         | Refusal::BudgetExhausted

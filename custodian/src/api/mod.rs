@@ -5,6 +5,7 @@ mod call;
 mod custody;
 mod devices;
 mod keys;
+mod policies;
 mod resource;
 mod session;
 mod status;
@@ -18,8 +19,8 @@ use custodian_proto::{
     v1::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        user_service_server::UserServiceServer,
+        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
+        status_service_server::StatusServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -120,6 +121,7 @@ impl Api {
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
     }
 }

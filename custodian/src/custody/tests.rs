@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, Need, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId,
-        SpkiHash,
+        Authority, DeviceState, Need, Peer, PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role,
+        Rules, SessionId, SpkiHash,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -104,8 +104,9 @@ impl Scene {
             session_lifetime: SignedDuration::from_hours(1),
             hourly_budget: 100,
         };
+        let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
-        let authority = Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules));
+        let authority = Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy));
         let custodian =
             Custodian::new(authority, token, Arc::clone(&ledger) as Arc<dyn Ledger>, Duration::from_secs(60));
         let wrapped = WrappedKey::new(key.id, KeyWrapping::OaepSha256, ciphertext).unwrap();

@@ -34,6 +34,11 @@ impl About {
             Change::AddKey(WrappingKey { id, label, modulus_bits, .. }) => {
                 Self { key: Some(*id), detail: format!("{label}, RSA-{modulus_bits}"), ..Self::default() }
             }
+            Change::ApplyPolicy(policy) => Self {
+                target: format!("policies/{}", policy.version),
+                detail: format!("SHA-256 {}", hex::encode(Sha256::digest(&policy.text))),
+                ..Self::default()
+            },
             Change::SetKeyState { id, .. } => Self { key: Some(*id), ..Self::default() },
         }
     }

@@ -3,8 +3,8 @@
 use custodian_proto::key::KeyId;
 
 use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, User,
-    UserId, WrappingKey,
+    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, PolicyText, Roles, Session, SessionId,
+    User, UserId, WrappingKey,
 };
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
@@ -68,6 +68,8 @@ pub enum Change {
         /// The new roles.
         roles: Roles,
     },
+    /// Puts a policy in force. Its version must follow the one in force (STATE_CONFLICT).
+    ApplyPolicy(PolicyText),
     /// Adds a wrapping key. Neither id nor label may be in use.
     AddKey(WrappingKey),
     /// Suspends or activates a wrapping key. Already so: STATE_CONFLICT.
@@ -90,4 +92,6 @@ pub enum Changed {
     User(User),
     /// The key as it is now.
     Key(WrappingKey),
+    /// The policy that is in force now.
+    Policy(PolicyText),
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::files;
 use crate::{
     api::Api,
-    authority::{Authority, LoginRate, LoginThrottle, Passwords},
+    authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
@@ -49,7 +49,8 @@ impl Parts {
                 .hint("the CA's key must be in the token: is this the token that init used?")
         })?;
         let ca = Arc::new(ca);
-        let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules));
+        let policy = policy_in_force(ledger.as_ref()).await?;
+        let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
@@ -112,6 +113,16 @@ pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn L
         Trouble::new(format!("cannot open the ledger {}", config.ledger.display()), error)
     })?;
     Ok(Arc::new(ledger))
+}
+
+/// The policy that the ledger keeps, or the one that comes with the program.
+async fn policy_in_force(ledger: &dyn Ledger) -> Result<Policy, Trouble> {
+    let text = ledger.policy().await.map_err(|error| Trouble::new("cannot read the policy", error))?;
+    let text = text.unwrap_or_else(PolicyText::initial);
+    Policy::parse(text.version, &text.text).map_err(|error| {
+        Trouble::new(format!("cannot use version {} of the policy", text.version), error)
+            .hint("it was applied with another version of this program: start that one, and apply a policy that both take")
+    })
 }
 
 pub(super) async fn start_token(config: &Config) -> Result<Arc<Supervisor>, Trouble> {

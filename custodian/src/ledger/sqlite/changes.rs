@@ -6,10 +6,13 @@ use rusqlite::{Params, params};
 use super::{
     lockout,
     rows::{self, micros},
+    standing,
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, KeyState, Session, User, UserId, WrappingKey},
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyState, PolicyText, Session, User, UserId, WrappingKey,
+    },
     ledger::{Change, Changed, entry},
 };
 
@@ -46,6 +49,7 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             lockout::an_admin_remains(batch, &before)?;
             batch.changed_user(id)
         }
+        Change::ApplyPolicy(policy) => batch.apply_policy(policy),
         Change::AddKey(key) => batch.add_key(key),
         Change::SetKeyState { id, state } => {
             let found = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
@@ -245,6 +249,28 @@ impl Batch<'_> {
         }
         self.update("UPDATE keys SET state = ?2 WHERE id = ?1", params![key.id.as_bytes(), state.name()])?;
         Ok(Changed::Key(WrappingKey { state, ..key }))
+    }
+
+    fn apply_policy(&self, policy: &PolicyText) -> Made {
+        let current = standing::policy_version(self.tx)?;
+        if policy.version != current + 1 {
+            let detail =
+                format!("version {current} is in force, and version {} does not follow it", policy.version);
+            return Err(Stop::refused(Refusal::StateConflict, detail));
+        }
+        let policy = PolicyText { reason: entry::clean(&policy.reason, MAX_TEXT_LEN), ..policy.clone() };
+        let applied_by = policy.applied_by.as_ref().map(UserId::as_str);
+        self.add(
+            "INSERT INTO policies (version, text, applied_by, applied, reason) VALUES (?, ?, ?, ?, ?)",
+            params![
+                policy.version.cast_signed(),
+                policy.text,
+                applied_by,
+                micros(policy.applied),
+                policy.reason
+            ],
+        )?;
+        Ok(Changed::Policy(policy))
     }
 
     fn changed_device(&self, id: &DeviceId) -> Made {

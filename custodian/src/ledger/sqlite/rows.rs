@@ -10,8 +10,8 @@ use rusqlite::{
 };
 
 use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, SpkiHash,
-    User, UserId, WrappingKey,
+    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, PolicyText, Roles, Session, SessionId,
+    SpkiHash, User, UserId, WrappingKey,
 };
 
 /// The columns of [`device`], in its order.
@@ -83,6 +83,23 @@ pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
         wrapping: named(row, 4, KeyWrapping::from_name)?,
         certificate: row.get(5)?,
         created: time(row, 6)?,
+    })
+}
+
+/// The columns of [`policy`], in its order.
+pub(super) const POLICY: &str = "version, text, applied_by, applied, reason";
+
+pub(super) fn policy(row: &Row<'_>) -> Result<PolicyText> {
+    let applied_by = match row.get::<_, Option<String>>(2)? {
+        Some(_) => Some(parsed::<UserId>(row, 2)?),
+        None => None,
+    };
+    Ok(PolicyText {
+        version: row.get::<_, i64>(0)?.unsigned_abs(),
+        text: row.get(1)?,
+        applied_by,
+        applied: time(row, 3)?,
+        reason: row.get(4)?,
     })
 }
 

@@ -7,9 +7,28 @@ use super::OpenError;
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The version of the tables below. A change adds a step to [`migrate`].
-const VERSION: i64 = 1;
+/// The version of the tables that this custodian works with: one more than there are [`STEPS`].
+const VERSION: i64 = 1 + STEPS.len() as i64;
 
+/// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
+const STEPS: [Step; 1] = [add_policies];
+
+type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
+
+/// The versions of the policy. Version 0 comes with the program.
+fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE policies (
+            version INTEGER PRIMARY KEY,
+            text TEXT NOT NULL,
+            applied_by TEXT,
+            applied INTEGER NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT;",
+    )?)
+}
+
+/// The tables of version 1.
 const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
@@ -120,18 +139,28 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the tables in a new file; refuses a file that is not ours or newer than we are.
+/// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
+/// newer than we are.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
-        (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
-        (id, version) if id == APPLICATION_ID.into() && version > VERSION => {
+    let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
+        (id, VERSION) if id == i64::from(APPLICATION_ID) => return Ok(()),
+        (id, version) if id == i64::from(APPLICATION_ID) && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (0, 0) if is_empty(&tx)? => {}
+        (id, version) if id == i64::from(APPLICATION_ID) && version >= 1 => {
+            tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
+            version
+        }
+        (0, 0) if is_empty(&tx)? => {
+            tx.execute_batch(TABLES)?;
+            1
+        }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
+    };
+    for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
+        step(&tx)?;
     }
-    tx.execute_batch(TABLES)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
