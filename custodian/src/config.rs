@@ -37,6 +37,8 @@ pub struct Config {
     pub ledger: PathBuf,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
+    /// The log's public key. Its private half is in the token. `None`: there is none yet.
+    pub log_key: Option<PathBuf>,
     /// What can change while the custodian runs.
     pub rules: Rules,
     /// How many passwords are hashed at once.
@@ -61,6 +63,8 @@ pub(crate) struct RawConfig {
     pub(crate) tls: RawTls,
     pub(crate) ca: RawCa,
     pub(crate) ledger: RawLedger,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<RawLog>,
     #[serde(default)]
     pub(crate) sessions: RawSessions,
     #[serde(default)]
@@ -92,6 +96,12 @@ pub(crate) struct RawLedger {
     #[serde(default = "two_seconds")]
     #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLog {
+    pub(crate) key: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -295,6 +305,7 @@ impl RawConfig {
             token_deadline,
             ledger: folder.join(self.ledger.path),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
+            log_key: self.log.map(|log| folder.join(log.key)),
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,

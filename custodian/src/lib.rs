@@ -4,6 +4,7 @@ pub mod custody;
 
 pub mod authority;
 pub mod ledger;
+pub mod log;
 pub mod token;
 
 pub mod pki;

@@ -12,7 +12,7 @@ use custodian::{
         check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
-        serve,
+        log_key, serve,
     },
     token::{InitToken, worker},
     trouble::Trouble,
@@ -43,6 +43,17 @@ enum Job {
     Check {
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Make a key for the log in the token, for a custodian that has none or needs another; prints what to configure
+    LogKey {
+        #[arg(long)]
+        config: PathBuf,
+        /// A name that clients know this custodian by; the log's name begins with it
+        #[arg(long)]
+        name: String,
+        /// The public key's file to make
+        #[arg(long)]
+        out: PathBuf,
     },
     /// The child process that loads the PKCS#11 module
     #[command(hide = true)]
@@ -120,6 +131,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
             lines.iter().for_each(|line| print(line));
             print("in order");
         }),
+        Job::LogKey { config, name, out } => {
+            log_key::log_key(&config, &name, &out).await.map(|next| print(&next))
+        }
         Job::Worker | Job::InitToken { .. } => Ok(()),
     }
 }

@@ -5,6 +5,7 @@ pub mod key;
 pub mod limits;
 pub mod refusal;
 pub mod secret;
+pub mod tlog;
 
 /// The generated messages and services of `custodian.v1`. The comments are those of the .proto files.
 #[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]

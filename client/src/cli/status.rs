@@ -23,6 +23,15 @@ struct StatusView {
     start_time: Option<String>,
     record_count: u64,
     token: TokenView,
+    log: LogView,
+}
+
+#[derive(Serialize)]
+struct LogView {
+    name: String,
+    checkpoint_size: u64,
+    checkpoint_time: Option<String>,
+    trouble: String,
 }
 
 #[derive(Serialize)]
@@ -41,6 +50,11 @@ impl StatusArgs {
     pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
         let status = connection.connect(interrupt)?.status()?;
         let token = status.token.unwrap_or_default();
+        let log = status.log.unwrap_or_default();
+        let signed = match log.trouble.as_str() {
+            "" => format!("{} records", log.checkpoint_size),
+            trouble => format!("{} records only: {trouble}", log.checkpoint_size),
+        };
         let wrapping = wrapping_name(token.wrapping());
         let state = match (token.serving, token.trouble.as_str()) {
             (true, _) => "serving".to_owned(),
@@ -50,6 +64,8 @@ impl StatusArgs {
             ("version", status.version.clone()),
             ("running since", local(status.start_time.as_ref())),
             ("records", status.record_count.to_string()),
+            ("log", log.name.clone()),
+            ("signed for", signed),
             ("token", format!("{} ({})", token.label, token.model)),
             ("token is", state),
             ("worker restarts", token.worker_restarts.to_string()),
@@ -68,6 +84,12 @@ impl StatusArgs {
                 worker_restarts: token.worker_restarts,
                 wrapping,
                 key_count: token.key_count,
+            },
+            log: LogView {
+                name: log.name,
+                checkpoint_size: log.checkpoint_size,
+                checkpoint_time: rfc3339(log.checkpoint_time.as_ref()),
+                trouble: log.trouble,
             },
         };
         self.style.one(&view, &facts)

@@ -31,6 +31,7 @@ use tonic::service::Routes;
 use crate::{
     authority::{Floodgate, LoginThrottle, Passwords, SpkiHash},
     custody::Custodian,
+    log::Log,
     pki::DeviceCa,
 };
 
@@ -50,12 +51,22 @@ pub struct Api {
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
+    log: Arc<Log>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     strangers: Arc<Floodgate<SpkiHash>>,
     shutdown: CancellationToken,
     started: Timestamp,
+}
+
+/// What the token signs beside unwrapping.
+#[derive(Clone)]
+pub struct Signers {
+    /// Certificates.
+    pub ca: Arc<DeviceCa>,
+    /// Checkpoints of the log.
+    pub log: Arc<Log>,
 }
 
 /// How long what the custodian issues is valid.
@@ -82,7 +93,7 @@ impl Api {
         custodian: Arc<Custodian>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        ca: Arc<DeviceCa>,
+        Signers { ca, log }: Signers,
         lifetimes: Lifetimes,
         limits: ApiLimits,
         shutdown: CancellationToken,
@@ -92,6 +103,7 @@ impl Api {
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
+            log,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),

@@ -28,11 +28,20 @@ impl StatusService for Api {
             status.wrapping = v1::KeyWrapping::from(survey.wrapping).into();
             status.key_count = u32::try_from(survey.keys.len()).unwrap_or(u32::MAX);
         }
+        let log = self.log.state().borrow().clone();
+        let newest = log.newest.as_deref();
+        let log = v1::LogStatus {
+            name: self.log.verifier().name().to_owned(),
+            checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
+            checkpoint_time: newest.map(|newest| timestamp(newest.time)),
+            trouble: log.trouble.unwrap_or_default(),
+        };
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(timestamp(self.started)),
             record_count: *self.custodian.ledger().last_sequence().borrow(),
             token: Some(status),
+            log: Some(log),
         }))
     }
 }

@@ -23,7 +23,7 @@ macro_rules! ledger_keeps_its_contract {
             log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,
                 every_filter_finds_its_records, pages_follow_each_other_in_both_directions,
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
-                an_attempt_that_is_dropped_is_recorded_as_unknown;
+                an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_session_must_be_alive, a_session_works_on_its_device_alone,
                 a_user_must_be_enabled_and_have_the_role, a_wrapping_key_must_be_active, a_budget_is_not_exceeded,
                 rejected_ciphertexts_are_charged, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other;

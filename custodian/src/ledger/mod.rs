@@ -11,7 +11,11 @@ mod record;
 mod sqlite;
 
 use async_trait::async_trait;
-use custodian_proto::{key::KeyId, v1};
+use custodian_proto::{
+    key::KeyId,
+    tlog::{Hash, Tile},
+    v1,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -88,6 +92,28 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The sequence number of the last durable record (0: none), and a signal for each new one.
     fn last_sequence(&self) -> watch::Receiver<u64>;
+
+    /// The tree (RFC 6962) of the first `size` records, or of all. Entry `n` of the tree is the record of sequence number
+    /// `n + 1`, as it was encoded.
+    async fn tree_head(&self, size: Option<u64>) -> Result<TreeHead, LedgerError>;
+
+    /// The proof that the entry at `index` is in the tree of the first `size` ones.
+    async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError>;
+
+    /// The hashes of a tile of the tree, as many as there are by now; empty if there are none.
+    async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError>;
+
+    /// Up to `count` entries of the tree, from the one at `first` on, byte for byte. Ends where one is missing.
+    async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError>;
+}
+
+/// The log's tree at some size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeHead {
+    /// Entries in it.
+    pub size: u64,
+    /// Its root.
+    pub root: Hash,
 }
 
 /// Who a certificate and a session belong to.

@@ -13,6 +13,7 @@ mod schema;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 use std::{
@@ -23,14 +24,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use custodian_proto::{key::KeyId, v1};
+use custodian_proto::{
+    key::KeyId,
+    tlog::{Hash, Tile},
+    v1,
+};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
 use self::{readers::Readers, rows::micros, writer::Writer};
 use super::{
-    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Outcome, RecordQuery, Release,
+    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
@@ -101,7 +106,7 @@ impl SqliteLedger {
         }
         let lock = open::lock(path)?;
         open::make_private(path)?;
-        let mut writer = Writer::new(open::writing(path, deadline)?);
+        let mut writer = Writer::new(open::writing(path, deadline)?)?;
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));
@@ -265,6 +270,22 @@ impl Ledger for SqliteLedger {
 
     fn last_sequence(&self) -> watch::Receiver<u64> {
         self.committer.last_sequence()
+    }
+
+    async fn tree_head(&self, size: Option<u64>) -> Result<TreeHead, LedgerError> {
+        self.quick.read(move |connection| tree::head(connection, size)).await
+    }
+
+    async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError> {
+        self.quick.read(move |connection| tree::inclusion(connection, index, size)).await
+    }
+
+    async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError> {
+        self.long.read(move |connection| tree::hashes(connection, tile)).await
+    }
+
+    async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.long.read(move |connection| tree::entries(connection, first, count)).await
     }
 }
 

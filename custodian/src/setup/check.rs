@@ -22,6 +22,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         config.ledger.display(),
         *parts.ledger.last_sequence().borrow()
     ));
+    lines.push(format!("log            {}", parts.log.verifier().name()));
     let survey = parts.token.survey(parts.custodian.token_deadline()).await;
     let survey = survey.map_err(|error| Trouble::new("cannot look into the token", error))?;
     lines.push(format!("token          {} ({}), {}", survey.label, survey.model, survey.wrapping));
@@ -45,6 +46,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         ));
     }
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
+    lines.extend(survey.remarks.iter().map(|remark| format!("remark         {remark}")));
     parts.token.shutdown().await;
     Ok(lines)
 }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     files::{self, Mode},
+    log_key,
     parts::{open_ledger, start_token},
 };
 use crate::{
@@ -25,8 +26,8 @@ use crate::{
         Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawSessions, RawTls,
-        RawToken,
+        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
+        RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -144,6 +145,10 @@ impl Plan {
         server.write(&config.tls_key)?;
         files::create(&config.tls_certificate, files::pem(&certificate)?.as_bytes(), Mode::Public)?;
 
+        progress("making the log's key in the token");
+        files::folder(&folder.join("keys"))?;
+        log_key::make(token.as_ref(), &self.names[0], &log_key::path(folder)).await?;
+
         let ledger = open_ledger(config, Missing::Create)?;
         progress("making the first wrapping key in the token (RSA-3072)");
         let key = make_wrapping_key(
@@ -156,7 +161,6 @@ impl Plan {
         )
         .await
         .map_err(|error| Trouble::new("cannot make the first wrapping key", error))?;
-        files::folder(&folder.join("keys"))?;
         let path = key_path(folder, &self.key_label);
         files::create(&path, files::pem(&key.certificate)?.as_bytes(), Mode::Public)?;
         settle(ledger.as_ref(), "CreateKey", Change::AddKey(key)).await?;
@@ -174,8 +178,11 @@ impl Plan {
             .people
             .iter()
             .flat_map(|person| [person.folder.join("device.crt"), person.folder.join("device.key")]);
-        let all =
-            named.into_iter().chain(people).chain([self.config.clone(), key_path(folder, &self.key_label)]);
+        let all = named.into_iter().chain(people).chain([
+            self.config.clone(),
+            key_path(folder, &self.key_label),
+            log_key::path(folder),
+        ]);
         match all.into_iter().find(|path| path.exists()) {
             None => Ok(()),
             Some(path) => {
@@ -192,6 +199,7 @@ impl Plan {
             tls: RawTls { certificate: "server.crt".into(), key: "server.key".into() },
             ca: RawCa { certificate: "ca.crt".into() },
             ledger: RawLedger::at("ledger.db"),
+            log: Some(RawLog { key: log_key::PATH.into() }),
             sessions: RawSessions::default(),
             budget: RawBudget::default(),
             certificates: RawCertificates::default(),

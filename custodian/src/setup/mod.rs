@@ -5,6 +5,7 @@ pub mod dev;
 mod files;
 pub mod init;
 mod layout;
+pub mod log_key;
 mod parts;
 pub mod serve;
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::files;
+use super::{files, log_key};
 use crate::{
-    api::Api,
+    api::{Api, Signers},
     authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
+    log::Log,
     pki::DeviceCa,
     server::Tls,
     token::{Supervisor, Token, WorkerCommand},
@@ -30,6 +31,8 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// The device CA.
     pub ca: Arc<DeviceCa>,
+    /// What signs checkpoints of the ledger's log.
+    pub log: Arc<Log>,
     /// What new connections use.
     pub tls: watch::Sender<Arc<Tls>>,
     /// Cancelled: everything stops.
@@ -50,6 +53,7 @@ impl Parts {
         })?;
         let ca = Arc::new(ca);
         let policy = policy_in_force(ledger.as_ref()).await?;
+        let log = log_key::open(config, &ledger, &token, &ca).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
@@ -57,7 +61,7 @@ impl Parts {
             Arc::clone(&custodian),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
-            Arc::clone(&ca),
+            Signers { ca: Arc::clone(&ca), log: Arc::clone(&log) },
             config.lifetimes,
             config.api_limits,
             shutdown.clone(),
@@ -68,6 +72,7 @@ impl Parts {
             token: supervisor,
             ledger,
             ca,
+            log,
             tls: watch::Sender::new(Arc::new(tls)),
             shutdown,
         })

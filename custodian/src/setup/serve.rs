@@ -49,6 +49,8 @@ pub async fn serve(
     let stop_on_signal = tokio::spawn(stop.cancels(shutdown.clone()));
     let reload = tokio::spawn(reload_on(hangup, path.to_owned(), parts.reloadable()));
     let routes = routes(&parts, config.reflection, &shutdown)?;
+    let no_more_records = CancellationToken::new();
+    let signing = tokio::spawn(Arc::clone(&parts.log).keep_signing(no_more_records.clone()));
     let api = parts.api.clone();
     tracing::info!(%address, "serving");
     ready(address);
@@ -64,6 +66,10 @@ pub async fn serve(
     .await;
     stop_on_signal.abort();
     reload.abort();
+    no_more_records.cancel();
+    if let Err(error) = signing.await {
+        tracing::error!("the last checkpoint of the log is not signed: {error}");
+    }
     parts.token.shutdown().await;
     served.map_err(|error| Trouble::new("the server stopped", error))
 }

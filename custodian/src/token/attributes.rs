@@ -5,7 +5,11 @@ use cryptoki::{
     session::Session,
 };
 
-use super::{KeyKind, mechanism, public::PublicKey};
+use super::{
+    KeyKind, mechanism,
+    public::PublicKey,
+    rv::{Failure, said},
+};
 
 /// What is read of a private key.
 const READ: [AttributeType; 20] = [
@@ -53,11 +57,18 @@ const PURPOSES: [AttributeType; 5] = [
 /// A private key that passed.
 pub(super) struct Inspected {
     pub(super) label: String,
+    /// CKA_ID: what other tools know it by.
+    pub(super) cka_id: Vec<u8>,
     pub(super) public: PublicKey,
 }
 
-/// A private key that failed: which, and why.
-pub(super) struct Failed(pub(super) String);
+/// A private key that failed.
+pub(super) enum Failed {
+    /// It is not what it must be: which key, and why.
+    Unfit(String),
+    /// The token did not say what it is.
+    Unread(Failure),
+}
 
 struct Attributes(Vec<Attribute>);
 
@@ -66,15 +77,16 @@ pub(super) fn inspect(session: &Session, handle: ObjectHandle) -> Result<Inspect
     let attributes = session
         .get_attributes(handle, &READ)
         .map(Attributes)
-        .map_err(|error| Failed(format!("a key whose attributes cannot be read: {error}")))?;
+        .map_err(|error| Failed::Unread(Failure::from(error).of("a key whose attributes cannot be read")))?;
     let label = attributes.label();
     let id = attributes.id();
-    let fail = |reason: String| Failed(format!("key {label:?} (CKA_ID {}): {reason}", hex::encode(&id)));
+    let fail =
+        |reason: String| Failed::Unfit(format!("key {label:?} (CKA_ID {}): {reason}", hex::encode(&id)));
 
     attributes.check_provenance().map_err(fail)?;
     let public = attributes.public_key(session, &id).map_err(fail)?;
     attributes.check_purpose(public.kind).map_err(fail)?;
-    Ok(Inspected { label, public })
+    Ok(Inspected { label, cka_id: id, public })
 }
 
 impl Attributes {
@@ -185,12 +197,12 @@ fn ec_point(session: &Session, id: &[u8]) -> Result<Vec<u8>, String> {
         Attribute::Token(true),
         Attribute::Id(id.to_vec()),
     ];
-    let found = session.find_objects(&template).map_err(|error| error.to_string())?;
+    let found = session.find_objects(&template).map_err(|error| said(&error))?;
     let [handle] = found[..] else {
         return Err(format!("{} public keys have its CKA_ID instead of one", found.len()));
     };
     let attributes =
-        session.get_attributes(handle, &[AttributeType::EcPoint]).map_err(|error| error.to_string())?;
+        session.get_attributes(handle, &[AttributeType::EcPoint]).map_err(|error| said(&error))?;
     attributes
         .into_iter()
         .find_map(|attribute| match attribute {

@@ -75,6 +75,7 @@ mod tests {
             wrapping: KeyWrapping::OaepSha1,
             keys: keys.to_vec(),
             unserved: Vec::new(),
+            remarks: Vec::new(),
         }
     }
 

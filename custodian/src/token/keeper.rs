@@ -144,6 +144,9 @@ impl Keeper {
         for reason in &survey.unserved {
             warn!("not served: {reason}");
         }
+        for remark in &survey.remarks {
+            warn!("{remark}");
+        }
         let pid = child.id();
         self.state.send_replace(State::Serving { link: Arc::clone(&link), pid });
         if let Some(started) = started {

@@ -1,8 +1,8 @@
 //! The worker's keys: found once, checked, and kept by id with their handles.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,12 +19,14 @@ use der::Encode;
 use super::{
     KeyKind, KeyTemplate, TokenKey,
     attributes::{Failed, Inspected, inspect},
+    grip::Grip,
     mechanism::{self, Canary, oaep},
     pkcs11::Hands,
+    rv::{Failure, Sense},
 };
 
-/// How long a key that just worked is believed to be well.
-const TRUST: Duration = Duration::from_millis(100);
+/// The least time between two questions to a key's canary because of what callers sent.
+const CANARY_REST: Duration = Duration::from_millis(100);
 
 /// A key that is served.
 pub(super) struct ServedKey {
@@ -34,7 +36,16 @@ pub(super) struct ServedKey {
     /// still open what was sealed before.
     wrappings: Vec<KeyWrapping>,
     canary: Option<Canary>,
-    well: Mutex<Option<Instant>>,
+    pulse: Mutex<Pulse>,
+}
+
+/// When a key gave signs of life.
+#[derive(Clone, Copy, Default)]
+struct Pulse {
+    /// It did what it should.
+    well: Option<Instant>,
+    /// Its canary was asked.
+    asked: Option<Instant>,
 }
 
 /// What a token's keys are.
@@ -50,30 +61,39 @@ impl KeyRing {
     ///
     /// # Errors
     /// If the token cannot be searched, or can do no OAEP at all.
-    pub(super) fn find(hands: &Hands, old: &HashMap<KeyId, Arc<ServedKey>>) -> Result<Self, String> {
+    pub(super) fn find(hands: &Hands, old: &HashMap<KeyId, Arc<ServedKey>>) -> Result<Self, Failure> {
         let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
         let handles = hands
             .session
             .find_objects(&template)
-            .map_err(|error| format!("the token does not list its keys: {error}"))?;
+            .map_err(|error| Failure::from(error).of("the token does not list its keys"))?;
         let mut unserved = Vec::new();
         let mut passed = Vec::new();
         for handle in handles {
             match inspect(&hands.session, handle) {
                 Ok(inspected) => passed.push((handle, inspected)),
-                Err(Failed(reason)) => unserved.push(reason),
+                Err(Failed::Unfit(reason)) => unserved.push(reason),
+                Err(Failed::Unread(failure)) => unserved.push(only_this(failure)?),
             }
         }
+        let passed = without_doubles(passed, old, &mut unserved);
 
         let rsa = passed.iter().filter(|(_, one)| matches!(one.public.kind, KeyKind::RsaUnwrap { .. }));
-        let wrappings = rsa
-            .map(|(handle, one)| wrappings_of_key(hands, *handle, &one.public.spki))
-            .find(|wrappings| !wrappings.is_empty())
-            .unwrap_or_else(|| wrappings_of_token(&hands.session));
+        let mut wrappings = Vec::new();
+        for (handle, one) in rsa {
+            wrappings = wrappings_of_key(hands, *handle, &one.public.spki)?;
+            if !wrappings.is_empty() {
+                break;
+            }
+        }
         if wrappings.is_empty() {
-            return Err(
-                "the token can do no RSA-OAEP with an empty label: it cannot unwrap file keys".to_owned()
-            );
+            wrappings = wrappings_of_token(&hands.session)?;
+        }
+        if wrappings.is_empty() {
+            return Err(Failure::new(
+                Sense::Ambiguous,
+                "the token can do no RSA-OAEP with an empty label: it cannot unwrap file keys",
+            ));
         }
 
         let mut served = HashMap::new();
@@ -83,8 +103,8 @@ impl KeyRing {
                 Some(known) => Arc::clone(known),
                 None => match ServedKey::new(hands, handle, inspected, &wrappings) {
                     Ok(key) => Arc::new(key),
-                    Err(reason) => {
-                        unserved.push(reason);
+                    Err(failure) => {
+                        unserved.push(only_this(failure)?);
                         continue;
                     }
                 },
@@ -109,8 +129,8 @@ impl ServedKey {
         handle: ObjectHandle,
         inspected: Inspected,
         wrappings: &[KeyWrapping],
-    ) -> Result<Self, String> {
-        let Inspected { label, public } = inspected;
+    ) -> Result<Self, Failure> {
+        let Inspected { label, public, .. } = inspected;
         let wrappings = match public.kind {
             KeyKind::EcdsaP256Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
@@ -119,15 +139,23 @@ impl ServedKey {
         let canary = match wrapping {
             None => None,
             Some(strongest) => Some(Canary::new(&public.spki, strongest).ok_or_else(|| {
-                format!("key {label:?} ({}): nothing can be encrypted to its public key", public.id)
+                let text =
+                    format!("key {label:?} ({}): nothing can be encrypted to its public key", public.id);
+                Failure::new(Sense::Ambiguous, text)
             })?),
         };
         let key = TokenKey { id: public.id, label, kind: public.kind, wrapping, spki: public.spki };
-        let served = Self { key, handle, wrappings, canary, well: Mutex::new(None) };
-        match served.ask_canary(hands) {
+        let served = Self { key, handle, wrappings, canary, pulse: Mutex::default() };
+        // Twice: a key is not left out because of one stumble.
+        match served.ask_canary(hands).or_else(|_| served.ask_canary(hands)) {
             Ok(()) => Ok(served),
-            Err(reason) => Err(format!("key {:?} ({}): {reason}", served.key.label, served.key.id)),
+            Err(failure) => Err(failure.of(served.name())),
         }
+    }
+
+    /// How errors name it.
+    pub(super) fn name(&self) -> String {
+        format!("key {:?} ({})", self.key.label, self.key.id)
     }
 
     /// Whether it unwraps what was wrapped like this.
@@ -137,45 +165,112 @@ impl ServedKey {
 
     /// The key just did what it should.
     pub(super) fn did_well(&self) {
-        *self.well.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.pulse().well = Some(Instant::now());
     }
 
-    /// Whether the key still works. Asked after every failure: error codes do not tell whose fault it was.
-    pub(super) fn is_well(&self, hands: &Hands) -> Result<(), String> {
-        let well = *self.well.lock().unwrap_or_else(PoisonError::into_inner);
-        if well.is_some_and(|at| at.elapsed() < TRUST) { Ok(()) } else { self.ask_canary(hands) }
+    /// Whether the key still works. Asked after every failure, before anybody is blamed. `since` is when the thing that
+    /// failed began.
+    ///
+    /// Whatever a caller may be behind costs a canary every [`CANARY_REST`] at most: bad ciphertexts at any rate must not
+    /// keep the token from its work. The rest of them take the last answer.
+    pub(super) fn is_well(
+        &self,
+        grip: &mut Grip<'_>,
+        failure: &Failure,
+        since: Instant,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let mut pulse = self.pulse();
+        let rests = pulse.asked.is_some_and(|at| at.elapsed() < CANARY_REST);
+        if pulse.well.is_some_and(|at| at > since) || (rests && failure.sense.may_be_the_callers()) {
+            return Ok(());
+        }
+        pulse.asked = Some(Instant::now());
+        drop(pulse);
+        // What has not passed until now has had its time.
+        let deadline = if failure.sense == Sense::Transient { Instant::now() } else { deadline };
+        grip.steadily(deadline, |hands| self.ask_canary(hands))
     }
 
-    fn ask_canary(&self, hands: &Hands) -> Result<(), String> {
+    fn ask_canary(&self, hands: &Hands) -> Result<(), Failure> {
         let (Some(canary), Some(wrapping)) = (&self.canary, self.key.wrapping) else {
             return Ok(());
         };
-        match hands.decrypt(self.handle, wrapping, canary.ciphertext()) {
-            Ok(plaintext) if canary.sings(&plaintext) => {
-                self.did_well();
-                Ok(())
-            }
-            Ok(_) => Err("it decrypts a test ciphertext to something else".to_owned()),
-            Err(error) => Err(format!("it does not decrypt a test ciphertext: {error}")),
+        let decrypted = hands.decrypt(self.handle, wrapping, canary.ciphertext());
+        let plaintext =
+            decrypted.map_err(|error| Failure::from(error).of("it does not decrypt a test ciphertext"))?;
+        if !canary.sings(&plaintext) {
+            return Err(Failure::new(Sense::ModuleBroken, "it decrypts a test ciphertext to something else"));
         }
+        self.did_well();
+        Ok(())
+    }
+
+    fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A failure that concerns one key leaves that key out: the reason. One that concerns the session, the login or the whole
+/// token says nothing of a key.
+fn only_this(failure: Failure) -> Result<String, Failure> {
+    if failure.sense.may_be_the_callers() { Ok(failure.to_string()) } else { Err(failure) }
+}
+
+/// Which of several private keys with the same public key is meant, nobody can say: none of them is served, but one that
+/// is served already stays.
+fn without_doubles(
+    passed: Vec<(ObjectHandle, Inspected)>,
+    old: &HashMap<KeyId, Arc<ServedKey>>,
+    unserved: &mut Vec<String>,
+) -> Vec<(ObjectHandle, Inspected)> {
+    let mut of_key: BTreeMap<KeyId, Vec<_>> = BTreeMap::new();
+    for one in passed {
+        of_key.entry(one.1.public.id).or_default().push(one);
+    }
+    let mut single = Vec::new();
+    for (id, mut same) in of_key {
+        if same.len() > 1 {
+            let names: Vec<_> = same
+                .iter()
+                .map(|(_, one)| format!("{:?} with CKA_ID {}", one.label, hex::encode(&one.cka_id)))
+                .collect();
+            unserved.push(format!(
+                "key {id}: the token has {} private keys of this one public key: {}. Delete all but one: pkcs11-tool \
+                 --module MODULE --login --delete-object --type privkey, with --label or --id",
+                names.len(),
+                names.join(", ")
+            ));
+            let known = old.get(&id).map(|known| known.handle);
+            same.retain(|(handle, _)| Some(*handle) == known);
+        }
+        single.append(&mut same);
+    }
+    single
+}
+
 /// Every wrapping that this key really unwraps.
-fn wrappings_of_key(hands: &Hands, handle: ObjectHandle, spki: &[u8]) -> Vec<KeyWrapping> {
-    let works = |wrapping: &KeyWrapping| {
-        Canary::new(spki, *wrapping).is_some_and(|canary| {
-            hands
-                .decrypt(handle, *wrapping, canary.ciphertext())
-                .is_ok_and(|plaintext| canary.sings(&plaintext))
-        })
+fn wrappings_of_key(hands: &Hands, handle: ObjectHandle, spki: &[u8]) -> Result<Vec<KeyWrapping>, Failure> {
+    let works = |wrapping: KeyWrapping| -> Result<bool, Failure> {
+        let Some(canary) = Canary::new(spki, wrapping) else { return Ok(false) };
+        match hands.decrypt(handle, wrapping, canary.ciphertext()) {
+            Ok(plaintext) => Ok(canary.sings(&plaintext)),
+            Err(error) => only_this(error.into()).map(|_| false),
+        }
     };
-    KeyWrapping::ALL.into_iter().filter(works).collect()
+    let mut wrappings = Vec::new();
+    for wrapping in KeyWrapping::ALL {
+        // Twice: what was sealed with a wrapping that is not found here is refused for as long as this worker lives.
+        if works(wrapping)? || works(wrapping)? {
+            wrappings.push(wrapping);
+        }
+    }
+    Ok(wrappings)
 }
 
 /// Every wrapping that the token says it can do, asked without a key of its own: with a public key that lives as long
 /// as the session.
-fn wrappings_of_token(session: &Session) -> Vec<KeyWrapping> {
+fn wrappings_of_token(session: &Session) -> Result<Vec<KeyWrapping>, Failure> {
     // Any odd number of the right size serves as a modulus: what is encrypted here, nobody needs to decrypt.
     let template = [
         Attribute::Class(ObjectClass::PUBLIC_KEY),
@@ -186,34 +281,37 @@ fn wrappings_of_token(session: &Session) -> Vec<KeyWrapping> {
         Attribute::Modulus(vec![0xc5; 256]),
         Attribute::PublicExponent(vec![1, 0, 1]),
     ];
-    let Ok(key) = session.create_object(&template) else {
-        return Vec::new();
+    let key = match session.create_object(&template) {
+        Ok(key) => key,
+        Err(error) => return only_this(error.into()).map(|_| Vec::new()),
     };
     let works = |wrapping: &KeyWrapping| session.encrypt(&oaep(*wrapping), key, &[7; 32]).is_ok();
     let wrappings = KeyWrapping::ALL.into_iter().filter(works).collect();
     // It goes with the session if not now.
     drop(session.destroy_object(key));
-    wrappings
+    Ok(wrappings)
 }
 
 /// Generates a key pair, checks it and leaves nothing behind if it fails. The session must be one that can make
 /// objects that stay.
-pub(super) fn generate(hands: &Hands, template: &KeyTemplate) -> Result<ServedKey, String> {
+pub(super) fn generate(hands: &Hands, template: &KeyTemplate) -> Result<ServedKey, Failure> {
     let session = &hands.session;
     let (public, private) = match make_pair(session, template) {
         Ok(pair) => pair,
         Err(error) => {
-            return Err(format!("the token does not generate the key {:?}: {error}", template.label));
+            let what = format!("the token does not generate the key {:?}", template.label);
+            return Err(Failure::from(error).of(what));
         }
     };
     let made = finish(hands, public, private);
     if made.is_err() {
         for object in [private, public] {
             if let Err(error) = session.destroy_object(object) {
-                return Err(format!(
-                    "the token made a key {:?} that is of no use and does not delete it: {error}",
+                let what = format!(
+                    "the token made a key {:?} that is of no use and does not delete it",
                     template.label
-                ));
+                );
+                return Err(Failure::from(error).of(what));
             }
         }
     }
@@ -266,21 +364,24 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
 }
 
 /// Gives both halves the id that follows from the public key, and checks what was made (law 7).
-fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<ServedKey, String> {
-    let inspected = inspect(&hands.session, private).map_err(|Failed(reason)| reason)?;
+fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<ServedKey, Failure> {
+    let inspected = inspect(&hands.session, private).map_err(|failed| match failed {
+        Failed::Unfit(reason) => Failure::new(Sense::Ambiguous, reason),
+        Failed::Unread(failure) => failure,
+    })?;
     let id = [Attribute::Id(inspected.public.id.as_bytes().to_vec())];
     for object in [public, private] {
         hands
             .session
             .update_attributes(object, &id)
-            .map_err(|error| format!("the token does not give the new key its id: {error}"))?;
+            .map_err(|error| Failure::from(error).of("the token does not give the new key its id"))?;
     }
     // Encrypting may work where decrypting does not: only now can we be sure.
     let unwraps = matches!(inspected.public.kind, KeyKind::RsaUnwrap { .. });
     let wrappings =
-        if unwraps { wrappings_of_key(hands, private, &inspected.public.spki) } else { Vec::new() };
+        if unwraps { wrappings_of_key(hands, private, &inspected.public.spki)? } else { Vec::new() };
     if unwraps && wrappings.is_empty() {
-        return Err("the new key does not unwrap a test ciphertext".to_owned());
+        return Err(Failure::new(Sense::Ambiguous, "the new key does not unwrap a test ciphertext"));
     }
     ServedKey::new(hands, private, inspected, &wrappings)
 }

@@ -1,11 +1,13 @@
 //! The two mechanisms we use: RSAES-OAEP to unwrap, ECDSA P-256 to sign. Everything else stays off.
 
 use aws_lc_rs::{
+    digest::{Digest, SHA256},
     rand,
     rsa::{
         OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
         OaepAlgorithm, OaepPublicEncryptingKey, PublicEncryptingKey,
     },
+    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
 };
 use cryptoki::mechanism::{
     Mechanism, MechanismType,
@@ -90,6 +92,14 @@ pub(super) fn signature_to_der(raw: &[u8]) -> Option<Vec<u8>> {
     }
     let (r, s) = raw.split_at(P256_LEN);
     EcdsaSigValue { r: UintRef::new(r).ok()?, s: UintRef::new(s).ok()? }.to_der().ok()
+}
+
+/// Whether this is a P-256 signature in DER, by the key of this SubjectPublicKeyInfo, over this SHA-256 digest.
+pub(super) fn verifies(spki: &[u8], digest: &[u8], signature: &[u8]) -> bool {
+    let Ok(info) = spki::SubjectPublicKeyInfoRef::try_from(spki) else { return false };
+    let Ok(digest) = Digest::import_less_safe(digest, &SHA256) else { return false };
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, info.subject_public_key.raw_bytes());
+    public.verify_digest(&digest, signature).is_ok()
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ impl MemoryToken {
             wrapping: self.wrapping,
             keys,
             unserved: Vec::new(),
+            remarks: Vec::new(),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod attributes;
 mod config;
+mod elf;
+mod grip;
 mod init;
 mod inventory;
 mod keeper;
@@ -14,6 +16,7 @@ mod pin;
 mod pkcs11;
 mod public;
 mod queue;
+mod rv;
 mod supervisor;
 mod wire;
 pub mod worker;
@@ -122,6 +125,8 @@ pub struct Survey {
     pub keys: Vec<TokenKey>,
     /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
     pub unserved: Vec<String>,
+    /// What else an operator should know, each with what to do about it: fewer sessions than wanted.
+    pub remarks: Vec<String>,
 }
 
 /// How a token is.

@@ -8,15 +8,16 @@ use cryptoki::{
     mechanism::Mechanism,
     object::ObjectHandle,
     session::{Session, UserType},
-    slot::{Slot, TokenInfo},
+    slot::{Limit, Slot, TokenInfo},
     types::AuthPin,
 };
 use custodian_proto::{key::KeyWrapping, secret::Secret};
 use zeroize::Zeroizing;
 
 use super::{
-    StartError, TokenSelect,
+    StartError, TokenSelect, elf,
     mechanism::{oaep, signature_to_der},
+    rv::{Failure, said},
 };
 
 /// Longest label of a token, in bytes (PKCS#11 `CK_TOKEN_INFO`).
@@ -48,17 +49,46 @@ impl Module {
     }
 
     /// Logs the whole process in, once. The login lasts as long as a session is open: keep the one returned.
+    ///
+    /// The PIN is not kept, so no process logs in twice: the life of a worker is one login, and no handle outlives it. A
+    /// login that ends takes the worker with it. The next one reads the PIN, finds the keys anew and computes their ids
+    /// from what the token says now.
     pub(super) fn login(&self, pin: &Secret) -> Result<Hands, StartError> {
-        if self.info().is_some_and(|info| info.user_pin_locked()) {
+        let before = self.info();
+        if before.as_ref().is_some_and(TokenInfo::user_pin_locked) {
             return Err(StartError::Pin(self.locked()));
         }
-        let session = self.pkcs11.open_ro_session(self.slot).map_err(|error| {
-            StartError::Token(format!("the token {:?} opens no session: {error}", self.label))
-        })?;
+        let session = self.pkcs11.open_ro_session(self.slot).map_err(|error| self.no_session(&error))?;
         match session.login(UserType::User, Some(&AuthPin::from(pin.expose()))) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(Hands { session }),
-            Err(error) => Err(self.login_refused(&error)),
+            Err(error) => Err(self.login_refused(&error, before.as_ref())),
         }
+    }
+
+    /// Opens the sessions of `wanted` threads, or of as many as the token has room for beside the login's.
+    pub(super) fn many_hands(&self, wanted: usize) -> Result<Vec<Hands>, StartError> {
+        let room = match self.info().map(|info| info.max_session_count()) {
+            // One keeps the login.
+            Some(Limit::Max(most)) => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1),
+            _ => usize::MAX,
+        };
+        let mut many = Vec::new();
+        while many.len() < wanted.min(room) {
+            match self.hands() {
+                Ok(hands) => many.push(hands),
+                // What the token says of its limits is not always so, and others may have sessions, too.
+                Err(Error::Pkcs11(RvError::SessionCount, _)) => break,
+                Err(error) => return Err(self.no_session(&error)),
+            }
+        }
+        if many.is_empty() {
+            return Err(StartError::Token(format!(
+                "the token {:?} has no room for the two sessions that a worker needs: one keeps the login, one works. \
+                 End other programs that use the token, or raise its limit of sessions (ulMaxSessionCount)",
+                self.label
+            )));
+        }
+        Ok(many)
     }
 
     /// Opens a session for one thread.
@@ -83,41 +113,89 @@ impl Module {
     fn locked(&self) -> String {
         format!(
             "the PIN of the token {:?} is locked after too many wrong tries. The security officer can set it anew: \
-             pkcs11-tool --module MODULE --login --login-type so --init-pin",
+             pkcs11-tool --module MODULE --login --login-type so --init-pin. Then start the custodian",
             self.label
         )
     }
 
-    fn login_refused(&self, error: &Error) -> StartError {
+    fn no_session(&self, error: &Error) -> StartError {
+        StartError::Token(format!("the token {:?} opens no session: {}", self.label, Failure::from(error)))
+    }
+
+    /// Why a login failed. Whatever may have cost a try counts as a refused PIN: it is not tried again.
+    fn login_refused(&self, error: &Error, before: Option<&TokenInfo>) -> StartError {
         let label = &self.label;
         let Error::Pkcs11(code, _) = error else {
-            return StartError::Token(format!("cannot log in to the token {label:?}: {error}"));
+            return StartError::Token(format!("cannot log in to the token {label:?}: {}", said(error)));
         };
         match code {
-            RvError::PinIncorrect | RvError::PinLenRange | RvError::PinInvalid => {
-                let left = match self.info() {
-                    Some(info) if info.user_pin_locked() => "It is locked now",
-                    Some(info) if info.user_pin_final_try() => {
-                        "ONE try is left: the next wrong PIN locks the token"
-                    }
-                    Some(info) if info.user_pin_count_low() => "Fewer tries are left before it locks",
-                    _ => "The token does not say how many tries are left",
-                };
+            RvError::PinIncorrect => StartError::Pin(format!(
+                "the token {label:?} refuses the PIN as wrong. {}. It is not tried again: correct the PIN, then start the \
+                 custodian",
+                self.tries_left()
+            )),
+            RvError::PinLenRange | RvError::PinInvalid => {
+                let lengths = self.info().map_or_else(String::new, |info| {
+                    format!(" It takes {} to {} bytes.", info.min_pin_length(), info.max_pin_length())
+                });
                 StartError::Pin(format!(
-                    "the token {label:?} refuses the PIN as wrong. {left}. It is not tried again: correct the PIN, then \
-                     start the custodian"
+                    "the token {label:?} takes no PIN like this: it is too short, too long, or has characters that the \
+                     token does not know.{lengths} {}. It is not tried again: correct the PIN, then start the custodian",
+                    self.tries_left()
                 ))
             }
             RvError::PinLocked => StartError::Pin(self.locked()),
-            RvError::PinExpired => StartError::Pin(format!(
-                "the PIN of the token {label:?} has expired: set a new one with the token's tools"
-            )),
+            RvError::PinExpired => StartError::Pin(self.expired()),
             RvError::UserPinNotInitialized => StartError::Pin(format!(
-                "the token {label:?} has no user PIN yet: the security officer sets it, e.g. with pkcs11-tool --init-pin"
+                "the token {label:?} has no user PIN yet: the security officer sets it, e.g. with pkcs11-tool --module \
+                 MODULE --login --login-type so --init-pin"
             )),
-            _ => StartError::Token(format!("cannot log in to the token {label:?}: {error}")),
+            _ => {
+                let said = said(error);
+                match (before, self.info()) {
+                    (Some(before), Some(after)) if fewer_tries(before, &after) => StartError::Pin(format!(
+                        "cannot log in to the token {label:?}: {said}, and it counts that as a wrong PIN. {}. It is not \
+                         tried again: correct the PIN, then start the custodian",
+                        self.tries_left()
+                    )),
+                    _ => StartError::Token(format!("cannot log in to the token {label:?}: {said}")),
+                }
+            }
         }
     }
+
+    /// Why a token that let us in does not let us look: some do so when the PIN must be changed.
+    pub(super) fn unreadable(&self, failure: Failure) -> StartError {
+        match failure.code {
+            Some(RvError::PinExpired) => StartError::Pin(self.expired()),
+            _ => StartError::Token(failure.of(format!("token {:?}", self.label)).to_string()),
+        }
+    }
+
+    fn expired(&self) -> String {
+        format!(
+            "the PIN of the token {:?} has expired. Set a new one (pkcs11-tool --module MODULE --login --change-pin), put \
+             it where the custodian reads it, then start the custodian",
+            self.label
+        )
+    }
+
+    fn tries_left(&self) -> &'static str {
+        match self.info() {
+            Some(info) if info.user_pin_locked() => "It is locked now",
+            Some(info) if info.user_pin_final_try() => "ONE try is left: the next wrong PIN locks the token",
+            Some(info) if info.user_pin_count_low() => "Fewer tries are left before it locks",
+            _ => "The token does not say how many tries are left",
+        }
+    }
+}
+
+/// Whether a try was lost between the two.
+fn fewer_tries(before: &TokenInfo, after: &TokenInfo) -> bool {
+    let lost = |flag: fn(&TokenInfo) -> bool| flag(after) && !flag(before);
+    lost(TokenInfo::user_pin_count_low)
+        || lost(TokenInfo::user_pin_final_try)
+        || lost(TokenInfo::user_pin_locked)
 }
 
 impl Hands {
@@ -148,22 +226,32 @@ pub(super) fn load(path: &Path) -> Result<Pkcs11, StartError> {
              e.g. /usr/lib/softhsm/libsofthsm2.so"
         )));
     }
-    if let Err(error) = path.metadata() {
-        return Err(StartError::Token(format!(
+    let metadata = path.metadata().map_err(|error| {
+        StartError::Token(format!(
             "cannot find the PKCS#11 module {shown}: {error}. Install the token's software or correct the path"
-        )));
+        ))
+    })?;
+    if !metadata.is_file() {
+        return Err(StartError::Token(format!("the PKCS#11 module {shown} is no file. Correct the path")));
     }
+    elf::check(path).map_err(|why| {
+        StartError::Token(format!(
+            "{shown} is no PKCS#11 module for this machine: {why}. Give the shared library that the token's vendor names as \
+             its PKCS#11 module for this machine"
+        ))
+    })?;
     let pkcs11 = Pkcs11::new(path).map_err(|error| {
         StartError::Token(format!(
-            "{shown} is no PKCS#11 module for this machine: {error}. Give the shared library that the token's vendor \
-             names as its PKCS#11 module"
+            "{shown} is no PKCS#11 module, or lacks something: {error}. Give the shared library that the token's vendor \
+             names as its PKCS#11 module, and see that what it needs is installed: ldd {shown}"
         ))
     })?;
     match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(pkcs11),
         Err(error) => Err(StartError::Token(format!(
-            "the PKCS#11 module {shown} does not initialise: {error}. Check its own configuration (for SoftHSM the \
-             file that SOFTHSM2_CONF names) and that this user may read it"
+            "the PKCS#11 module {shown} does not initialise: {}. Check its own configuration (for SoftHSM the \
+             file that SOFTHSM2_CONF names) and that this user may read it",
+            said(&error)
         ))),
     }
 }
@@ -174,9 +262,9 @@ fn choose(
     path: &Path,
     select: &TokenSelect,
 ) -> Result<(Slot, Option<TokenInfo>), StartError> {
-    let slots = pkcs11
-        .get_slots_with_token()
-        .map_err(|error| StartError::Token(format!("{} lists no tokens: {error}", path.display())))?;
+    let slots = pkcs11.get_slots_with_token().map_err(|error| {
+        StartError::Token(format!("{} lists no tokens: {}", path.display(), said(&error)))
+    })?;
     let mut found = Vec::new();
     let mut unreadable = Vec::new();
     for slot in slots {
@@ -239,7 +327,7 @@ pub(super) fn init_token(path: &Path, label: &str, so_pin: &Secret, pin: &Secret
     let shown = &path.display();
     let fail = |what: &'static str| {
         move |error: Error| {
-            StartError::Token(format!("cannot make the token {label:?} in {shown}: {what}: {error}"))
+            StartError::Token(format!("cannot make the token {label:?} in {shown}: {what}: {}", said(&error)))
         }
     };
     let mut free = None;

@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,8 +20,9 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::{
-    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenKey, TokenSelect, WorkerCommand,
-    contract::{self, FILE_KEY, RSA, encrypt, soon, template, wrapped},
+    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey, TokenSelect,
+    WorkerCommand,
+    contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
     supervisor::State,
     worker,
 };
@@ -31,6 +33,9 @@ const PIN: &str = "correct horse";
 
 /// Tells this test program to make bad keys with this module.
 const MAKE_BAD_KEYS: &str = "CUSTODIAN_TEST_BAD_KEYS";
+
+/// Tells it to copy the key of this id instead.
+const COPY_KEY: &str = "CUSTODIAN_TEST_COPY_KEY";
 
 /// Tells this test program to be a worker.
 const BE_WORKER: &str = "CUSTODIAN_TEST_WORKER";
@@ -77,14 +82,24 @@ impl Bench {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Runs `make_bad_keys` in a process of its own: the module must not be loaded into this one.
+    /// Runs `bad_keys_process`: the module must not be loaded into this one.
     fn make_bad_keys(config: &TokenConfig) {
+        Self::run_bad_keys(config, &BTreeMap::new());
+    }
+
+    /// Puts a second private key of the same public key into the token.
+    fn copy_key(config: &TokenConfig, key: &TokenKey) {
+        Self::run_bad_keys(config, &BTreeMap::from([(COPY_KEY, key.id.to_string())]));
+    }
+
+    fn run_bad_keys(config: &TokenConfig, how: &BTreeMap<&str, String>) {
         let args = ["--exact", "token::tests::bad_keys_process", "--nocapture"];
         let status = Command::new(env::current_exe().unwrap())
             .args(args)
             .envs(&config.environment)
             .env_remove(BE_WORKER)
             .env(MAKE_BAD_KEYS, &config.module)
+            .envs(how)
             .status()
             .unwrap();
         assert!(status.success());
@@ -271,10 +286,64 @@ async fn keys_survive_the_worker_and_keep_their_ids() {
     assert!(survey.model.contains("SoftHSM"), "{}", survey.model);
 }
 
-/// Not a test: makes keys that must not be served, in a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_ciphertexts_at_any_rate_cost_neither_the_worker_nor_a_good_call() {
+    let bench = Bench::new();
+    let token = Arc::new(bench.start().await);
+    let key = rsa_key(&token).await;
+    let pid = token.worker_pid();
+    let bad: Vec<_> =
+        contract::bad_ciphertexts(&key).into_iter().map(|(_, bytes)| wrapped(&key, bytes)).collect();
+    let bad = Arc::new(bad);
+    let callers: Vec<_> = (0..8)
+        .map(|number| {
+            let (token, bad) = (Arc::clone(&token), Arc::clone(&bad));
+            tokio::spawn(async move {
+                for round in 0..400 {
+                    let wrapped = &bad[(number + round) % bad.len()];
+                    assert_eq!(unwrap(&*token, wrapped, soon()).await, Err(TokenError::Rejected));
+                }
+            })
+        })
+        .collect();
+    let good = good(&key);
+    for _ in 0..50 {
+        assert_eq!(unwrap(&*token, &good, soon()).await, Ok(FILE_KEY));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!((token.worker_pid(), token.health().restarts), (pid, 0));
+}
+
+#[tokio::test]
+async fn of_two_private_keys_with_one_public_key_none_is_served() {
+    let bench = Bench::new();
+    let token = bench.start().await;
+    let (twin, other) = (rsa_key(&token).await, rsa_key(&token).await);
+    Bench::copy_key(&bench.config(), &twin);
+    // What is served already stays, and the double is named.
+    let survey = token.survey(soon()).await.unwrap();
+    assert_eq!(survey.keys.len(), 2);
+    assert_eq!(unwrap(&token, &good(&twin), soon()).await, Ok(FILE_KEY));
+    token.shutdown().await;
+
+    let token = bench.start().await;
+    let again = token.survey(soon()).await.unwrap();
+    assert_eq!(again.keys, [other]);
+    for survey in [survey, again] {
+        let [why] = &survey.unserved[..] else { panic!("{:?}", survey.unserved) };
+        let parts = [&twin.id.to_string(), "2 private keys", "\"twin\" with CKA_ID", "Delete all but one"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    }
+}
+
+/// Not a test: makes keys as other tools do, in a process of its own.
 #[test]
 fn bad_keys_process() {
-    if let Some(module) = env::var_os(MAKE_BAD_KEYS) {
-        bad_keys::make(Path::new(&module));
+    let Some(module) = env::var_os(MAKE_BAD_KEYS) else { return };
+    match env::var(COPY_KEY) {
+        Ok(id) => bad_keys::copy(Path::new(&module), &id),
+        Err(_) => bad_keys::make(Path::new(&module)),
     }
 }

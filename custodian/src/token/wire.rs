@@ -303,6 +303,8 @@ pub(super) struct SurveyMessage {
     keys: Vec<KeyMessage>,
     #[prost(string, repeated, tag = "5")]
     unserved: Vec<String>,
+    #[prost(string, repeated, tag = "6")]
+    remarks: Vec<String>,
 }
 
 impl Setup {
@@ -412,6 +414,7 @@ impl From<&Survey> for SurveyMessage {
             wrapping: v1::KeyWrapping::from(survey.wrapping).into(),
             keys: survey.keys.iter().map(Into::into).collect(),
             unserved: survey.unserved.clone(),
+            remarks: survey.remarks.clone(),
         }
     }
 }
@@ -424,6 +427,7 @@ impl SurveyMessage {
             model: self.model,
             keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
             unserved: self.unserved,
+            remarks: self.remarks,
         })
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     io::{self, BufReader, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
     process::{self, ExitCode},
@@ -13,19 +14,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custodian_proto::{
-    key::{FileKey, KeyId, KeyWrapping},
-    limits::FILE_KEY_LEN,
-};
+use custodian_proto::key::{FileKey, KeyId, KeyWrapping};
 use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
     KeyKind, KeyTemplate, StartError, Survey,
+    grip::{self, Grip, patiently},
     keys::{KeyRing, ServedKey, generate},
-    pin,
+    mechanism, pin,
     pkcs11::{Hands, Module},
     queue::{Full, Queue},
+    rv::{Failure, Sense},
     wire::{
         self, Answer, FileKeyMessage, FromWorker, HEADER, Job, NotReady, Order, Outcome, Report, Setup, Sign,
         Task, ToWorker, Unwrap,
@@ -37,6 +37,9 @@ const SICK: i32 = 2;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a token that is busy may take to list its keys when the worker starts.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// The worker's main function. Speaks on standard input; returns when the other end closes.
 pub fn main() -> ExitCode {
@@ -55,11 +58,11 @@ fn run() -> io::Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut input = BufReader::new(socket.try_clone()?);
     let Some(Order::Setup(setup)) = read_order(&mut input)? else { return Err(wire::nonsense()) };
-    let (worker, idle) = match Worker::new(&setup, socket.try_clone()?) {
+    let (worker, sessions) = match Worker::new(&setup, socket.try_clone()?) {
         Ok(worker) => worker,
         Err(error) => return send(&socket, Report::NotReady(NotReady::from(&error))),
     };
-    worker.serve(setup.threads as usize, idle, input)
+    worker.serve(sessions, input)
 }
 
 /// No core dump, no debugger, and no life without the supervisor.
@@ -70,8 +73,17 @@ fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// The sessions of a worker. Together they are one login.
+struct Sessions {
+    /// Does nothing, and so keeps the login when all others fail.
+    idle: Hands,
+    /// One for each thread.
+    working: Vec<Hands>,
+}
+
 struct Worker {
     module: Module,
+    remarks: Vec<String>,
     ring: RwLock<KeyRing>,
     queue: Queue<Waiting>,
     output: Mutex<UnixStream>,
@@ -84,8 +96,8 @@ struct Waiting {
 }
 
 impl Worker {
-    /// Finds the token, logs in, checks the keys. The session returned keeps the login alive.
-    fn new(setup: &Setup, output: UnixStream) -> Result<(Self, Hands), StartError> {
+    /// Finds the token, logs in, checks the keys, and opens as many sessions as there is room for.
+    fn new(setup: &Setup, output: UnixStream) -> Result<(Self, Sessions), StartError> {
         let nonsense = || StartError::Worker(wire::nonsense().to_string());
         let select = setup.select().ok_or_else(nonsense)?;
         let source = setup.pin().ok_or_else(nonsense)?;
@@ -95,21 +107,26 @@ impl Worker {
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
-        let hands = module.login(&pin)?;
+        let idle = module.login(&pin)?;
         drop(pin);
-        let ring = KeyRing::find(&hands, &HashMap::new())
-            .map_err(|reason| StartError::Token(format!("token {:?}: {reason}", module.label)))?;
+        let ring = patiently(Instant::now() + FIRST_LOOK, || KeyRing::find(&idle, &HashMap::new()))
+            .map_err(|failure| module.unreadable(failure))?;
+        let wanted = setup.threads.max(1) as usize;
+        let working = module.many_hands(wanted)?;
+        let remarks = fewer_sessions(wanted, working.len());
         let queue = Queue::new(setup.queue as usize);
-        Ok((Self { module, ring: RwLock::new(ring), queue, output: Mutex::new(output) }, hands))
+        let worker = Self { module, remarks, ring: RwLock::new(ring), queue, output: Mutex::new(output) };
+        Ok((worker, Sessions { idle, working }))
     }
 
-    fn serve(self, threads: usize, idle: Hands, mut input: impl Read) -> io::Result<()> {
+    fn serve(self, sessions: Sessions, mut input: impl Read) -> io::Result<()> {
+        let Sessions { idle, working } = sessions;
         let worker = Arc::new(self);
         let (ended, all_ended) = mpsc::channel::<()>();
-        for number in 0..threads.max(1) {
+        for (number, hands) in working.into_iter().enumerate() {
             let (worker, ended) = (Arc::clone(&worker), ended.clone());
             thread::Builder::new().name(format!("session-{number}")).spawn(move || {
-                worker.work();
+                worker.work(hands);
                 drop(worker);
                 drop(ended);
             })?;
@@ -152,24 +169,26 @@ impl Worker {
     }
 
     /// A thread's life.
-    fn work(&self) {
-        let mut hands = self.new_hands();
-        while let Some(job) = self.queue.take() {
-            let outcome = if job.deadline <= Instant::now() {
+    fn work(&self, hands: Hands) {
+        let mut grip = Grip::new(&self.module, hands);
+        while let Some(Waiting { id, deadline, task }) = self.queue.take() {
+            let outcome = if deadline <= Instant::now() {
                 Outcome::Expired(())
             } else {
-                match job.task {
-                    Task::Unwrap(task) => self.unwrap(&mut hands, &task),
-                    Task::Sign(task) => self.sign(&mut hands, &task),
-                    Task::Generate(template) => self.generate(&KeyTemplate::from(&template)),
-                    Task::Survey(()) => self.survey_again(&hands),
+                match task {
+                    Task::Unwrap(task) => self.unwrap(&mut grip, &task, deadline),
+                    Task::Sign(task) => self.sign(&mut grip, &task, deadline),
+                    Task::Generate(template) => {
+                        self.generate(&mut grip, &KeyTemplate::from(&template), deadline)
+                    }
+                    Task::Survey(()) => self.survey_again(&mut grip, deadline),
                 }
             };
-            self.answer(job.id, outcome);
+            self.answer(id, outcome);
         }
     }
 
-    fn unwrap(&self, hands: &mut Hands, task: &Unwrap) -> Outcome {
+    fn unwrap(&self, grip: &mut Grip<'_>, task: &Unwrap, deadline: Instant) -> Outcome {
         let Some(served) = self.served(&task.key) else { return Outcome::UnknownKey(()) };
         let KeyKind::RsaUnwrap { modulus_bits } = served.key.kind else { return Outcome::UnknownKey(()) };
         // What anybody can see of a wrapped key without trying it.
@@ -180,64 +199,82 @@ impl Worker {
         if task.ciphertext.len() != modulus_bits as usize / 8 {
             return Outcome::Rejected(());
         }
-        match hands.decrypt(served.handle, wrapping, &task.ciphertext) {
-            // Law 4.
-            Ok(mut plaintext) if plaintext.len() == FILE_KEY_LEN => {
-                served.did_well();
-                match FileKey::take(&mut plaintext) {
-                    Some(key) => Outcome::FileKey(FileKeyMessage::new(&key)),
-                    None => Outcome::Rejected(()),
+        // Law 5: whatever is wrong with a ciphertext, and whatever the module says of it, it takes this one way. A
+        // plaintext of another length does, too. It has failed twice, in two sessions, and its key was well in between:
+        // a stumble of the token is not blamed on the caller.
+        for _ in 0..2 {
+            let since = Instant::now();
+            let unwrapped = grip.steadily(deadline, |hands| {
+                let mut plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext)?;
+                // Law 4.
+                FileKey::take(&mut plaintext)
+                    .ok_or_else(|| Failure::new(Sense::BadInput, "the plaintext is no file key"))
+            });
+            let failure = match unwrapped {
+                Ok(key) => {
+                    served.did_well();
+                    return Outcome::FileKey(FileKeyMessage::new(&key));
                 }
-            }
-            // Law 5: a plaintext of another length takes the same way as one that does not decrypt.
-            Ok(_) | Err(_) => {
-                self.recover(hands, &served);
-                Outcome::Rejected(())
+                Err(failure) => failure,
+            };
+            if let Err(sick) = served.is_well(grip, &failure, since, deadline) {
+                return self.give_up(deadline, &sick.of(served.name()));
             }
         }
+        Outcome::Rejected(())
     }
 
-    fn sign(&self, hands: &mut Hands, task: &Sign) -> Outcome {
+    fn sign(&self, grip: &mut Grip<'_>, task: &Sign, deadline: Instant) -> Outcome {
         let served = self.served(&task.key).filter(|served| served.key.kind == KeyKind::EcdsaP256Sign);
         let Some(served) = served else { return Outcome::UnknownKey(()) };
+        let sign = |hands: &Hands| {
+            let signature = hands.sign(served.handle, &task.digest)?;
+            // A handle that came to mean another key, a fault in the computation: nothing wrong leaves.
+            match signature.filter(|signature| mechanism::verifies(&served.key.spki, &task.digest, signature))
+            {
+                Some(signature) => Ok(signature),
+                None => Err(Failure::new(Sense::ModuleBroken, "its signature does not verify")),
+            }
+        };
         // Every digest can be signed: a failure is never the caller's fault, but may be the session's.
-        let signature = hands.sign(served.handle, &task.digest).or_else(|_| {
-            *hands = self.new_hands();
-            hands.sign(served.handle, &task.digest)
-        });
+        let signature = match grip.steadily(deadline, sign) {
+            Err(failure) if failure.sense != Sense::Transient => grip.steadily(deadline, sign),
+            outcome => outcome,
+        };
         match signature {
-            Ok(Some(signature)) => Outcome::Signature(signature),
-            Ok(None) => Outcome::Failed("the token's signature is none of P-256".to_owned()),
-            Err(error) => self.sick(&format!("key {:?} does not sign: {error}", served.key.label)),
+            Ok(signature) => Outcome::Signature(signature),
+            Err(failure) => self.give_up(deadline, &failure.of(served.name())),
         }
     }
 
-    fn generate(&self, template: &KeyTemplate) -> Outcome {
-        let hands = match self.module.making_hands() {
-            Ok(hands) => hands,
-            Err(error) => return Outcome::Failed(format!("the token opens no session for writing: {error}")),
-        };
-        match generate(&hands, template) {
+    fn generate(&self, grip: &mut Grip<'_>, template: &KeyTemplate, deadline: Instant) -> Outcome {
+        // Makes room for the session that can write: the token may have a limit.
+        grip.let_go();
+        let made = patiently(deadline, || Ok(self.module.making_hands()?))
+            .map_err(|failure| failure.of("the token opens no session for writing"))
+            .and_then(|hands| generate(&hands, template));
+        match made {
             Ok(made) => {
                 let message = (&made.key).into();
                 let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
                 ring.served.insert(made.key.id, Arc::new(made));
                 Outcome::Key(message)
             }
-            Err(reason) => Outcome::Failed(reason),
+            Err(failure) if failure.sense.is_the_end() => self.sick(&failure),
+            Err(failure) => Outcome::Failed(failure.to_string()),
         }
     }
 
     /// Looks at the token again: keys made with other tools appear.
-    fn survey_again(&self, hands: &Hands) -> Outcome {
+    fn survey_again(&self, grip: &mut Grip<'_>, deadline: Instant) -> Outcome {
         let old = self.ring.read().unwrap_or_else(PoisonError::into_inner).served.clone();
-        let found = match KeyRing::find(hands, &old) {
+        let found = match grip.steadily(deadline, |hands| KeyRing::find(hands, &old)) {
             Ok(found) => found,
-            Err(reason) => self.sick(&reason),
+            Err(failure) => return self.give_up(deadline, &failure),
         };
         // A module that has lost its token says "0 found". Only a new start of the module tells which it is.
         if let Some(gone) = old.values().find(|known| !found.served.contains_key(&known.key.id)) {
-            self.sick(&format!("key {:?} ({}) is no longer found", gone.key.label, gone.key.id));
+            self.sick(&format!("{} is no longer found", gone.name()));
         }
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // What was generated meanwhile stays.
@@ -258,6 +295,7 @@ impl Worker {
             wrapping: ring.wrappings.first().copied().unwrap_or(KeyWrapping::OaepSha1),
             keys: ring.list(),
             unserved: ring.unserved.clone(),
+            remarks: self.remarks.clone(),
         })
     }
 
@@ -266,19 +304,13 @@ impl Worker {
         ring.served.get(&KeyId::from_bytes(id)?).map(Arc::clone)
     }
 
-    /// After a failure: a new session, because some modules leave the old one busy for ever; then the canary, because
-    /// error codes do not tell a bad ciphertext from a sick token.
-    fn recover(&self, hands: &mut Hands, served: &ServedKey) {
-        *hands = self.new_hands();
-        if let Err(reason) = served.is_well(hands) {
-            self.sick(&format!("key {:?} ({}): {reason}", served.key.label, served.key.id));
-        }
-    }
-
-    fn new_hands(&self) -> Hands {
-        match self.module.hands() {
-            Ok(hands) => hands,
-            Err(error) => self.sick(&format!("the token opens no session: {error}")),
+    /// What every token can do was not done, more than once. A token that is merely busy has until the deadline; what no
+    /// repetition helps leaves the other keys alone; anything else is cured by a new process, if by anything.
+    fn give_up(&self, deadline: Instant, failure: &Failure) -> Outcome {
+        match failure.sense {
+            Sense::Configuration(_) => Outcome::Failed(failure.to_string()),
+            Sense::Transient if deadline <= Instant::now() + grip::LONGEST_PAUSE => Outcome::Expired(()),
+            _ => self.sick(failure),
         }
     }
 
@@ -295,10 +327,21 @@ impl Worker {
     }
 
     /// The token no longer does what it did. Only a new process can start the module anew.
-    fn sick(&self, reason: &str) -> ! {
-        self.report(Report::Sick(reason.to_owned()));
+    fn sick(&self, reason: &impl fmt::Display) -> ! {
+        self.report(Report::Sick(reason.to_string()));
         process::exit(SICK);
     }
+}
+
+/// What to say of a token that has no room for all the sessions wanted.
+fn fewer_sessions(wanted: usize, got: usize) -> Vec<String> {
+    if got == wanted {
+        return Vec::new();
+    }
+    vec![format!(
+        "{got} of {wanted} threads: the token has no room for more sessions. Set threads = {got}, end other programs that \
+         use the token, or raise its limit (ulMaxSessionCount)"
+    )]
 }
 
 fn send(mut output: &UnixStream, report: Report) -> io::Result<()> {

@@ -2,10 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use custodian_proto::{key::KeyId, v1};
+use custodian_proto::{DESCRIPTOR_SET, key::KeyId, v1};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{operation::OPERATIONS, *};
+use prost::Message;
+
+use super::{
+    operation::{ALWAYS_ALLOWED, OPERATIONS},
+    *,
+};
 use crate::authority::{Role, Roles};
 
 fn question(operation: &str, roles: &[Role]) -> Question {
@@ -132,4 +137,25 @@ fn what_callers_choose_is_data_and_never_syntax() {
         &question,
     );
     assert_eq!(verdict.because, ["reason"]);
+}
+
+/// Calls that need a device or a session only: no policy is asked.
+const NEED_NO_ROLE: &[&str] = &["Enroll", "Login", "Logout", "WhoAmI", "ListKeys", "GetKey", "GetStatus"];
+
+#[test]
+fn every_call_of_the_api_is_either_asked_about_or_named_as_one_that_is_not() {
+    let files = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap().file;
+    let ours = files.iter().filter(|file| file.package() == "custodian.v1");
+    let methods = ours.flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let asked: Vec<_> = OPERATIONS.iter().map(|(name, _)| *name).collect();
+    for method in methods {
+        let places = [&asked[..], ALWAYS_ALLOWED, NEED_NO_ROLE];
+        let count = places.iter().filter(|place| place.contains(&method.name())).count();
+        assert_eq!(
+            count,
+            1,
+            "{} is in {count} of OPERATIONS, ALWAYS_ALLOWED and NEED_NO_ROLE",
+            method.name()
+        );
+    }
 }

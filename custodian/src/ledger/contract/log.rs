@@ -6,16 +6,21 @@ use custodian_proto::{
     key::KeyId,
     limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
     refusal::Refusal,
+    tlog::{
+        Hash,
+        merkle::{self, Node, perfect_root},
+    },
     v1,
 };
 use jiff::{SignedDuration, Timestamp};
+use prost::Message as _;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{refusals::futures, world::*};
 use crate::{
     authority::{DeviceState, KeyState, Role, Roles, Standing},
-    ledger::{Change, Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery},
+    ledger::{Change, Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery, TreeHead},
 };
 
 async fn settle<L: Ledger>(ledger: &L, intent: Intent, refusal: Option<Refusal>) {
@@ -283,4 +288,44 @@ pub(crate) async fn an_attempt_that_is_dropped_is_recorded_as_unknown<L: Ledger>
     let record = World::empty(ledger).last_record().await;
     assert_eq!((record.outcome.as_str(), record.request_id), (OUTCOME_UNKNOWN, request_id));
     assert_eq!(record.user, "users/anna");
+}
+
+/// The head of the tree, which must be the one of the records as they are read.
+pub(crate) async fn tree_of_the_records(ledger: &impl Ledger) -> TreeHead {
+    let query = RecordQuery { limit: u32::MAX, ..RecordQuery::default() };
+    let records = ledger.records(query).await.unwrap();
+    let leaves: Vec<Hash> = records.iter().map(|record| Hash::of_entry(&record.encode_to_vec())).collect();
+    let head = ledger.tree_head(None).await.unwrap();
+    assert_eq!(head, head_of(&leaves));
+    head
+}
+
+fn head_of(leaves: &[Hash]) -> TreeHead {
+    let size = leaves.len() as u64;
+    let mut read = |node: Node| {
+        let start = usize::try_from(node.index << node.level).unwrap();
+        perfect_root(&leaves[start..start + (1 << node.level)]).ok_or(())
+    };
+    TreeHead { size, root: merkle::root(size, &mut read).unwrap() }
+}
+
+pub(crate) async fn the_log_is_a_merkle_tree_of_its_records<L: Ledger>(ledger: Arc<L>) {
+    assert_eq!(ledger.tree_head(None).await.unwrap(), head_of(&[]));
+    let mut heads = Vec::new();
+    for number in 0..20 {
+        settle(&*ledger, intent("Unwrap"), (number % 3 == 0).then_some(Refusal::KeyUnknown)).await;
+        heads.push(tree_of_the_records(&*ledger).await);
+    }
+    let entries = ledger.entries(0, 100).await.unwrap();
+    assert_eq!(entries.len(), 20);
+    assert_eq!(ledger.entries(7, 2).await.unwrap(), entries[7..9]);
+    assert!(ledger.entries(20, 1).await.unwrap().is_empty());
+    for head in heads {
+        assert_eq!(ledger.tree_head(Some(head.size)).await.unwrap(), head);
+        for (index, entry) in (0..head.size).zip(&entries) {
+            let proof = ledger.inclusion(index, head.size).await.unwrap();
+            merkle::verify_inclusion(Hash::of_entry(entry), index, head.size, &head.root, &proof).unwrap();
+        }
+    }
+    assert!(ledger.tree_head(Some(21)).await.is_err(), "there is no such tree yet");
 }

@@ -1,6 +1,7 @@
 //! Reading: threads with a read-only connection each, so that no read ever holds up the async runtime.
 
 use std::{
+    fmt::Display,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -42,9 +43,9 @@ impl Readers {
     }
 
     /// Runs `read` on one of the threads. Answers by the deadline; what nobody waits for any more is not begun.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static, E: Display + Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let job = move |connection: &Connection| {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::OpenError;
+use super::{OpenError, tree};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 const APPLICATION_ID: u32 = 0x4353_5444;
@@ -11,7 +11,7 @@ const APPLICATION_ID: u32 = 0x4353_5444;
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 1] = [add_policies];
+const STEPS: [Step; 2] = [add_tree, add_policies];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -127,6 +127,20 @@ WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM records) BEGIN
     SELECT RAISE(ABORT, 'records are numbered without a gap');
 END;
 ";
+
+/// Version 2: the Merkle tree of the log, as the tiles of C2SP tlog-tiles.
+fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    tx.execute_batch(
+        "CREATE TABLE tiles (
+            level INTEGER NOT NULL,
+            idx INTEGER NOT NULL,
+            -- Up to 256 SHA-256 hashes beside each other.
+            hashes BLOB NOT NULL,
+            PRIMARY KEY (level, idx)
+        ) STRICT, WITHOUT ROWID;",
+    )?;
+    Ok(tree::build(tx)?)
+}
 
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {

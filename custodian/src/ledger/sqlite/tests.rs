@@ -2,6 +2,7 @@
 
 mod crash;
 mod opening;
+mod tree;
 mod trouble;
 
 use std::{

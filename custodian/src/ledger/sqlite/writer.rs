@@ -2,13 +2,22 @@
 
 use std::collections::HashSet;
 
-use custodian_proto::{refusal::Refusal, v1};
+use custodian_proto::{
+    refusal::Refusal,
+    tlog::{Hash, tiles::Edge},
+    v1,
+};
 use jiff::Timestamp;
 use prost::Message as _;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
-use super::{changes, rows::micros, standing};
+use super::{
+    changes,
+    rows::micros,
+    standing,
+    tree::{self, TreeError},
+};
 use crate::{
     custody::{Denial, Fault},
     ledger::{
@@ -48,18 +57,25 @@ impl Stop {
 /// Owns the writing connection.
 pub(super) struct Writer {
     connection: Connection,
+    /// The right edge of the log's tree, as of the last commit.
+    edge: Edge,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection }
+    /// # Errors
+    /// If the log and its tree do not fit together.
+    pub(super) fn new(connection: Connection) -> Result<Self, TreeError> {
+        let edge = tree::edge(&connection)?;
+        Ok(Self { connection, edge })
     }
 
     /// Records what an earlier run left in the middle. Returns the sequence number of the last record.
-    pub(super) fn recover(&mut self) -> rusqlite::Result<u64> {
+    pub(super) fn recover(&mut self) -> Result<u64, TreeError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let now = Timestamp::now();
-        let mut sequence = last_sequence(&tx)?;
+        let mut edge = self.edge.clone();
+        let mut leaves = Vec::new();
+        let mut sequence = edge.size();
         let first_unknown = sequence + 1;
         {
             // Ids are UUIDs of version 7: in the order of beginning.
@@ -67,14 +83,17 @@ impl Writer {
             let mut left = left.query([])?;
             while let Some(row) = left.next()? {
                 sequence += 1;
-                let began = v1::Record::decode(row.get_ref(0)?.as_blob()?).map_err(|error| {
+                let began = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+                let began = v1::Record::decode(began).map_err(|error| {
                     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
                 })?;
-                insert(&tx, &interrupted(began, sequence, now))?;
+                leaves.push(insert(&tx, &interrupted(began, sequence, now))?);
             }
         }
+        tree::append(&tx, &mut edge, &leaves)?;
         tx.execute("DELETE FROM pending", [])?;
         tx.commit()?;
+        self.edge = edge;
         if sequence >= first_unknown {
             let attempts = sequence - first_unknown + 1;
             tracing::warn!(
@@ -87,13 +106,23 @@ impl Writer {
 
     /// Makes all of a batch in one durable transaction, or nothing of it.
     pub(super) fn commit(&mut self, jobs: &[Job]) -> Result<Committed, LedgerError> {
-        self.try_commit(jobs).map_err(|error| LedgerError(error.to_string()))
+        Ok(self.try_commit(jobs)?)
     }
 
-    fn try_commit(&mut self, jobs: &[Job]) -> rusqlite::Result<Committed> {
+    fn try_commit(&mut self, jobs: &[Job]) -> Result<Committed, TreeError> {
         let ending: HashSet<Uuid> = jobs.iter().filter_map(ends).collect();
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut last = last_sequence(&tx)?;
+        let mut edge = self.edge.clone();
+        let mut last = tree::records(&tx)?;
+        if last != edge.size() {
+            // No record, no key (law 1): and what we would write now would be no part of the log that we know.
+            return Err(TreeError::Broken(format!(
+                "the log has {last} records, but {} were written: somebody changed the file. Stop the custodian, and \
+                 compare the file with a backup",
+                edge.size()
+            )));
+        }
+        let mut leaves = Vec::new();
         let mut verdicts = Vec::with_capacity(jobs.len());
         for job in jobs {
             let part = match job {
@@ -115,9 +144,13 @@ impl Writer {
             last += 1;
             let now = Timestamp::now();
             let batch = Batch { tx: &tx, now, sequence: last };
-            verdicts.push(Some(batch.end(part)?));
+            let (verdict, leaf) = batch.end(part)?;
+            verdicts.push(Some(verdict));
+            leaves.push(leaf);
         }
+        tree::append(&tx, &mut edge, &leaves)?;
         tx.commit()?;
+        self.edge = edge;
         Ok(Committed { last, verdicts })
     }
 }
@@ -131,7 +164,8 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn end(&self, part: &Part) -> rusqlite::Result<Verdict> {
+    /// The verdict, and the hash of the record as an entry of the log's tree.
+    fn end(&self, part: &Part) -> rusqlite::Result<(Verdict, Hash)> {
         let verdict = match &part.step {
             Step::Settle(outcome) => match &**outcome {
                 Outcome::Granted(_) if part.is_given_up() => {
@@ -159,9 +193,10 @@ impl Batch<'_> {
             Step::Settle(outcome) => outcome.change(),
             Step::Begin | Step::Abandon => None,
         };
-        insert(self.tx, &entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail))?;
+        let record = entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail);
+        let leaf = insert(self.tx, &record)?;
         self.forget(part.intent.request_id)?;
-        Ok(verdict.map(|changed| (Release { sequence: self.sequence }, changed)))
+        Ok((verdict.map(|changed| (Release { sequence: self.sequence }, changed)), leaf))
     }
 
     /// Grants or denies. Fails only with what makes the whole batch fail.
@@ -225,12 +260,6 @@ fn ends(job: &Job) -> Option<Uuid> {
     }
 }
 
-fn last_sequence(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
-    let last: i64 =
-        tx.prepare_cached("SELECT coalesce(max(seq), 0) FROM records")?.query_row([], |row| row.get(0))?;
-    Ok(last.unsigned_abs())
-}
-
 fn remember(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
     let entry = entry::beginning(intent, Timestamp::now()).encode_to_vec();
     tx.prepare_cached("INSERT OR REPLACE INTO pending (request_id, entry) VALUES (?, ?)")?
@@ -250,8 +279,9 @@ fn interrupted(began: v1::Record, sequence: u64, now: Timestamp) -> v1::Record {
     }
 }
 
-/// Appends a record to the log.
-fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<()> {
+/// Appends a record to the log. Returns its hash as an entry of the tree.
+fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<Hash> {
+    let entry = record.encode_to_vec();
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut insert = tx.prepare_cached(
         "INSERT INTO records (seq, time, user, device, key, wrapped_sha256, operation, outcome, entry)
@@ -266,7 +296,7 @@ fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<()> {
         hex::decode(&record.wrapped_key_sha256).ok().filter(|hash| !hash.is_empty()),
         record.operation,
         record.outcome,
-        record.encode_to_vec(),
+        entry,
     ])?;
-    Ok(())
+    Ok(Hash::of_entry(&entry))
 }

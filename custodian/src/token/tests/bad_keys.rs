@@ -11,13 +11,26 @@ use cryptoki::{
 
 use crate::token::pkcs11;
 
-/// Makes them in the module's first token, which its own configuration leads to.
-pub(super) fn make(module: &Path) {
+/// In the module's first token, which its own configuration leads to.
+fn session(module: &Path) -> Session {
     let pkcs11 = pkcs11::load(module).unwrap();
     let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
     let session = pkcs11.open_rw_session(slot).unwrap();
     session.login(UserType::User, Some(&AuthPin::from(super::PIN))).unwrap();
+    session
+}
 
+/// Copies the private key of this id, under another label.
+pub(super) fn copy(module: &Path, id: &str) {
+    let session = session(module);
+    let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(hex::decode(id).unwrap())];
+    let [key] = session.find_objects(&template).unwrap()[..] else { panic!("one key {id}") };
+    session.copy_object(key, &[Attribute::Token(true), Attribute::Label(b"twin".to_vec())]).unwrap();
+}
+
+/// Makes one of each.
+pub(super) fn make(module: &Path) {
+    let session = session(module);
     let pinned = || Attribute::AllowedMechanisms(vec![MechanismType::RSA_PKCS_OAEP]);
     generate(
         &session,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::ledger::{OUTCOME_UNKNOWN, OpenError};
+use crate::ledger::{OUTCOME_UNKNOWN, OpenError, contract::log::tree_of_the_records};
 
 const CHILD: &str = "CUSTODIAN_TEST_CRASH";
 
@@ -72,7 +72,10 @@ async fn load(path: &Path) {
 
 fn check(place: &Place, said: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let records = runtime.block_on(World::empty(Arc::new(place.open())).all_records());
+    let ledger = Arc::new(place.open());
+    let head = runtime.block_on(tree_of_the_records(&*ledger));
+    let records = runtime.block_on(World::empty(ledger).all_records());
+    assert_eq!(head.size, records.len() as u64, "every record is in the tree");
     let last = records.len() as u64;
     assert!(records.iter().map(|record| record.sequence).eq(1..=last), "gaps");
     let with = |outcome: &str| -> HashSet<&str> {

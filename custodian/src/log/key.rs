@@ -1,0 +1,64 @@
+//! The log's key: ECDSA on P-256, which every token can do.
+
+use std::time::Instant;
+
+use custodian_proto::{
+    key::KeyId,
+    tlog::{Flaw, VerifierKey},
+};
+
+use crate::token::{KeyKind, KeyTemplate, Token, TokenError};
+
+/// CKA_LABEL of log keys.
+const LABEL: &str = "log";
+
+/// Why the log has no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogKeyError {
+    /// The token did not answer, or did not generate.
+    #[error("the token did not do it: {0}")]
+    Token(#[from] TokenError),
+    /// The name or the key is of no use.
+    #[error("{0}")]
+    Flaw(#[from] Flaw),
+    /// The token has no such key, or does not serve it.
+    #[error("{0}")]
+    NotServed(String),
+}
+
+/// Makes a log key in the token. The log's name is the host's with a part of the key's id behind it: no two logs share one.
+///
+/// # Errors
+/// If the token does not generate it.
+pub async fn make_log_key(
+    token: &dyn Token,
+    host: &str,
+    deadline: Instant,
+) -> Result<VerifierKey, LogKeyError> {
+    let template = KeyTemplate { label: LABEL.to_owned(), kind: KeyKind::EcdsaP256Sign };
+    let key = token.generate(template, deadline).await?;
+    let id = key.id.to_string();
+    let name = format!("{}/log-{}", host.trim_start_matches("*."), id.get(..8).unwrap_or(&id));
+    Ok(VerifierKey::ecdsa_p256(&name, &key.spki)?)
+}
+
+/// The id of the log's key, which the token must serve for signing.
+pub(super) async fn find(
+    token: &dyn Token,
+    verifier: &VerifierKey,
+    deadline: Instant,
+) -> Result<KeyId, LogKeyError> {
+    let not_served = |why: &str| LogKeyError::NotServed(format!("the log key {}: {why}", verifier.name()));
+    let spki = verifier.ecdsa_spki().ok_or_else(|| not_served("only ECDSA keys are served"))?;
+    let survey = token.survey(deadline).await?;
+    match survey.keys.iter().find(|key| key.spki == spki) {
+        Some(key) if key.kind == KeyKind::EcdsaP256Sign => Ok(key.id),
+        Some(_) => Err(not_served("it is not a signing key")),
+        None => Err(not_served(&match survey.unserved.as_slice() {
+            [] => format!("the token {:?} has no such key", survey.label),
+            reasons => {
+                format!("the token {:?} serves no such key. Not served: {}", survey.label, reasons.join("; "))
+            }
+        })),
+    }
+}
