@@ -106,7 +106,8 @@ impl Policy {
         }
         let set = named(&set)?;
         let validation = Validator::new(schema()?.clone()).validate(&set, ValidationMode::Strict);
-        let errors: Vec<_> = validation.validation_errors().map(ToString::to_string).collect();
+        let errors: Vec<_> =
+            validation.validation_errors().map(|error| format!("{}: {error}", error.policy_id())).collect();
         if !errors.is_empty() {
             return Err(PolicyError(errors.join("; ")));
         }

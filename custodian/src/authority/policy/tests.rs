@@ -98,7 +98,7 @@ fn a_text_that_is_no_policy_says_why() {
         ("permit (principal, action, resource);".to_owned(), "no @id"),
         (format!("{DEFAULT}{DEFAULT}"), "two policies have the @id"),
         (when("context.colour == 1"), "colour"),
-        (when("context.hour == \"ten\""), "x"),
+        (when("context.hour == \"ten\""), "x: the types Long and String are not compatible"),
         (r#"@id("x") permit (principal, action == Action::"Fly", resource);"#.to_owned(), "Fly"),
         (r#"@id("x") permit (principal == ?principal, action, resource);"#.to_owned(), "template"),
         ("let it be".to_owned(), "unexpected token"),
