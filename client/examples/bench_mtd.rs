@@ -14,7 +14,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, unreachable_pub)]
 
 #[allow(dead_code)]
-#[path = "../tests/mtd/common/mod.rs"]
+#[path = "../tests/common/mod.rs"]
 mod common;
 
 use std::{
@@ -25,6 +25,9 @@ use std::{
 };
 
 use common::{SoftKey, extract_to, run, seal_to, tree};
+
+/// What is measured.
+const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Mtd;
 
 fn main() {
     let mut args = env::args().skip(1);

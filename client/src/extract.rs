@@ -10,13 +10,10 @@ use custodian_proto::{
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::{
-    envelope::{
-        Format,
-        mtd::{self, Entry, EntryKind, Opened, Sealed},
-    },
+    envelope::{Entry, EntryKind, Format, Opened, damaged, mtd, sealed},
     error::{Error, Kind, Result},
     input::Envelope,
-    output::{self, Case},
+    output::{self, Case, Tree},
     progress::Progress,
     target::TargetFolder,
     unwrapper::Unwrapper,
@@ -98,6 +95,7 @@ pub fn extract(
     let chosen = Chosen::from_globs(&job.only)?;
     let result = match envelope.format()? {
         Format::Mtd => extract_mtd(job, &envelope, &chosen, unwrapper, progress),
+        Format::Sealed => extract_sealed(job, &envelope, &chosen, unwrapper, progress),
     };
     result.map_err(|error| envelope.named(error))
 }
@@ -110,50 +108,93 @@ fn extract_mtd(
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
     let sealed = mtd::read_header(envelope.file(), &job.limits)?;
-    let entries: Vec<usize> = chosen.of(sealed.entries())?;
-    let files = entries
-        .iter()
-        .filter_map(|index| sealed.entries().get(*index))
-        .filter(|entry| entry.kind() == EntryKind::File);
-    let content_bytes = files.map(Entry::size).sum();
+    let entries = chosen.of(sealed.entries())?;
     match &job.output {
         ExtractTo::Folder(folder) => {
             let mut target = TargetFolder::new(folder)?;
             sealed.check_names(target.case()?)?;
-            target.check_free(entries.iter().filter_map(|index| sealed.entries().get(*index)))?;
-            progress.total(content_bytes);
-            let opened = open(job, envelope, sealed, unwrapper)?;
-            let entries: Vec<&Entry> =
-                entries.iter().filter_map(|index| opened.entries().get(*index)).collect();
-            target.fill(&opened, &entries, progress)?;
-            Ok(ExtractReport { entries: entries.len() as u64, content_bytes, swept: target.swept() })
+            target.check_free(of(sealed.entries(), &entries))?;
+            let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+            let opened = Opened::Mtd(sealed.open(&file_key)?);
+            fill(&mut target, &opened, &entries, progress)
         }
         ExtractTo::Stdout => {
             sealed.check_names(Case::Distinguished)?;
-            let index = the_one_file(sealed.entries(), &entries)?;
-            progress.total(content_bytes);
-            let opened = open(job, envelope, sealed, unwrapper)?;
-            let entry: Vec<&Entry> = opened.entries().get(index).into_iter().collect();
-            let mut spool = output::spool()?;
-            let create = |_: &Entry| {
-                spool.try_clone().map_err(|why| output::failed("cannot write a temporary file", &why))
-            };
-            opened.write_files(&entry, create, progress)?;
-            output::copy_to_stdout(&mut spool)?;
-            Ok(ExtractReport { entries: 1, content_bytes, swept: 0 })
+            the_one_file(sealed.entries(), &entries)?;
+            let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+            print(&Opened::Mtd(sealed.open(&file_key)?), &entries, progress)
         }
     }
 }
 
-/// Asks for the file key, and opens the envelope with it.
-fn open<'f>(
+/// Its list of entries is secret: what it has to say comes after the key.
+fn extract_sealed(
     job: &ExtractJob,
     envelope: &Envelope,
-    sealed: Sealed<'f>,
+    chosen: &Chosen,
     unwrapper: &dyn Unwrapper,
-) -> Result<Opened<'f>> {
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let sealed = sealed::read_header(envelope.file(), envelope.len())?;
+    let mut target = match &job.output {
+        ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
+        ExtractTo::Stdout => None,
+    };
+    let case = target.as_ref().map_or(Ok(Case::Distinguished), TargetFolder::case)?;
     let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
-    sealed.open(&file_key)
+    let opened = sealed.open(&file_key, &job.limits)?;
+    check_names(opened.entries(), case)?;
+    let entries = chosen.of(opened.entries())?;
+    match &mut target {
+        Some(target) => {
+            target.check_free(of(opened.entries(), &entries))?;
+            fill(target, &Opened::Sealed(Box::new(opened)), &entries, progress)
+        }
+        None => print(&Opened::Sealed(Box::new(opened)), &entries, progress),
+    }
+}
+
+/// Checks that names can stand beside each other.
+fn check_names(entries: &[Entry], case: Case) -> Result<()> {
+    let mut tree = Tree::new(case);
+    entries.iter().try_for_each(|entry| {
+        tree.insert(entry.path(), entry.kind())
+            .map_err(|why| damaged(format!("the entry “{}” cannot be extracted: {why}", entry.path())))
+    })
+}
+
+fn fill(
+    target: &mut TargetFolder,
+    opened: &Opened<'_>,
+    entries: &[usize],
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let entries: Vec<&Entry> = of(opened.entries(), entries).collect();
+    let content_bytes = content_bytes(entries.iter().copied());
+    progress.total(content_bytes);
+    target.fill(opened, &entries, progress)?;
+    Ok(ExtractReport { entries: entries.len() as u64, content_bytes, swept: target.swept() })
+}
+
+fn print(opened: &Opened<'_>, entries: &[usize], progress: &dyn Progress) -> Result<ExtractReport> {
+    let index = the_one_file(opened.entries(), entries)?;
+    let entry: Vec<&Entry> = of(opened.entries(), &[index]).collect();
+    let content_bytes = content_bytes(entry.iter().copied());
+    progress.total(content_bytes);
+    let mut spool = output::spool()?;
+    let create =
+        |_: &Entry| spool.try_clone().map_err(|why| output::failed("cannot write a temporary file", &why));
+    opened.write_files(&entry, create, progress)?;
+    output::copy_to_stdout(&mut spool)?;
+    Ok(ExtractReport { entries: 1, content_bytes, swept: 0 })
+}
+
+fn of<'e>(entries: &'e [Entry], chosen: &[usize]) -> impl Iterator<Item = &'e Entry> {
+    chosen.iter().filter_map(|index| entries.get(*index))
+}
+
+fn content_bytes<'e>(entries: impl Iterator<Item = &'e Entry>) -> u64 {
+    entries.filter(|entry| entry.kind() == EntryKind::File).map(Entry::size).sum()
 }
 
 fn unwrap(

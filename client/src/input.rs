@@ -1,11 +1,11 @@
 //! The envelope as a file that can be read at any position.
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io::Write, path::Path};
 
 use custodian_proto::limits::MAX_TEXT_LEN;
 
 use crate::{
-    envelope::{self, DETECT_LEN, Format},
+    envelope::{self, Format},
     error::{Error, Kind, Result},
     extract::Input,
     output,
@@ -49,12 +49,7 @@ impl Envelope {
 
     /// Its format, by its content.
     pub(crate) fn format(&self) -> Result<Format> {
-        let mut start = [0; DETECT_LEN];
-        let len = usize::try_from(self.len).unwrap_or(DETECT_LEN).min(DETECT_LEN);
-        let start = &mut start[..len];
-        let read = self.file.read_exact_at(start, 0);
-        read.map_err(|why| output::failed(format!("cannot read {}", self.name), &why))?;
-        envelope::detect(start).map_err(|error| self.named(error))
+        envelope::detect(&self.file, self.len).map_err(|error| self.named(error))
     }
 
     /// The name that the custodian records: as much of it as fits.

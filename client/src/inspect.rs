@@ -5,10 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    envelope::{
-        Format,
-        mtd::{self, EntryKind},
-    },
+    envelope::{self, EntryKind, Format, mtd, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
@@ -18,7 +15,7 @@ use crate::{
 /// What an envelope tells without a key.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// `mtd`
+    /// `mtd` or `sealed`
     pub format: &'static str,
     /// Bytes of the envelope.
     pub envelope_bytes: u64,
@@ -71,6 +68,12 @@ pub fn inspect(envelope: &Input) -> Result<Inspection> {
             recipients: sealed.wrapped_keys().iter().map(Recipient::from).collect(),
             entries: Some(sealed.entries().iter().map(Entry::from).collect()),
         }),
+        Format::Sealed => sealed::read_header(envelope.file(), envelope.len()).map(|sealed| Inspection {
+            format: format.name(),
+            envelope_bytes: envelope.len(),
+            recipients: sealed.wrapped_keys().iter().map(Recipient::from).collect(),
+            entries: None,
+        }),
     };
     inspection.map_err(|error| envelope.named(error))
 }
@@ -85,8 +88,8 @@ impl From<&WrappedKey> for Recipient {
     }
 }
 
-impl From<&mtd::Entry> for Entry {
-    fn from(entry: &mtd::Entry) -> Self {
+impl From<&envelope::Entry> for Entry {
+    fn from(entry: &envelope::Entry) -> Self {
         let slash = if entry.kind() == EntryKind::Folder { "/" } else { "" };
         Self {
             path: format!("{}{slash}", entry.path()),

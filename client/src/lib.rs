@@ -5,6 +5,7 @@ pub mod error;
 pub mod extract;
 mod input;
 pub mod inspect;
+pub mod log;
 pub mod output;
 pub mod progress;
 pub mod seal;

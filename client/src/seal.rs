@@ -1,6 +1,7 @@
 //! Seal: paths in, one envelope out. Offline.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -8,10 +9,7 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{
-        MAX_RECIPIENTS, Recipient,
-        mtd::{self, Source, Written},
-    },
+    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, mtd, sealed},
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
@@ -29,6 +27,8 @@ pub struct SealJob {
     pub paths: Vec<PathBuf>,
     /// Standard input too, as a file of this name.
     pub stdin: Option<String>,
+    /// The envelope's format.
+    pub format: Format,
     /// Where the envelope goes.
     pub output: SealTo,
     /// What to do with symbolic links.
@@ -63,7 +63,7 @@ pub struct SealReport {
     pub envelope_bytes: u64,
 }
 
-/// Seals in the MTD format.
+/// Seals.
 ///
 /// # Errors
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
@@ -81,8 +81,8 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, progress)?,
+        SealTo::File(path) => to_file(job.format, path, &sources, &recipients, progress)?,
+        SealTo::Stdout => to_stdout(job.format, &sources, &recipients, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
@@ -119,6 +119,7 @@ fn check_free(path: &Path) -> Result<()> {
 }
 
 fn to_file(
+    format: Format,
     path: &Path,
     sources: &[Source],
     recipients: &[Recipient],
@@ -132,17 +133,33 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let written = mtd::seal(sources, recipients, &file, progress)?;
+    let written = match format {
+        Format::Mtd => mtd::seal(sources, recipients, &file, progress)?,
+        Format::Sealed => sealed::seal(sources, recipients, sealed::Output::File(&file), progress)?,
+    };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
     staging.commit_file(STAGED_NAME, name)?;
     Ok(written)
 }
 
-fn to_stdout(sources: &[Source], recipients: &[Recipient], progress: &dyn Progress) -> Result<Written> {
-    // A header is completed when its content is known, so the output must be seekable until the end.
-    let mut spool = output::spool()?;
-    let written = mtd::seal(sources, recipients, &spool, progress)?;
-    output::copy_to_stdout(&mut spool)?;
-    Ok(written)
+fn to_stdout(
+    format: Format,
+    sources: &[Source],
+    recipients: &[Recipient],
+    progress: &dyn Progress,
+) -> Result<Written> {
+    match format {
+        Format::Mtd => {
+            // A header is completed when its content is known, so the output must be seekable until the end.
+            let mut spool = output::spool()?;
+            let written = mtd::seal(sources, recipients, &spool, progress)?;
+            output::copy_to_stdout(&mut spool)?;
+            Ok(written)
+        }
+        Format::Sealed => {
+            let stdout = &mut io::stdout().lock();
+            sealed::seal(sources, recipients, sealed::Output::Stream(stdout), progress)
+        }
+    }
 }

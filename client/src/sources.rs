@@ -9,7 +9,7 @@ use std::{
 use walkdir::WalkDir;
 
 use crate::{
-    envelope::mtd::{Body, Source},
+    envelope::{Body, Source},
     error::{Error, Kind, Result},
     output::{self, Case, Kind as Place, SafePath, Tree},
     seal::Symlinks,

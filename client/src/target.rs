@@ -10,13 +10,10 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt}
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::{
-    envelope::{
-        damaged,
-        mtd::{Entry, EntryKind, Opened},
-    },
+    envelope::{Entry, EntryKind, Opened, damaged},
     error::{Error, Kind, Result},
     output::{self, Case, IfMissing, Staging},
-    progress::Progress,
+    progress::{self, Progress},
 };
 
 /// Permission bits of files whose own are not recorded. The umask takes its part of these and of recorded ones.
@@ -81,12 +78,14 @@ impl TargetFolder {
         entries: &[&Entry],
         progress: &dyn Progress,
     ) -> Result<()> {
-        self.make_folders(entries)?;
         let of_kind = |kind| entries.iter().copied().filter(move |entry| entry.kind() == kind);
+        opened.check_folders(of_kind(EntryKind::Folder))?;
+        self.make_folders(entries)?;
         let files: Vec<_> = of_kind(EntryKind::File).collect();
         opened.write_files(&files, |entry| create_file(self.staging.dir(), entry), progress)?;
         of_kind(EntryKind::Link)
             .try_for_each(|link| make_link(self.staging.dir(), link, &opened.link_target(link)?))?;
+        progress::check(progress)?;
         let filled = self.staging.commit()?;
         finish_folders(self.staging.target(), of_kind(EntryKind::Folder), &filled)
     }

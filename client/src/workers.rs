@@ -33,13 +33,30 @@ pub fn for_each<J: Sync, S: Default>(
     jobs: &[J],
     work: impl Fn(&J, &mut S) -> Result<()> + Sync,
 ) -> Result<()> {
+    for_each_index(workers, jobs.len(), |index, scratch| {
+        jobs.get(index).map_or(Ok(()), |job| work(job, scratch))
+    })
+}
+
+/// As [`for_each`], for jobs that are told from each other by their number, from 0 on.
+///
+/// # Errors
+/// The first one.
+pub fn for_each_index<S: Default>(
+    workers: usize,
+    jobs: usize,
+    work: impl Fn(usize, &mut S) -> Result<()> + Sync,
+) -> Result<()> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);
     let run = || {
         let mut scratch = S::default();
         while !stop.load(Ordering::Relaxed) {
-            let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let job = next.fetch_add(1, Ordering::Relaxed);
+            if job >= jobs {
+                return;
+            }
             if let Err(error) = work(job, &mut scratch) {
                 stop.store(true, Ordering::Relaxed);
                 lock(&failure).get_or_insert(error);
@@ -48,7 +65,7 @@ pub fn for_each<J: Sync, S: Default>(
     };
     thread::scope(|scope| {
         // A thread that the system denies us is one less: this one works too.
-        for _ in 1..workers.min(jobs.len()) {
+        for _ in 1..workers.min(jobs) {
             if thread::Builder::new().spawn_scoped(scope, run).is_err() {
                 break;
             }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,9 +16,15 @@ use crate::{
     api::{ApiLimits, Lifetimes},
     authority::Rules,
     server::ServerLimits,
-    token::{PinSource, TokenConfig, TokenSelect},
+    token::{MemberConfig, PinSource, TokenConfig, TokenName, TokenSelect, TokenUri},
     trouble::Trouble,
 };
+
+/// The name of a token that is the only one and was given none.
+const ONLY_TOKEN: &str = "main";
+
+/// Most workers of one token: a wrong PIN is tried by each that starts again.
+const MAX_WORKERS: usize = 64;
 
 /// A checked configuration. Paths are absolute.
 pub struct Config {
@@ -29,12 +36,14 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// The device CA's certificate, PEM. Its key is in the token.
     pub ca_certificate: PathBuf,
-    /// The token.
-    pub token: TokenConfig,
-    /// How long one token operation may take.
+    /// The tokens, at least one. New keys are made in the first that serves.
+    pub tokens: Vec<MemberConfig>,
+    /// How long one token operation may take, whichever tokens are tried.
     pub token_deadline: Duration,
     /// The ledger's file.
     pub ledger: PathBuf,
+    /// The file that remembers the log's last checkpoint. `None`: beside the ledger.
+    pub ledger_checkpoint: Option<PathBuf>,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
@@ -93,6 +102,8 @@ pub(crate) struct RawCa {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLedger {
     pub(crate) path: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<PathBuf>,
     #[serde(default = "two_seconds")]
     #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
@@ -145,7 +156,12 @@ pub(crate) struct RawLimits {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawToken {
-    pub(crate) module: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uri: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) module: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +176,8 @@ pub(crate) struct RawToken {
     pub(crate) pin_prompt: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<usize>,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) workers: usize,
     #[serde(default = "queue")]
     pub(crate) queue: usize,
     #[serde(default = "five_seconds")]
@@ -171,14 +189,16 @@ pub(crate) struct RawToken {
 
 impl RawLedger {
     pub(crate) fn at(path: &str) -> Self {
-        Self { path: path.into(), deadline: two_seconds() }
+        Self { path: path.into(), checkpoint: None, deadline: two_seconds() }
     }
 }
 
 impl RawToken {
     pub(crate) fn new(module: PathBuf, label: Option<String>, serial: Option<String>) -> Self {
         Self {
-            module,
+            name: Some(ONLY_TOKEN.to_owned()),
+            uri: None,
+            module: Some(module),
             label,
             serial,
             slot: None,
@@ -186,6 +206,7 @@ impl RawToken {
             pin_credential: None,
             pin_prompt: false,
             threads: None,
+            workers: one(),
             queue: queue(),
             deadline: five_seconds(),
             environment: BTreeMap::new(),
@@ -204,6 +225,15 @@ fn two_seconds() -> SignedDuration {
 
 fn five_seconds() -> SignedDuration {
     SignedDuration::from_secs(5)
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(workers: &usize) -> bool {
+    *workers == one()
 }
 
 fn queue() -> usize {
@@ -273,12 +303,8 @@ impl Config {
 impl RawConfig {
     /// Every value makes sense, or one sentence that says which does not.
     fn check(mut self, folder: &Path) -> Result<Config, String> {
-        let token = match self.token.len() {
-            1 => self.token.remove(0),
-            0 => return Err("a [[token]] table is missing".into()),
-            _ => return Err("there is more than one [[token]] table, and this version serves one".into()),
-        };
-        let token_deadline = positive("token.deadline", token.deadline)?;
+        let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
+        let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.sessions.logins_at_once == 0 {
             return Err("sessions.logins_at_once: must be at least 1".into());
         }
@@ -301,9 +327,10 @@ impl RawConfig {
             tls_certificate: folder.join(self.tls.certificate),
             tls_key: folder.join(self.tls.key),
             ca_certificate: folder.join(self.ca.certificate),
-            token: token.check(folder)?,
+            tokens,
             token_deadline,
             ledger: folder.join(self.ledger.path),
+            ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
             log_key: self.log.map(|log| folder.join(log.key)),
             rules: Rules {
@@ -329,34 +356,98 @@ impl RawConfig {
     }
 }
 
-impl RawToken {
-    fn check(self, folder: &Path) -> Result<TokenConfig, String> {
-        if !self.module.is_absolute() {
-            // A relative path would be searched for, and an attacker could put another library first.
-            return Err(format!("token.module: {} is not an absolute path", self.module.display()));
+/// Every token has a name of its own.
+fn check_tokens(mut raw: Vec<RawToken>, folder: &Path) -> Result<Vec<MemberConfig>, String> {
+    if raw.is_empty() {
+        return Err("a [[token]] table is missing".into());
+    }
+    if let [only] = raw.as_mut_slice() {
+        only.name.get_or_insert_with(|| ONLY_TOKEN.to_owned());
+    }
+    let mut tokens: Vec<MemberConfig> = Vec::new();
+    for token in raw {
+        let token = token.check(folder)?;
+        if tokens.iter().any(|other| other.name == token.name) {
+            return Err(format!("token {}: two [[token]] tables have this name", token.name));
         }
-        let select = match (self.label, self.serial, self.slot) {
-            (Some(label), None, None) => TokenSelect::Label(label),
-            (None, Some(serial), None) => TokenSelect::Serial(serial),
-            (None, None, Some(slot)) => TokenSelect::Slot(slot),
-            _ => return Err("token: give one of label, serial and slot".into()),
+        tokens.push(token);
+    }
+    Ok(tokens)
+}
+
+impl RawToken {
+    fn check(self, folder: &Path) -> Result<MemberConfig, String> {
+        let Some(name) = &self.name else {
+            return Err("with several [[token]] tables, each needs a name = \"…\" of its own".into());
         };
-        let pin = match (self.pin_file, self.pin_credential, self.pin_prompt) {
+        let name: TokenName = name.parse().map_err(|error| format!("token.name {name:?}: {error}"))?;
+        let wrong = |why: &str| format!("token {name}: {why}");
+        let uri = self.uri.as_deref().map(TokenUri::parse).transpose();
+        let uri = uri.map_err(|why| wrong(&format!("uri: {why}")))?;
+        let (named, label) = match &uri {
+            None => (None, None),
+            // Chosen by its serial, it must have the label, too.
+            Some(uri) => {
+                let select = uri.select();
+                // Chosen by something else, it must have the label, too.
+                let by_label = matches!(select, Some(TokenSelect::Label(_)));
+                (select, uri.label.clone().filter(|_| !by_label))
+            }
+        };
+        let select = match (named, self.label, self.serial, self.slot) {
+            (Some(select), None, None, None) => select,
+            (None, Some(label), None, None) => TokenSelect::Label(label),
+            (None, None, Some(serial), None) => TokenSelect::Serial(serial),
+            (None, None, None, Some(slot)) => TokenSelect::Slot(slot),
+            _ => return Err(wrong("give one of label, serial and slot, or a uri that has it")),
+        };
+        let (in_uri, pin_in_uri) = uri.map(|uri| (uri.module, uri.pin_file)).unwrap_or_default();
+        let module = match (self.module, in_uri) {
+            (Some(module), None) | (None, Some(module)) => module,
+            _ => return Err(wrong("give module, or a uri with module-path")),
+        };
+        if !module.is_absolute() {
+            // A relative path would be searched for, and an attacker could put another library first.
+            return Err(wrong(&format!(
+                "module: {} is not an absolute path. A module is never searched for: give its full path, e.g. \
+                 /usr/lib/softhsm/libsofthsm2.so",
+                module.display()
+            )));
+        }
+        let pin = match (self.pin_file.or(pin_in_uri), self.pin_credential, self.pin_prompt) {
             (Some(file), None, false) => PinSource::File(folder.join(file)),
             (None, Some(name), false) => PinSource::Credential(name),
             (None, None, true) => PinSource::Prompt,
-            _ => return Err("token: give one of pin_file, pin_credential and pin_prompt = true".into()),
+            _ => {
+                return Err(wrong(
+                    "give one of pin_file (or pin-source in the uri), pin_credential and pin_prompt = true",
+                ));
+            }
         };
         if self.queue == 0 || self.threads == Some(0) {
-            return Err("token: queue and threads must be at least 1".into());
+            return Err(wrong("queue and threads must be at least 1"));
         }
-        Ok(TokenConfig {
-            module: self.module,
-            select,
-            pin,
-            environment: self.environment,
-            threads: self.threads,
-            queue: self.queue,
+        let workers = match NonZeroUsize::new(self.workers) {
+            Some(workers) if self.workers <= MAX_WORKERS => workers,
+            _ => return Err(wrong("workers must be 1 to 64")),
+        };
+        if self.workers > 1 && pin == PinSource::Prompt {
+            return Err(wrong("several workers cannot all ask for the PIN: give pin_file or pin_credential"));
+        }
+        let deadline = positive(&format!("token {name}: deadline"), self.deadline)?;
+        Ok(MemberConfig {
+            name,
+            token: TokenConfig {
+                module,
+                select,
+                pin,
+                environment: self.environment,
+                threads: self.threads,
+                queue: self.queue,
+            },
+            label,
+            workers,
+            deadline,
         })
     }
 }
@@ -397,10 +488,41 @@ mod tests {
     }
 
     #[test]
+    fn several_tokens_have_names_of_their_own() {
+        let second = |name: &str| {
+            format!(
+                "{}\n[[token]]\n{name}\nuri = \"pkcs11:token=b;serial=1f?module-path=/hsm.so&pin-source=file:/pin\"\nworkers = 3",
+                LEAST.replace("[[token]]", "[[token]]\nname = \"one\"")
+            )
+        };
+        let config = read(&second("name = \"two\"")).map_err(|why| panic!("{why}")).unwrap();
+        let [one, two] = &config.tokens[..] else { panic!("two tokens") };
+        assert_eq!((one.name.as_str(), one.workers.get(), &one.label), ("one", 1, &None));
+        assert_eq!((two.name.as_str(), two.workers.get(), two.label.as_deref()), ("two", 3, Some("b")));
+        assert_eq!(two.token.select, TokenSelect::Serial("1f".to_owned()));
+        assert_eq!(two.token.module, Path::new("/hsm.so"));
+        assert_eq!(two.token.pin, PinSource::File("/pin".into()));
+        for (name, why) in [("", "needs a name"), ("name = \"one\"", "two [[token]] tables have this name")] {
+            let error = read(&second(name)).err().unwrap();
+            assert!(error.contains(why), "{error}");
+        }
+        assert_eq!(read(LEAST).ok().unwrap().tokens[0].name.as_str(), "main");
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (from, to, named) in [
             ("pin_file = \"pin\"", "", "pin_file"),
             ("label = \"custodian\"", "label = \"a\"\nserial = \"b\"", "label, serial and slot"),
+            (
+                "label = \"custodian\"",
+                "uri = \"pkcs11:token=a?pin-value=1\"",
+                "token main: uri: it holds a PIN",
+            ),
+            ("label = \"custodian\"", "uri = \"pkcs11:token=a?module-path=/m.so\"", "module"),
+            ("label = \"custodian\"", "label = \"a\"\nname = \"A b\"", "token.name \"A b\""),
+            ("label = \"custodian\"", "label = \"a\"\nworkers = 0", "workers"),
+            ("pin_file = \"pin\"", "pin_prompt = true\nworkers = 2", "ask for the PIN"),
             ("/usr/lib/softhsm/libsofthsm2.so", "libsofthsm2.so", "absolute"),
             ("[[token]]", "[sessions]\nidle = \"0s\"\n[[token]]", "sessions.idle"),
             ("[[token]]", "[sessions]\nidel = \"1s\"\n[[token]]", "idel"),

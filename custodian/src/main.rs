@@ -9,7 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use custodian::{
     setup::{
-        check,
+        accept_ledger, check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
         log_key, serve,
@@ -43,6 +43,14 @@ enum Job {
     Check {
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Go on with a ledger that lost records, or whose .checkpoint file is lost; recorded in its log
+    AcceptLedger {
+        #[arg(long)]
+        config: PathBuf,
+        /// Why; recorded
+        #[arg(long)]
+        reason: String,
     },
     /// Make a key for the log in the token, for a custodian that has none or needs another; prints what to configure
     LogKey {
@@ -131,6 +139,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
             lines.iter().for_each(|line| print(line));
             print("in order");
         }),
+        Job::AcceptLedger { config, reason } => {
+            accept_ledger::accept_ledger(&config, &reason).await.map(|next| print(&next))
+        }
         Job::LogKey { config, name, out } => {
             log_key::log_key(&config, &name, &out).await.map(|next| print(&next))
         }

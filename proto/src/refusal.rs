@@ -98,6 +98,22 @@ refusals! {
     KeySuspended = "KEY_SUSPENDED",
         "this wrapping key is suspended",
         "ask an administrator why";
+    /// The wrapping key is pre-active: it waits for its date or for an administrator.
+    KeyNotActive = "KEY_NOT_ACTIVE",
+        "this wrapping key is not active yet",
+        "ask an administrator when it will be";
+    /// The period in which the wrapping key unwraps has ended.
+    KeyExpired = "KEY_EXPIRED",
+        "the period in which this wrapping key unwraps has ended",
+        "ask an administrator whether it can be extended: custodianctl key limit";
+    /// The wrapping key is compromised: stopped for good.
+    KeyCompromised = "KEY_COMPROMISED",
+        "this wrapping key is compromised, and stopped for good",
+        "ask the sender for the file, sealed to another key";
+    /// The wrapping key is destroyed.
+    KeyDestroyed = "KEY_DESTROYED",
+        "this wrapping key is destroyed",
+        "ask the sender for the file, sealed to another key";
     /// Anything that does not unwrap to a file key (laws 4 and 5).
     WrappedKeyRejected = "WRAPPED_KEY_REJECTED",
         "the wrapped key cannot be unwrapped",
@@ -126,6 +142,10 @@ refusals! {
     StateConflict = "STATE_CONFLICT",
         "its present state does not allow that",
         "look at the state first";
+    /// No other token would serve a key that is in use.
+    LastToken = "LAST_TOKEN",
+        "no other token would serve some of the keys",
+        "bring another token back first: custodianctl token ls; or stop the use of these keys: --even-if-last";
     /// Too much at once. Waiting a little helps.
     Overloaded = "OVERLOADED",
         "the custodian is busy",

@@ -61,6 +61,29 @@ impl Dev {
         Self::start_as(folder, command)
     }
 
+    /// A custodian with two SoftHSM tokens, `main` and `second`, that hold the very same keys: the second is a copy of
+    /// the first's files, as replicated HSMs have the same keys with the same attributes. Its budget is no limit.
+    pub fn with_two_tokens() -> Self {
+        let folder = Self::start().kill();
+        let dir = folder.path().join("dev");
+        let tokens = dir.join("tokens-2");
+        run(Command::new("cp").arg("-a").arg(dir.join("tokens")).arg(&tokens)).expect(0);
+        let conf = dir.join("softhsm2-2.conf");
+        fs::write(&conf, format!("directories.tokendir = {}\nlog.level = ERROR\n", tokens.display()))
+            .unwrap();
+        let path = dir.join("custodian.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (_, first) = text.split_once("[[token]]").unwrap();
+        let second = first
+            .replace("\"main\"", "\"second\"")
+            .replace(&dir.join("softhsm2.conf").display().to_string(), &conf.display().to_string());
+        assert_ne!(first, second);
+        let text =
+            text.replace("unwraps_per_user_and_hour = 1000\n", "unwraps_per_user_and_hour = 1000000\n");
+        fs::write(&path, format!("{text}\n[[token]]{second}")).unwrap();
+        Self::start_in(folder)
+    }
+
     /// As [`Dev::start_in`], for tests of starts that fail.
     pub fn try_start_in(folder: TempDir) -> Start {
         let command = Self::in_folder(&folder);
@@ -198,19 +221,36 @@ impl Dev {
         self.envelope(Person::Operator, args).expect(0);
     }
 
+    /// How each token is, as `custodianctl token ls` says.
+    pub fn tokens(&self) -> Vec<serde_json::Value> {
+        let tokens = self.ctl(Person::Admin, ["token", "ls", "--json"]).expect(0).json();
+        tokens.as_array().unwrap().clone()
+    }
+
+    /// Whether every token serves now.
+    pub fn all_tokens_serve(&self) -> bool {
+        self.tokens().iter().all(|token| token["state"] == "serving")
+    }
+
     /// The worker process: the child that has the PKCS#11 module loaded.
     pub fn worker(&self) -> Option<u32> {
+        self.workers().pop()
+    }
+
+    /// All worker processes.
+    pub fn workers(&self) -> Vec<u32> {
         let parent = self.child.id();
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(|pid: &u32| {
+            .filter(|pid: &u32| {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 // After the name, which is in parentheses: state, parent.
                 let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
                 after.split_whitespace().nth(1) == Some(&parent.to_string()) && command.contains("worker")
             })
+            .collect()
     }
 
     /// The custodian's own process id.

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use faulty_pkcs11::{CONTROL_FOLDER, Control, Done, Function, REAL_MODULE};
+use faulty_pkcs11::{CONTROL_FOLDER, Control, Deed, Done, Function, REAL_MODULE};
 
 /// What tells the faulty module before one token what to do.
 ///
@@ -28,10 +28,11 @@ impl Faults {
         Self { folder, generation: AtomicU32::new(0) }
     }
 
-    /// This goes wrong from now on, also in a worker that runs. Calls are counted anew.
-    pub fn set(&self, control: Control) {
+    /// This goes wrong from now on, also in a worker that runs. Calls are counted anew. The number of this control.
+    pub fn set(&self, control: Control) -> u32 {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         faulty_pkcs11::put(&self.folder, &Control { generation, ..control }).unwrap();
+        generation
     }
 
     /// Nothing goes wrong from now on.
@@ -41,7 +42,18 @@ impl Faults {
 
     /// What went wrong since the last [`Faults::set`].
     pub fn done(&self) -> Vec<Done> {
-        faulty_pkcs11::deeds(&self.folder, self.generation.load(Ordering::SeqCst)).unwrap()
+        let generation = self.generation.load(Ordering::SeqCst);
+        self.deeds_of(generation).into_iter().map(|deed| deed.done).collect()
+    }
+
+    /// What went wrong under one control, even after the next was set: and in which process.
+    pub fn deeds_of(&self, generation: u32) -> Vec<Deed> {
+        faulty_pkcs11::deeds(&self.folder, generation).unwrap()
+    }
+
+    /// The workers of this token that are still there, if only as zombies, whoever their parent is.
+    pub fn workers(&self) -> Vec<u32> {
+        faulty_pkcs11::processes(&self.folder).unwrap()
     }
 
     /// How often this function, which has faults, was called since the last [`Faults::set`].

@@ -3,14 +3,18 @@
 //! A panic in here is a failed test.
 
 mod dev;
+mod dice;
 mod faults;
 mod load;
 mod programs;
+mod schedule;
 mod wire;
 
 pub use dev::{Dev, Person, Start};
+pub use dice::Dice;
 pub use faults::Faults;
-pub use faulty_pkcs11::{Act, Code, Control, Done, Function, TokenFlag, TokenLie, When};
+pub use faulty_pkcs11::{Act, Code, Control, Deed, Done, Function, TokenFlag, TokenLie, When};
 pub use load::{Load, Unwrapped};
 pub use programs::{Ran, bin, run, run_with_input};
+pub use schedule::Schedule;
 pub use wire::{Channel, Identity, Released, Wire, sealed_key};

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -25,6 +25,7 @@ pub struct Unwrapped {
 pub struct Load {
     stop: Arc<AtomicBool>,
     received: watch::Receiver<usize>,
+    failed: Arc<Mutex<Vec<String>>>,
     callers: JoinSet<Vec<Unwrapped>>,
 }
 
@@ -35,11 +36,18 @@ impl Load {
         let wire = Wire::login(dev, Person::Operator).await;
         let stop = Arc::new(AtomicBool::new(false));
         let (count, received) = watch::channel(0);
+        let failed = Arc::default();
         let mut set = JoinSet::new();
         for _ in 0..callers {
-            set.spawn(call(wire.clone(), dev.certificate(), Arc::clone(&stop), count.clone()));
+            set.spawn(call(
+                wire.clone(),
+                dev.certificate(),
+                Arc::clone(&stop),
+                count.clone(),
+                Arc::clone(&failed),
+            ));
         }
-        Self { stop, received, callers: set }
+        Self { stop, received, failed, callers: set }
     }
 
     /// Waits until this many keys were received in all.
@@ -50,6 +58,11 @@ impl Load {
     /// How many keys were received so far.
     pub fn count(&self) -> usize {
         *self.received.borrow()
+    }
+
+    /// What the calls that failed so far were told.
+    pub fn failures(&self) -> Vec<String> {
+        self.failed.lock().unwrap().clone()
     }
 
     /// Ends the load. Every key that any caller received.
@@ -68,6 +81,7 @@ async fn call(
     certificate: PathBuf,
     stop: Arc<AtomicBool>,
     count: watch::Sender<usize>,
+    failed: Arc<Mutex<Vec<String>>>,
 ) -> Vec<Unwrapped> {
     let mut received = Vec::new();
     let mut file_key = [0; 32];
@@ -82,7 +96,10 @@ async fn call(
                 count.send_modify(|count| *count += 1);
             }
             // Refused or gone: let others run before asking again.
-            Err(_) => tokio::task::yield_now().await,
+            Err(status) => {
+                failed.lock().unwrap().push(format!("{:?}: {}", status.code(), status.message()));
+                tokio::task::yield_now().await;
+            }
         }
     }
     received

@@ -342,7 +342,7 @@ fn init_sets_up_for_production_and_never_overwrites() {
     init().expect(1).says("exists");
     assert_eq!(fs::read(donor.config()).unwrap(), written);
     let checked = donor.check().expect(0);
-    assert!(checked.stdout.contains("first RSA-3072, active"), "{}", checked.stdout);
+    assert!(checked.stdout.contains("first@1 RSA-3072, active"), "{}", checked.stdout);
 }
 
 #[test]

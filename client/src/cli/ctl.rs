@@ -16,11 +16,12 @@ use super::{
     message::{finish, no_core_dumps},
     policy::PolicyCommand,
     status::StatusArgs,
+    token::TokenCommand,
     user::UserCommand,
 };
 use crate::{error::Result, interrupt::Interrupt};
 
-/// Operate a custodian: devices, users, keys, and the log of every attempt
+/// Operate a custodian: devices, users, keys, tokens, and the log of every attempt
 #[derive(Debug, Parser)]
 #[command(name = "custodianctl", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Custodianctl {
@@ -41,6 +42,9 @@ enum Command {
     /// The wrapping keys in the token
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The tokens that hold the keys
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// What the organisation asks for beyond device, login and role
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -71,6 +75,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Device(command) => command.run(&connection, interrupt),
         Command::User(command) => command.run(&connection, interrupt),
         Command::Key(command) => command.run(&connection, interrupt),
+        Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),

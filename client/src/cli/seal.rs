@@ -7,6 +7,7 @@ use std::{
 
 use super::progress::{Bar, Talk};
 use crate::{
+    envelope,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     remote,
@@ -22,7 +23,7 @@ pub(super) struct SealArgs {
     /// Format of the envelope
     #[arg(long, value_enum, default_value_t = Format::Mtd)]
     format: Format,
-    /// The envelope; - for standard output. [default: PATH.mtd in the current folder, if there is one PATH]
+    /// The envelope; - for standard output. [default: PATH.mtd or PATH.sealed in the current folder, if there is one PATH]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Keep symbolic links as links; otherwise they are refused
@@ -46,6 +47,26 @@ const STDIN_NAME: &str = "stdin";
 enum Format {
     /// A ZIP that 7z opens with a password that openssl decrypts
     Mtd,
+    /// Names, sizes and times are secret, too; the fastest to open
+    Sealed,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Mtd => ".mtd",
+            Self::Sealed => ".sealed",
+        }
+    }
+}
+
+impl From<Format> for envelope::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Mtd => Self::Mtd,
+            Format::Sealed => Self::Sealed,
+        }
+    }
 }
 
 /// Seals.
@@ -54,7 +75,7 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let (paths, stdin) = inputs(args)?;
     let output = output(args.output.as_deref(), &paths, args.name.as_deref(), args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
-    let job = SealJob { recipients, paths, stdin, output, symlinks };
+    let job = SealJob { recipients, paths, stdin, format: args.format.into(), output, symlinks };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
@@ -100,9 +121,7 @@ fn output(
     let usage = |why: &str| Error::new(Kind::Usage, "cannot seal", why);
     let beside = |name: PathBuf| {
         let mut name = name.into_os_string();
-        name.push(match format {
-            Format::Mtd => ".mtd",
-        });
+        name.push(format.extension());
         SealTo::File(name.into())
     };
     match (given, paths) {

@@ -1,5 +1,6 @@
 //! `custodianctl status`.
 
+use custodian_proto::v1;
 use serde::Serialize;
 
 use super::{
@@ -22,7 +23,9 @@ struct StatusView {
     version: String,
     start_time: Option<String>,
     record_count: u64,
+    /// All together.
     token: TokenView,
+    tokens: Vec<TokenView>,
     log: LogView,
 }
 
@@ -36,6 +39,9 @@ struct LogView {
 
 #[derive(Serialize)]
 struct TokenView {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    drained: bool,
     label: String,
     model: String,
     serving: bool,
@@ -56,35 +62,27 @@ impl StatusArgs {
             trouble => format!("{} records only: {trouble}", log.checkpoint_size),
         };
         let wrapping = wrapping_name(token.wrapping());
-        let state = match (token.serving, token.trouble.as_str()) {
-            (true, _) => "serving".to_owned(),
-            (false, trouble) => format!("not serving: {trouble}"),
-        };
-        let facts = [
+        let mut facts = vec![
             ("version", status.version.clone()),
             ("running since", local(status.start_time.as_ref())),
             ("records", status.record_count.to_string()),
             ("log", log.name.clone()),
             ("signed for", signed),
             ("token", format!("{} ({})", token.label, token.model)),
-            ("token is", state),
+            ("token is", state(&token)),
             ("worker restarts", token.worker_restarts.to_string()),
             ("keys", token.key_count.to_string()),
-            ("new keys", wrapping.clone()),
+            ("new keys", wrapping),
         ];
+        if status.tokens.len() > 1 {
+            facts.extend(status.tokens.iter().map(|one| ("", format!("{} is {}", one.name, state(one)))));
+        }
         let view = StatusView {
             version: status.version,
             start_time: rfc3339(status.start_time.as_ref()),
             record_count: status.record_count,
-            token: TokenView {
-                label: token.label,
-                model: token.model,
-                serving: token.serving,
-                trouble: token.trouble,
-                worker_restarts: token.worker_restarts,
-                wrapping,
-                key_count: token.key_count,
-            },
+            token: token.into(),
+            tokens: status.tokens.into_iter().map(TokenView::from).collect(),
             log: LogView {
                 name: log.name,
                 checkpoint_size: log.checkpoint_size,
@@ -93,5 +91,29 @@ impl StatusArgs {
             },
         };
         self.style.one(&view, &facts)
+    }
+}
+
+fn state(token: &v1::TokenStatus) -> String {
+    match (token.drained, token.serving) {
+        (true, _) => "drained".to_owned(),
+        (false, true) => "serving".to_owned(),
+        (false, false) => format!("not serving: {}", token.trouble),
+    }
+}
+
+impl From<v1::TokenStatus> for TokenView {
+    fn from(token: v1::TokenStatus) -> Self {
+        Self {
+            wrapping: wrapping_name(token.wrapping()),
+            name: token.name,
+            drained: token.drained,
+            label: token.label,
+            model: token.model,
+            serving: token.serving,
+            trouble: token.trouble,
+            worker_restarts: token.worker_restarts,
+            key_count: token.key_count,
+        }
     }
 }

@@ -1,18 +1,35 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
+mod cipher_key;
+mod jobs;
 pub mod mtd;
 mod oaep;
+mod opened;
+mod read_at;
 mod recipient;
+pub mod sealed;
+mod source;
+mod zip;
 
+pub use opened::Opened;
+pub use read_at::ReadAt;
 pub use recipient::Recipient;
+pub use source::{Body, Source};
+pub use zip::{Entry, EntryKind};
 
+use self::zip::starts_with_local;
 use crate::error::{Error, Kind};
+
+/// The first entry of an MTD archive and of a `sealed` envelope.
+const CIPHER_KEY: &str = "CIPHER.KEY";
 
 /// The formats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// A ZIP archive with AES-256 entries, whose password is in a CMS message: `docs/formats/mtd.md`.
     Mtd,
+    /// Encrypted as a whole, names included, and readable at any place: `docs/formats/sealed.md`.
+    Sealed,
 }
 
 impl Format {
@@ -20,6 +37,7 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Self::Mtd => "mtd",
+            Self::Sealed => "sealed",
         }
     }
 }
@@ -27,17 +45,29 @@ impl Format {
 /// Most recipients of one envelope, when sealing and when reading.
 pub const MAX_RECIPIENTS: usize = 1_000;
 
-/// How many bytes of the start of a file [`detect`] wants to see.
-pub const DETECT_LEN: usize = 64;
+/// What was sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Bytes of file content in it.
+    pub content_bytes: u64,
+    /// The envelope's own size in bytes.
+    pub envelope_bytes: u64,
+}
 
-/// Tells the format from the first [`DETECT_LEN`] bytes of a file (fewer if the file is shorter). Names and suffixes
-/// do not count.
+/// How many bytes of the start of a file tell what it is.
+const START_LEN: usize = 64;
+
+/// Tells the format of a file of `len` bytes from its content. Names and suffixes do not count.
 ///
 /// # Errors
-/// [`Kind::Local`], with what the file looks like instead.
-pub fn detect(start: &[u8]) -> Result<Format, Error> {
-    if mtd::is_mtd(start) {
-        return Ok(Format::Mtd);
+/// [`Kind::Local`], with what the file looks like instead, or if it cannot be read.
+pub fn detect(file: &dyn ReadAt, len: u64) -> Result<Format, Error> {
+    let mut start = [0; START_LEN];
+    let start = &mut start[..usize::try_from(len).unwrap_or(START_LEN).min(START_LEN)];
+    file.fill(0, start)?;
+    let start = &*start;
+    if starts_with_local(start, CIPHER_KEY.as_bytes()) {
+        return Ok(if sealed::is_sealed(file, len)? { Format::Sealed } else { Format::Mtd });
     }
     let looks_like = match start {
         [] => "it is empty",
@@ -73,7 +103,7 @@ mod tests {
             (b"-----BEGIN", "PEM"),
             (b"hello", "no format"),
         ] {
-            let error = detect(start).expect_err("no envelope");
+            let error = detect(&start, start.len() as u64).expect_err("no envelope");
             assert_eq!(error.kind, Kind::Local);
             assert!(error.why.contains(why), "{}", error.why);
         }

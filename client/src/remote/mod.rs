@@ -8,16 +8,20 @@ mod devices;
 mod enroll;
 mod identity;
 mod keys;
+mod log;
 mod policies;
 mod session;
 mod status;
 mod tls;
+mod tokens;
 mod users;
 mod wire;
 
+pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
-pub use keys::WhichKey;
+pub use keys::{NewKey, WhichKey, full_label};
+pub use tokens::IfLast;
 
 use std::sync::{Mutex, PoisonError};
 

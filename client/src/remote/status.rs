@@ -40,6 +40,10 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let refusal = reason.and_then(Refusal::from_code);
 
     let (kind, text, hint) = match (refusal, reason) {
+        // The message says what about the request is wrong.
+        (Some(refusal @ Refusal::InvalidArgument), _) if !status.message().is_empty() => {
+            (kind_of(refusal), status.message().to_owned(), refusal.hint())
+        }
         (Some(refusal), _) => (kind_of(refusal), refusal.text().to_owned(), refusal.hint()),
         (None, Some(reason)) => of_fault(reason).unwrap_or_else(|| of_code(status)),
         (None, None) => of_code(status),
@@ -75,11 +79,16 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::PolicyDenied
         | Refusal::KeyUnknown
         | Refusal::KeySuspended
+        | Refusal::KeyNotActive
+        | Refusal::KeyExpired
+        | Refusal::KeyCompromised
+        | Refusal::KeyDestroyed
         | Refusal::BudgetExhausted
         | Refusal::EnrollmentRefused
         | Refusal::InvalidArgument
         | Refusal::NotFound
         | Refusal::AlreadyExists
+        | Refusal::LastToken
         | Refusal::StateConflict => Kind::Refused,
     }
 }

@@ -3,13 +3,23 @@
 // A test fails by panicking, and helpers are part of it.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
 mod common;
 mod damage;
+#[path = "../every_format/disk.rs"]
 mod disk;
+mod early;
 mod hostile;
+#[path = "../every_format/killed.rs"]
 mod killed;
 mod peers;
+#[path = "../every_format/pipes.rs"]
 mod pipes;
 mod recipients;
+#[path = "../every_format/roundtrip.rs"]
 mod roundtrip;
+#[path = "../every_format/sources.rs"]
 mod sources;
+
+/// What the suites for every format run with.
+const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Mtd;

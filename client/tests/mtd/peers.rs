@@ -111,3 +111,25 @@ fn we_open_what_openssl_and_7z_sealed() {
         assert_eq!(tree::read(&sample), tree::read(&out.join("sample")));
     }
 }
+
+#[test]
+fn other_programs_read_what_came_through_a_pipe() {
+    let key = SoftKey::shared();
+    let folder = TempDir::new().expect("folder");
+    for content in [tree::text(3 * 1024 * 1024 + 17), tree::noise(3 * 1024 * 1024 + 17)] {
+        let sealed = crate::pipes::seal(key, folder.path(), &["-o", "-", "-"], &content);
+        fs::write(folder.path().join("e.mtd"), &sealed.stdout).expect("written");
+        run(Command::new("7z").args(["x", "-y", "e.mtd", "CIPHER.KEY"]).current_dir(&folder));
+        let password = run(Command::new("openssl")
+            .args(["cms", "-decrypt", "-inform", "DER", "-in", "CIPHER.KEY"])
+            .arg("-inkey")
+            .arg(key.path("key.pem"))
+            .arg("-recip")
+            .arg(key.path("cert.pem"))
+            .current_dir(&folder));
+        let password = format!("-p{}", String::from_utf8(password).expect("text"));
+        run(Command::new("7z").args(["x", "-y", &password, "e.mtd", "stdin"]).current_dir(&folder));
+        assert!(fs::read(folder.path().join("stdin")).expect("there") == content);
+        fs::remove_file(folder.path().join("stdin")).expect("removed");
+    }
+}

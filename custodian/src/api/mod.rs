@@ -5,11 +5,14 @@ mod call;
 mod custody;
 mod devices;
 mod keys;
+mod log;
+mod new_key;
 mod policies;
 mod resource;
 mod session;
 mod status;
 mod system;
+mod tokens;
 mod users;
 
 use std::sync::Arc;
@@ -19,8 +22,9 @@ use custodian_proto::{
     v1::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, user_service_server::UserServiceServer,
+        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -33,9 +37,10 @@ use crate::{
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
+    token::Pool,
 };
 
-pub(crate) use keys::{GENERATION, make_wrapping_key};
+pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 
@@ -48,6 +53,7 @@ const STRANGERS_ALL: u32 = 1_200;
 #[derive(Clone)]
 pub struct Api {
     custodian: Arc<Custodian>,
+    tokens: Arc<Pool>,
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
@@ -88,9 +94,11 @@ pub struct ApiLimits {
 }
 
 impl Api {
-    /// Serves this custodian. Streams that would never end do so on `shutdown`.
+    /// Serves this custodian, whose tokens these are. Streams that would never end do so on `shutdown`.
+    #[expect(clippy::too_many_arguments, reason = "it joins parts, and each is one")]
     pub fn new(
         custodian: Arc<Custodian>,
+        tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
         Signers { ca, log }: Signers,
@@ -100,6 +108,7 @@ impl Api {
     ) -> Self {
         Self {
             custodian,
+            tokens,
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
@@ -133,7 +142,9 @@ impl Api {
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
     }
 }

@@ -4,7 +4,7 @@ use custodian_proto::v1::{self, status_service_server::StatusService};
 use tonic::{Request, Response, Status};
 
 use super::{Api, resource::timestamp};
-use crate::authority::Need;
+use crate::{authority::Need, token::Health};
 
 #[tonic::async_trait]
 impl StatusService for Api {
@@ -15,33 +15,42 @@ impl StatusService for Api {
         let _accepted = self.accept_reader(&request, Need::Session, "GetStatus").await?;
         // Only what is known without asking the token: anybody who is signed in may ask for the status, as often as they
         // like, and must not take the unwraps' turn.
-        let health = self.custodian.token().health();
-        let mut status = v1::TokenStatus {
-            serving: health.trouble.is_none(),
-            trouble: health.trouble.unwrap_or_default(),
-            worker_restarts: health.restarts,
-            ..v1::TokenStatus::default()
-        };
-        if let Some(survey) = health.last_survey {
-            status.label.clone_from(&survey.label);
-            status.model.clone_from(&survey.model);
-            status.wrapping = v1::KeyWrapping::from(survey.wrapping).into();
-            status.key_count = u32::try_from(survey.keys.len()).unwrap_or(u32::MAX);
-        }
+        let each = self.tokens.reports().into_iter().map(|report| v1::TokenStatus {
+            name: report.name.resource_name(),
+            drained: report.drain.is_some(),
+            ..status(report.health)
+        });
         let log = self.log.state().borrow().clone();
         let newest = log.newest.as_deref();
         let log = v1::LogStatus {
             name: self.log.verifier().name().to_owned(),
             checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
-            checkpoint_time: newest.map(|newest| timestamp(newest.time)),
+            checkpoint_time: newest.and_then(|newest| newest.time).map(timestamp),
             trouble: log.trouble.unwrap_or_default(),
         };
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(timestamp(self.started)),
             record_count: *self.custodian.ledger().last_sequence().borrow(),
-            token: Some(status),
+            token: Some(status(self.custodian.token().health())),
+            tokens: each.collect(),
             log: Some(log),
         }))
     }
+}
+
+fn status(health: Health) -> v1::TokenStatus {
+    let mut status = v1::TokenStatus {
+        serving: health.trouble.is_none(),
+        trouble: health.trouble.unwrap_or_default(),
+        worker_restarts: health.restarts,
+        ..v1::TokenStatus::default()
+    };
+    if let Some(survey) = health.last_survey {
+        status.label.clone_from(&survey.label);
+        status.model.clone_from(&survey.model);
+        status.wrapping = v1::KeyWrapping::from(survey.wrapping).into();
+        status.key_count = u32::try_from(survey.keys.len()).unwrap_or(u32::MAX);
+    }
+    status
 }

@@ -59,7 +59,7 @@ pub struct Standing {
     pub(crate) session_idle: Option<SignedDuration>,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
-    /// This wrapping key must be active.
+    /// This wrapping key must unwrap at that time: its state and its periods must allow it.
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,

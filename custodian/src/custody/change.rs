@@ -18,6 +18,19 @@ impl Custodian {
         intent: Intent,
         prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
     ) -> Result<(Changed, T), Denial> {
+        self.change_and(call, need, intent, prepare, |made| made).await
+    }
+
+    /// As [`Custodian::change`]. Once the change is recorded, `put_in_force` does what follows from it outside the ledger:
+    /// even if the caller has hung up by then.
+    pub async fn change_and<T: Send + 'static, U: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        need: Need<'static>,
+        intent: Intent,
+        prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
+        put_in_force: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<(Changed, U), Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent);
@@ -27,7 +40,7 @@ impl Custodian {
             };
             let (outcome, made) = split(prepared);
             let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;
-            Ok((changed, made?))
+            Ok((changed, put_in_force(made?)))
         })
         .await
     }

@@ -1,10 +1,14 @@
 //! What a settled attempt changes.
 
 use custodian_proto::key::KeyId;
+use jiff::Timestamp;
 
-use crate::authority::{
-    Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, PolicyText, Roles, Session, SessionId,
-    User, UserId, WrappingKey,
+use crate::{
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText, Roles, Session,
+        SessionId, User, UserId, WrappingKey,
+    },
+    token::{Drain, TokenName},
 };
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
@@ -68,23 +72,39 @@ pub enum Change {
         /// The new roles.
         roles: Roles,
     },
-    /// Puts a policy in force. Its version must follow the one in force (STATE_CONFLICT).
-    ApplyPolicy(PolicyText),
-    /// Adds a wrapping key. Neither id nor label may be in use.
+    /// Adds a wrapping key. Its id must not be in use, and its version must be the next of its label, beginning with 1
+    /// (ALREADY_EXISTS). The version before it, if active, is deactivated.
     AddKey(WrappingKey),
-    /// Suspends or activates a wrapping key. Already so: STATE_CONFLICT.
-    SetKeyState {
+    /// Steps a wrapping key through its life; see [`next`](crate::authority::next).
+    StepKey {
         /// Which key.
         id: KeyId,
-        /// Its next state.
-        state: KeyState,
+        /// What to do to it.
+        step: KeyStep,
+        /// Why.
+        reason: String,
     },
+    /// Sets until when a wrapping key unwraps.
+    LimitKey {
+        /// Which key.
+        id: KeyId,
+        /// The first moment at which it does not; `None`: no end.
+        unwraps_until: Option<Timestamp>,
+        /// Why.
+        reason: String,
+    },
+    /// Puts a policy in force. Its version must follow the one in force (STATE_CONFLICT).
+    ApplyPolicy(PolicyText),
+    /// Takes a token out of service. Drained already: no change, no error.
+    DrainToken(Drain),
+    /// Puts a token into service again. Not drained: no change, no error.
+    ResumeToken(TokenName),
 }
 
 /// What a change left behind.
 #[derive(Clone)]
 pub enum Changed {
-    /// Nothing to show: sessions and invitations.
+    /// Nothing to show: sessions, invitations and tokens.
     Done,
     /// The device as it is now.
     Device(Device),

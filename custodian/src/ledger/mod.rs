@@ -28,6 +28,7 @@ use crate::{
         Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
+    token::Drain,
 };
 
 /// The store that every decision reads and every attempt is written to.
@@ -77,7 +78,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
-    /// The wrapping key of this label.
+    /// The newest version of the wrapping key of this label.
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
@@ -86,6 +87,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn policy(&self) -> Result<Option<PolicyText>, LedgerError>;
     /// Up to `limit` policies with versions below `before`, newest first.
     async fn policies(&self, before: Option<u64>, limit: u32) -> Result<Vec<PolicyText>, LedgerError>;
+
+    /// The tokens that are drained, in the order of their names.
+    async fn drains(&self) -> Result<Vec<Drain>, LedgerError>;
 
     /// Durable records that match the query, in its order.
     async fn records(&self, query: RecordQuery) -> Result<Vec<v1::Record>, LedgerError>;
@@ -105,6 +109,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Up to `count` entries of the tree, from the one at `first` on, byte for byte. Ends where one is missing.
     async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError>;
+
+    /// Remembers the newest checkpoint (a signed note) durably and apart from the records: the next start refuses a log that
+    /// does not begin with it.
+    async fn keep_checkpoint(&self, note: String) -> Result<(), LedgerError>;
+
+    /// The checkpoint that an earlier run kept, as it was found at the start.
+    fn kept_checkpoint(&self) -> Option<String>;
 }
 
 /// The log's tree at some size.

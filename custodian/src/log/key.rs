@@ -42,6 +42,14 @@ pub async fn make_log_key(
     Ok(VerifierKey::ecdsa_p256(&name, &key.spki)?)
 }
 
+/// The id of the log's key, without a look into the token.
+pub(super) fn id(verifier: &VerifierKey) -> Result<KeyId, LogKeyError> {
+    let bad = |why: &str| LogKeyError::NotServed(format!("the log key {}: {why}", verifier.name()));
+    let spki = verifier.ecdsa_spki().ok_or_else(|| bad("only ECDSA keys are served"))?;
+    let info = spki::SubjectPublicKeyInfoRef::try_from(spki).map_err(|_| bad("it is no public key"))?;
+    Ok(KeyId::of_public_key(info.subject_public_key.raw_bytes()))
+}
+
 /// The id of the log's key, which the token must serve for signing.
 pub(super) async fn find(
     token: &dyn Token,

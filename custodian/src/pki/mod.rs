@@ -127,6 +127,15 @@ impl DeviceCa {
         )))
     }
 
+    /// A CA whose key is not looked for: the token with it may come later.
+    ///
+    /// # Errors
+    /// If this is no CA certificate.
+    pub fn of_certificate(token: Arc<dyn Token>, certificate: Vec<u8>) -> Result<Self, PkiError> {
+        let key = issue::ca_key(&certificate)?;
+        Ok(Self { certificate, key, token })
+    }
+
     /// The CA's certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate

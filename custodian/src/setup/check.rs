@@ -5,7 +5,13 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::{Parts, files};
-use crate::{config::Config, pki::peer::CertificateFacts, token::Token as _, trouble::Trouble};
+use crate::{
+    authority::KeyState,
+    config::Config,
+    pki::peer::CertificateFacts,
+    token::{KeyKind, Token as _, TokenReport},
+    trouble::Trouble,
+};
 
 /// What is in order, a line each; or the first thing that is not.
 ///
@@ -23,32 +29,82 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         *parts.ledger.last_sequence().borrow()
     ));
     lines.push(format!("log            {}", parts.log.verifier().name()));
-    let survey = parts.token.survey(parts.custodian.token_deadline()).await;
+    let looked = look(&parts, &mut lines).await;
+    parts.tokens.shutdown().await;
+    looked.map(|()| lines)
+}
+
+/// Every token, every key of the ledger.
+async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
+    let survey = parts.tokens.survey(parts.custodian.token_deadline()).await;
     let survey = survey.map_err(|error| Trouble::new("cannot look into the token", error))?;
-    lines.push(format!("token          {} ({}), {}", survey.label, survey.model, survey.wrapping));
+    let reports = parts.tokens.reports();
+    for report in &reports {
+        lines.push(token_line(report)?);
+    }
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
-    for key in keys.map_err(|error| Trouble::new("cannot read the ledger", error))? {
-        if !survey.keys.iter().any(|held| held.id == key.id) {
+    let keys = keys.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+    let unused = survey.keys.iter().filter(|held| {
+        matches!(held.kind, KeyKind::RsaUnwrap { .. }) && !keys.iter().any(|key| key.id == held.id)
+    });
+    let unused =
+        unused.map(|held| format!("unused         {} {}: the ledger does not know it", held.id, held.label));
+    let unused: Vec<_> = unused.collect();
+    for key in keys {
+        let held = |report: &&TokenReport| {
+            let survey = report.health.last_survey.as_ref();
+            survey.is_some_and(|survey| survey.keys.iter().any(|held| held.id == key.id))
+        };
+        let holders: Vec<_> = reports.iter().filter(held).map(|report| report.name.as_str()).collect();
+        let state = key.life.state(Timestamp::now());
+        if state == KeyState::Destroyed && !holders.is_empty() {
+            lines.push(format!(
+                "destroyed      {} {}: but still in the token; custodianctl key destroy tries again",
+                key.id,
+                key.full_label()
+            ));
+            continue;
+        }
+        if state != KeyState::Destroyed && holders.is_empty() {
             let why = survey.unserved.join("; ");
-            parts.token.shutdown().await;
             return Err(Trouble::new(
                 format!("the wrapping key {} ({})", key.id, key.label),
                 if why.is_empty() { "is not in the token".into() } else { format!("is not served: {why}") },
             )
             .hint("is this the right token? the ledger knows the key, and nothing was deleted"));
         }
+        let place = if reports.len() == 1 { String::new() } else { format!(", in {}", holders.join(", ")) };
         lines.push(format!(
-            "key            {} {} RSA-{}, {}",
+            "key            {} {} RSA-{}, {}{place}",
             key.id,
-            key.label,
+            key.full_label(),
             key.modulus_bits,
-            key.state.name()
+            state.name()
         ));
     }
+    lines.extend(unused);
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
     lines.extend(survey.remarks.iter().map(|remark| format!("remark         {remark}")));
-    parts.token.shutdown().await;
-    Ok(lines)
+    Ok(())
+}
+
+/// What there is to say of a token; the trouble if it does not serve.
+fn token_line(report: &TokenReport) -> Result<String, Trouble> {
+    let trouble = |why: &str| {
+        Err(Trouble::new(format!("cannot use the token {} ({})", report.name, report.uri), why)
+            .hint("the others would be served without it, and it would be tried again by itself"))
+    };
+    match (&report.health.last_survey, &report.health.trouble) {
+        (Some(survey), None) => {
+            let drained = if report.drain.is_some() { ", drained" } else { "" };
+            Ok(format!(
+                "token          {}: {} ({}), {}, {}{drained}",
+                report.name, survey.label, survey.model, survey.wrapping, report.uri
+            ))
+        }
+        (_, Some(why)) => trouble(why),
+        (None, None) => trouble("it does not tell what it has"),
+    }
 }
 
 /// Until when the certificate in this file is valid; it must be so now.

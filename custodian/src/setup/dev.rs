@@ -9,7 +9,7 @@ use std::{
 use super::{
     files::{self, Mode},
     layout::{Person, Plan, key_path},
-    serve,
+    log_key, serve,
 };
 use crate::{
     authority::Role,
@@ -160,6 +160,8 @@ fn write_environments(dir: &Path, address: SocketAddr) -> Result<(), Trouble> {
             ("CUSTODIAN_USER", name.to_owned()),
             ("CUSTODIAN_PASSWORD_FILE", folder.join("password").display().to_string()),
             ("CUSTODIAN_SESSION_DIR", folder.join("session").display().to_string()),
+            ("CUSTODIAN_LOG_KEY", log_key::path(dir).display().to_string()),
+            ("CUSTODIAN_LOG_STATE", folder.join("log.checkpoint").display().to_string()),
         ]
         .map(|(variable, value)| format!("export {variable}='{}'\n", value.replace('\'', "'\\''")))
         .concat();
@@ -193,8 +195,8 @@ pub fn guide(address: SocketAddr, dir: &Path) -> String {
          \x20   . {dir}/operator.env && envelope extract docs.mtd -C opened --reason 'trying it out'\n\
          \x20 revoke that workstation, as the administrator:\n\
          \x20   . {dir}/admin.env && custodianctl device revoke operator-laptop --reason 'lost'\n\
-         \x20 read the log, as the auditor:\n\
-         \x20   . {dir}/auditor.env && custodianctl audit ls\n",
+         \x20 read the log, and check that nobody changed it, as the auditor:\n\
+         \x20   . {dir}/auditor.env && custodianctl audit ls && custodianctl audit verify\n",
         certificate = certificate.display(),
     )
 }

@@ -63,6 +63,7 @@ pub async fn init(args: InitArgs, progress: &mut dyn FnMut(&str)) -> Result<Stri
          \x20 check it:    custodian check --config {config}\n\
          \x20 start it:    custodian serve --config {config}\n\
          \x20 seal to it:  envelope seal --to {keys}/first.crt FILE\n\
+         \x20 check its log: custodianctl audit verify --log-key {keys}/log.pub\n\
          Move {admin} to the administrator's workstation: its key must not stay here.",
         config = config.display(),
         keys = folder.join("keys").display(),

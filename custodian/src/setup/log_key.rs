@@ -8,17 +8,18 @@ use std::{
 };
 
 use custodian_proto::tlog::VerifierKey;
+use tracing::warn;
 
 use super::{
     files::{self, Mode},
-    parts::start_token,
+    parts::start_tokens,
 };
 use crate::{
     config::Config,
     ledger::Ledger,
     log::{Log, make_log_key},
     pki::DeviceCa,
-    token::Token,
+    token::{Pool, Token},
     trouble::Trouble,
 };
 
@@ -32,9 +33,9 @@ const GENERATION: Duration = Duration::from_secs(30);
 pub async fn log_key(config: &Path, name: &str, out: &Path) -> Result<String, Trouble> {
     let path = config;
     let config = Config::read(path)?;
-    let token = start_token(&config).await?;
-    let made = make(token.as_ref(), name, out).await;
-    token.shutdown().await;
+    let tokens = start_tokens(&config, Vec::new()).await?;
+    let made = make(tokens.as_ref(), name, out).await;
+    tokens.shutdown().await;
     let verifier = made?;
     let out = out.canonicalize().unwrap_or_else(|_| out.to_owned());
     Ok(format!(
@@ -67,11 +68,11 @@ pub(super) async fn make(token: &dyn Token, host: &str, out: &Path) -> Result<Ve
     Ok(verifier)
 }
 
-/// The log of a configuration.
+/// The log of a configuration. Its key may be in a token that is away: then records are not signed for until that is back.
 pub(super) async fn open(
     config: &Config,
     ledger: &Arc<dyn Ledger>,
-    token: &Arc<dyn Token>,
+    tokens: &Arc<Pool>,
     ca: &DeviceCa,
 ) -> Result<Arc<Log>, Trouble> {
     let Some(path) = &config.log_key else {
@@ -81,7 +82,16 @@ pub(super) async fn open(
     let what = format!("cannot use the log key {}", path.display());
     let text = fs::read_to_string(path).map_err(|error| Trouble::new(&what, error))?;
     let verifier: VerifierKey = text.parse().map_err(|error| Trouble::new(&what, error))?;
-    let log = Log::open(Arc::clone(ledger), Arc::clone(token), verifier, config.token_deadline).await;
+    let token: Arc<dyn Token> = tokens.clone();
+    let opened =
+        Log::open(Arc::clone(ledger), Arc::clone(&token), verifier.clone(), config.token_deadline).await;
+    let log = match (opened, tokens.away()) {
+        (Err(error), Some(away)) => {
+            warn!(%error, token = %away, "the log's key may be in the token that is away; without it records are not signed for");
+            Log::of_key(Arc::clone(ledger), token, verifier, config.token_deadline)
+        }
+        (opened, _) => opened,
+    };
     let log = log.map_err(|error| {
         Trouble::new(&what, error)
             .hint("its private half must be in the token: is this the token that init used?")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::{files, log_key};
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     log::Log,
     pki::DeviceCa,
     server::Tls,
-    token::{Supervisor, Token, WorkerCommand},
+    token::{Drain, Pool, Token, WorkerCommand},
     trouble::Trouble,
 };
 
@@ -25,8 +26,8 @@ pub struct Parts {
     pub api: Api,
     /// The sequences.
     pub custodian: Arc<Custodian>,
-    /// The token's supervisor.
-    pub token: Arc<Supervisor>,
+    /// The tokens.
+    pub tokens: Arc<Pool>,
     /// The ledger.
     pub ledger: Arc<dyn Ledger>,
     /// The device CA.
@@ -40,25 +41,22 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Starts the token's worker, opens the ledger, loads the certificates, and joins them.
+    /// Starts the tokens' workers, opens the ledger, loads the certificates, and joins them.
     pub async fn assemble(config: &Config) -> Result<Self, Trouble> {
         let tls = load_tls(config, ca_certificate(config)?)?;
         let ledger = open_ledger(config, Missing::Refuse)?;
-        let supervisor = start_token(config).await?;
-        let token: Arc<dyn Token> = supervisor.clone();
-        let certificate = ca_certificate(config)?;
-        let ca = DeviceCa::open(Arc::clone(&token), certificate).await.map_err(|error| {
-            Trouble::new(format!("cannot use the device CA {}", config.ca_certificate.display()), error)
-                .hint("the CA's key must be in the token: is this the token that init used?")
-        })?;
-        let ca = Arc::new(ca);
+        let drains = ledger.drains().await.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+        let tokens = start_tokens(config, drains).await?;
+        let token: Arc<dyn Token> = tokens.clone();
+        let ca = Arc::new(open_ca(config, &tokens).await?);
+        let log = log_key::open(config, &ledger, &tokens, &ca).await?;
         let policy = policy_in_force(ledger.as_ref()).await?;
-        let log = log_key::open(config, &ledger, &token, &ca).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
             Arc::clone(&custodian),
+            Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Signers { ca: Arc::clone(&ca), log: Arc::clone(&log) },
@@ -66,16 +64,7 @@ impl Parts {
             config.api_limits,
             shutdown.clone(),
         );
-        Ok(Self {
-            api,
-            custodian,
-            token: supervisor,
-            ledger,
-            ca,
-            log,
-            tls: watch::Sender::new(Arc::new(tls)),
-            shutdown,
-        })
+        Ok(Self { api, custodian, tokens, ledger, ca, log, tls: watch::Sender::new(Arc::new(tls)), shutdown })
     }
 }
 
@@ -113,11 +102,15 @@ fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
 }
 
 pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn Ledger>, Trouble> {
-    let options = LedgerOptions { missing, deadline: config.ledger_deadline, ..LedgerOptions::default() };
-    let ledger = SqliteLedger::open(&config.ledger, options).map_err(|error| {
+    let ledger = SqliteLedger::open(&config.ledger, ledger_options(config, missing)).map_err(|error| {
         Trouble::new(format!("cannot open the ledger {}", config.ledger.display()), error)
     })?;
     Ok(Arc::new(ledger))
+}
+
+pub(super) fn ledger_options(config: &Config, missing: Missing) -> LedgerOptions {
+    let (checkpoint, deadline) = (config.ledger_checkpoint.clone(), config.ledger_deadline);
+    LedgerOptions { missing, checkpoint, deadline, ..LedgerOptions::default() }
 }
 
 /// The policy that the ledger keeps, or the one that comes with the program.
@@ -130,11 +123,29 @@ async fn policy_in_force(ledger: &dyn Ledger) -> Result<Policy, Trouble> {
     })
 }
 
-pub(super) async fn start_token(config: &Config) -> Result<Arc<Supervisor>, Trouble> {
-    Supervisor::start(WorkerCommand::default(), config.token.clone())
+/// Starts the tokens' workers. One token that serves is enough.
+pub(super) async fn start_tokens(config: &Config, drains: Vec<Drain>) -> Result<Arc<Pool>, Trouble> {
+    Pool::start(WorkerCommand::default(), config.tokens.clone(), drains)
         .await
         .map(Arc::new)
         .map_err(|error| Trouble::new("cannot use the token", error))
+}
+
+/// The device CA. Its key may be in a token that is away: then everything is served but enrolling and new keys.
+async fn open_ca(config: &Config, tokens: &Arc<Pool>) -> Result<DeviceCa, Trouble> {
+    let token: Arc<dyn Token> = tokens.clone();
+    let error = match DeviceCa::open(Arc::clone(&token), ca_certificate(config)?).await {
+        Ok(ca) => return Ok(ca),
+        Err(error) => error,
+    };
+    if let Some(away) = tokens.away() {
+        warn!(%error, token = %away, "the device CA's key may be in the token that is away; without it nobody enrols");
+        if let Ok(ca) = DeviceCa::of_certificate(token, ca_certificate(config)?) {
+            return Ok(ca);
+        }
+    }
+    Err(Trouble::new(format!("cannot use the device CA {}", config.ca_certificate.display()), error)
+        .hint("the CA's key must be in a token: is this the token that init used?"))
 }
 
 fn ca_certificate(config: &Config) -> Result<Vec<u8>, Trouble> {

@@ -70,7 +70,7 @@ pub async fn serve(
     if let Err(error) = signing.await {
         tracing::error!("the last checkpoint of the log is not signed: {error}");
     }
-    parts.token.shutdown().await;
+    parts.tokens.shutdown().await;
     served.map_err(|error| Trouble::new("the server stopped", error))
 }
 
@@ -101,7 +101,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Trouble> {
 /// The services, health (of the server and of unwrapping) and, if asked for, reflection.
 fn routes(parts: &Parts, reflection: bool, shutdown: &CancellationToken) -> Result<Routes, Trouble> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let token = Arc::clone(&parts.token);
+    let token = Arc::clone(&parts.tokens);
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         type Custody = custodian_proto::v1::custody_service_server::CustodyServiceServer<Api>;

@@ -1,6 +1,23 @@
 //! Which token to serve, and how.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use super::TokenName;
+
+/// One token among several: a `[[token]]` table of the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberConfig {
+    /// What it is called here.
+    pub name: TokenName,
+    /// Which token, and how to serve it.
+    pub token: TokenConfig,
+    /// The label that the token must have, where it is chosen by something else.
+    pub label: Option<String>,
+    /// Worker processes: more than one for a module that does one operation at a time.
+    pub workers: NonZeroUsize,
+    /// How long one operation on this token may take.
+    pub deadline: Duration,
+}
 
 /// Which token to serve. Says where the PIN is, never what it is.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -26,27 +26,16 @@ use super::{
     PinSource, StartError, Survey, TokenConfig, TokenKey, WorkerCommand,
     inventory::Inventory,
     link::{Link, read_report, write_frames},
+    patience::Patience,
     supervisor::State,
     wire::{self, Order, Report, Setup, ToWorker},
 };
 
-/// How long a worker may take until it serves.
-const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// The same if a person types the PIN.
+/// How long a worker may take until it serves if a person types the PIN.
 const PROMPT_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long a worker may take to end when asked.
 const END_LIMIT: Duration = Duration::from_secs(2);
-
-/// The pause after the first failed start; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause between two starts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// A worker that served this long was no failed start.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// How many keys an error names.
 const MOST_NAMES: usize = 8;
@@ -91,17 +80,17 @@ impl Keeper {
 
     async fn keep(&self, started: Started) {
         let mut started = Some(started);
-        let mut pause = Duration::ZERO;
+        let mut patience = Patience::new();
         loop {
-            match self.launch().await {
+            let begun = Instant::now();
+            match self.launch(patience.limit()).await {
                 Ok(running) => {
+                    patience.started(begun.elapsed());
                     let since = Instant::now();
                     let Some(why) = self.serve(running, started.take()).await else { return };
                     warn!(reason = why, "the token worker is replaced");
                     self.restarts.fetch_add(1, Ordering::Relaxed);
-                    if since.elapsed() > STABLE_AFTER {
-                        pause = Duration::ZERO;
-                    }
+                    patience.ended(since.elapsed());
                 }
                 Err(error) => {
                     if let Some(started) = started.take() {
@@ -116,14 +105,13 @@ impl Keeper {
                     }
                     warn!(reason = %error, "no token worker could be started; trying again");
                     self.state.send_replace(State::Down { why: error.to_string().into() });
-                    pause = pause.max(FIRST_PAUSE);
+                    patience.failed(begun.elapsed());
                 }
             }
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(patience.pause()) => {}
                 () = self.stop.cancelled() => return,
             }
-            pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         }
     }
 
@@ -180,8 +168,8 @@ impl Keeper {
         }
     }
 
-    /// Starts a worker and waits until it serves.
-    async fn launch(&self) -> Result<Running, StartError> {
+    /// Starts a worker and waits until it serves, up to this long unless a person types the PIN.
+    async fn launch(&self, limit: Duration) -> Result<Running, StartError> {
         let program = self.command.program.display().to_string();
         let cannot = |error: io::Error| {
             StartError::Worker(format!("cannot start the token worker {program}: {error}"))
@@ -198,7 +186,7 @@ impl Keeper {
             .map_err(cannot)?;
         debug!(pid = child.id(), "started a token worker");
         let (mut reader, mut writer) = UnixStream::from_std(ours).map_err(cannot)?.into_split();
-        let limit = if self.config.pin == PinSource::Prompt { PROMPT_LIMIT } else { START_LIMIT };
+        let limit = if self.config.pin == PinSource::Prompt { PROMPT_LIMIT } else { limit };
         let ready = tokio::select! {
             ready = timeout(limit, self.greet(&mut reader, &mut writer)) => ready,
             () = self.stop.cancelled() => Ok(Err(Greeting::Failed(StartError::Worker("stopped".to_owned())))),

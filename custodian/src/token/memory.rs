@@ -21,7 +21,7 @@ use crate::{authority::Permit, custody::Withheld};
 /// A token in memory that unwraps one wrapping.
 pub(crate) struct MemoryToken {
     wrapping: KeyWrapping,
-    keys: Mutex<HashMap<KeyId, (TokenKey, Private)>>,
+    keys: Mutex<HashMap<KeyId, (TokenKey, Arc<Private>)>>,
 }
 
 enum Private {
@@ -35,7 +35,32 @@ impl MemoryToken {
         Self { wrapping, keys: Mutex::default() }
     }
 
-    fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Private)>> {
+    /// Gives its RSA keys to another token, as a module would serve them that unwraps what that one does.
+    pub(super) fn copy_to(&self, other: &Self) {
+        for (id, (key, private)) in self.keys().iter() {
+            let wrapping = key.wrapping.map(|_| other.wrapping);
+            other.keys().insert(*id, (TokenKey { wrapping, ..key.clone() }, Arc::clone(private)));
+        }
+    }
+
+    /// Unwraps, the permit having been used up.
+    pub(super) fn decrypt(&self, wrapped: &WrappedKey, deadline: Instant) -> Result<FileKey, TokenError> {
+        in_time(deadline)?;
+        let keys = self.keys();
+        let unknown = || TokenError::UnknownKey(wrapped.key_id());
+        let (key, private) = keys.get(&wrapped.key_id()).ok_or_else(unknown)?;
+        let Private::Rsa(private) = &**private else { return Err(unknown()) };
+        if key.wrapping != Some(wrapped.wrapping()) {
+            return Err(TokenError::Rejected);
+        }
+        let mut room = vec![0; private.min_output_size()];
+        let plaintext = private
+            .decrypt(oaep_public(wrapped.wrapping()), wrapped.ciphertext(), &mut room, None)
+            .map_err(|_| TokenError::Rejected)?;
+        FileKey::take(plaintext).ok_or(TokenError::Rejected)
+    }
+
+    fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Arc<Private>)>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,25 +95,13 @@ impl Token for MemoryToken {
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
         let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
-        in_time(deadline)?;
-        let keys = self.keys();
-        let Some((key, Private::Rsa(private))) = keys.get(&wrapped.key_id()) else {
-            return Err(TokenError::UnknownKey(wrapped.key_id()));
-        };
-        if key.wrapping != Some(wrapped.wrapping()) {
-            return Err(TokenError::Rejected);
-        }
-        let mut room = vec![0; private.min_output_size()];
-        let plaintext = private
-            .decrypt(oaep_public(wrapped.wrapping()), wrapped.ciphertext(), &mut room, None)
-            .map_err(|_| TokenError::Rejected)?;
-        FileKey::take(plaintext).map(|key| Withheld::new(key, standing)).ok_or(TokenError::Rejected)
+        self.decrypt(wrapped, deadline).map(|key| Withheld::new(key, standing))
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {
         in_time(deadline)?;
-        match self.keys().get(&key) {
-            Some((_, Private::Ec(pair))) => Ok(pair
+        match self.keys().get(&key).map(|(_, private)| &**private) {
+            Some(Private::Ec(pair)) => Ok(pair
                 .sign(&SystemRandom::new(), message)
                 .expect("signing with a key in memory")
                 .as_ref()
@@ -123,8 +136,13 @@ impl Token for MemoryToken {
         let info = spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).expect("SPKI");
         let id = KeyId::of_public_key(info.subject_public_key.raw_bytes());
         let key = TokenKey { id, label: template.label, kind: template.kind, wrapping, spki };
-        self.keys().insert(id, (key.clone(), private));
+        self.keys().insert(id, (key.clone(), Arc::new(private)));
         Ok(key)
+    }
+
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        in_time(deadline)?;
+        self.keys().remove(&key).map(drop).ok_or(TokenError::UnknownKey(key))
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {

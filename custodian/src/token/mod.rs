@@ -4,6 +4,8 @@
 
 mod attributes;
 mod config;
+mod decrypt_once;
+mod drain;
 mod elf;
 mod grip;
 mod init;
@@ -12,12 +14,16 @@ mod keeper;
 mod keys;
 mod link;
 mod mechanism;
+mod name;
+mod patience;
 mod pin;
 mod pkcs11;
+mod pool;
 mod public;
 mod queue;
 mod rv;
 mod supervisor;
+mod uri;
 mod wire;
 pub mod worker;
 
@@ -36,9 +42,13 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
-pub use config::{PinSource, TokenConfig, TokenSelect};
+pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
+pub use drain::Drain;
 pub use init::{InitToken, init_token};
+pub use name::TokenName;
+pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
+pub use uri::TokenUri;
 
 use crate::{
     authority::Permit,
@@ -66,6 +76,12 @@ pub trait Token: Send + Sync + 'static {
 
     /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
+
+    /// Destroys the objects of a key pair in the token, private and public. Nothing brings them back: record it first.
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`] if the token has no such key, served or not: after an earlier try, as good as done.
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError>;
 
     /// Looks into the token: the keys that pass the check of their attributes (law 7), and how the token is. Takes a
     /// turn in the token's queue: for what was found last, see [`Token::health`].

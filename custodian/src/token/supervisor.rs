@@ -22,6 +22,7 @@ use super::{
     inventory::Inventory,
     keeper::Keeper,
     link::{Link, NoReply, Reply},
+    pool::Miss,
     wire::{Sign, Task, Unwrap},
 };
 use crate::{authority::Permit, custody::Withheld};
@@ -66,7 +67,7 @@ pub struct Supervisor {
     pub(super) state: watch::Receiver<State>,
     restarts: Arc<AtomicU32>,
     stop: CancellationToken,
-    inventory: Arc<Inventory>,
+    pub(super) inventory: Arc<Inventory>,
 }
 
 /// Where the supervision stands.
@@ -161,6 +162,23 @@ impl Supervisor {
         }
     }
 
+    /// Asks the worker that serves now, once: for the pool, which knows who else could do it.
+    pub(super) async fn ask_once(&self, task: &Task, deadline: Instant) -> Result<Reply, Miss> {
+        let link = match &*self.state.borrow() {
+            State::Serving { link, .. } => Arc::clone(link),
+            _ => return Err(Miss::Gone),
+        };
+        match link.ask(task, deadline).await {
+            Ok(Reply::Expired) | Err(NoReply::Late) => Err(Miss::Late),
+            Ok(Reply::Busy) => Err(Miss::Error(TokenError::Busy)),
+            Ok(Reply::Rejected) => Err(Miss::Error(TokenError::Rejected)),
+            Ok(Reply::Failed(reason)) => Err(Miss::Error(TokenError::Unavailable(reason))),
+            Ok(reply) => Ok(reply),
+            Err(NoReply::Gone) => Err(Miss::Gone),
+            Err(NoReply::Lost) => Err(Miss::Lost),
+        }
+    }
+
     /// The line to a worker that serves. Waits for one that is about to, but not for a token that is down.
     async fn link(&self, deadline: Instant) -> Result<Arc<Link>, TokenError> {
         let mut state = self.state.clone();
@@ -177,7 +195,7 @@ impl Supervisor {
 }
 
 impl State {
-    fn trouble(&self) -> Option<String> {
+    pub(super) fn trouble(&self) -> Option<String> {
         match self {
             Self::Serving { .. } => None,
             Self::Restarting => Some("the token worker is being replaced".to_owned()),
@@ -226,6 +244,17 @@ impl Token for Supervisor {
         }
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        // Before it is asked: should the worker end in the middle, the next one must not miss the key. If the key is still
+        // there, the next survey knows it again.
+        self.inventory.forget(key);
+        match self.ask(Task::Destroy(key.as_bytes().to_vec()), deadline, Repeat::Safe).await? {
+            Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(TokenError::UnknownKey(key)),
+            _ => Err(unexpected()),
+        }
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         match self.ask(Task::Survey(()), deadline, Repeat::Safe).await? {
             Reply::Survey(survey) => Ok(survey),
@@ -242,6 +271,6 @@ impl Token for Supervisor {
     }
 }
 
-fn unexpected() -> TokenError {
+pub(super) fn unexpected() -> TokenError {
     TokenError::Unavailable("the token worker answered something else than was asked".to_owned())
 }

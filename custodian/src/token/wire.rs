@@ -118,7 +118,7 @@ pub(super) struct Job {
     /// What is left of the deadline, in microseconds.
     #[prost(uint64, tag = "2")]
     pub(super) remaining: u64,
-    #[prost(oneof = "Task", tags = "3, 4, 5, 6")]
+    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7")]
     pub(super) task: Option<Task>,
 }
 
@@ -132,6 +132,9 @@ pub(super) enum Task {
     Generate(Generate),
     #[prost(message, tag = "6")]
     Survey(()),
+    /// Destroy the key pair of this id.
+    #[prost(bytes, tag = "7")]
+    Destroy(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -198,7 +201,7 @@ pub(super) struct NotReady {
 pub(super) struct Answer {
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -223,6 +226,8 @@ pub(super) enum Outcome {
     Expired(()),
     #[prost(string, tag = "10")]
     Failed(String),
+    #[prost(message, tag = "11")]
+    Destroyed(()),
 }
 
 /// A file key. Written by hand: prost decodes `bytes` through a buffer that nobody overwrites (law 9).

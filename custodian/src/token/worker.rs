@@ -21,7 +21,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use super::{
     KeyKind, KeyTemplate, StartError, Survey,
     grip::{self, Grip, patiently},
-    keys::{KeyRing, ServedKey, generate},
+    keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
     pkcs11::{Hands, Module},
     queue::{Full, Queue},
@@ -37,9 +37,6 @@ const SICK: i32 = 2;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// How long a token that is busy may take to list its keys when the worker starts.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// The worker's main function. Speaks on standard input; returns when the other end closes.
 pub fn main() -> ExitCode {
@@ -109,7 +106,7 @@ impl Worker {
         })?;
         let idle = module.login(&pin)?;
         drop(pin);
-        let ring = patiently(Instant::now() + FIRST_LOOK, || KeyRing::find(&idle, &HashMap::new()))
+        let ring = patiently(Instant::now() + grip::LASTING, || KeyRing::find(&idle, &HashMap::new()))
             .map_err(|failure| module.unreadable(failure))?;
         let wanted = setup.threads.max(1) as usize;
         let working = module.many_hands(wanted)?;
@@ -182,6 +179,7 @@ impl Worker {
                         self.generate(&mut grip, &KeyTemplate::from(&template), deadline)
                     }
                     Task::Survey(()) => self.survey_again(&mut grip, deadline),
+                    Task::Destroy(id) => self.destroy(&mut grip, &id, deadline),
                 }
             };
             self.answer(id, outcome);
@@ -218,6 +216,10 @@ impl Worker {
                 Err(failure) => failure,
             };
             if let Err(sick) = served.is_well(grip, &failure, since, deadline) {
+                if self.served(&task.key).is_none() {
+                    // Destroyed meanwhile.
+                    return Outcome::UnknownKey(());
+                }
                 return self.give_up(deadline, &sick.of(served.name()));
             }
         }
@@ -265,6 +267,28 @@ impl Worker {
         }
     }
 
+    fn destroy(&self, grip: &mut Grip<'_>, id: &[u8], deadline: Instant) -> Outcome {
+        let Some(id) = KeyId::from_bytes(id) else { return Outcome::UnknownKey(()) };
+        // First: what is not in the ring is missed neither by a survey nor by an operation that it fails under.
+        let served = self.ring.write().unwrap_or_else(PoisonError::into_inner).served.remove(&id);
+        grip.let_go();
+        let destroyed = patiently(deadline, || Ok(self.module.making_hands()?))
+            .map_err(|failure| failure.of("the token opens no session for writing"))
+            .and_then(|hands| destroy(&hands.session, id));
+        let failure = match destroyed {
+            Ok(0) => return Outcome::UnknownKey(()),
+            Ok(_) => return Outcome::Destroyed(()),
+            Err(failure) => failure,
+        };
+        if failure.sense.is_the_end() {
+            self.sick(&failure);
+        }
+        if let Some(served) = served {
+            self.ring.write().unwrap_or_else(PoisonError::into_inner).served.insert(id, served);
+        }
+        Outcome::Failed(failure.to_string())
+    }
+
     /// Looks at the token again: keys made with other tools appear.
     fn survey_again(&self, grip: &mut Grip<'_>, deadline: Instant) -> Outcome {
         let old = self.ring.read().unwrap_or_else(PoisonError::into_inner).served.clone();
@@ -272,13 +296,17 @@ impl Worker {
             Ok(found) => found,
             Err(failure) => return self.give_up(deadline, &failure),
         };
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A module that has lost its token says "0 found". Only a new start of the module tells which it is.
-        if let Some(gone) = old.values().find(|known| !found.served.contains_key(&known.key.id)) {
+        let is_gone = |known: &&Arc<ServedKey>| {
+            old.contains_key(&known.key.id) && !found.served.contains_key(&known.key.id)
+        };
+        if let Some(gone) = ring.served.values().find(is_gone) {
             self.sick(&format!("{} is no longer found", gone.name()));
         }
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        // What was generated meanwhile stays.
+        // What was generated meanwhile stays; what was destroyed meanwhile does not come back.
         let mut served = found.served;
+        served.retain(|id, _| ring.served.contains_key(id) || !old.contains_key(id));
         for (id, key) in ring.served.drain() {
             served.entry(id).or_insert(key);
         }

@@ -6,7 +6,7 @@ use cryptoki_sys::CK_RV;
 use serde::{Deserialize, Serialize};
 
 /// A return value: `CKR_DEVICE_ERROR`, or the number of one that has no name, such as a vendor's: `0x80000001`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Code(pub CK_RV);
 
@@ -63,6 +63,12 @@ impl fmt::Display for Code {
             Some((name, _)) => f.write_str(name),
             None => write!(f, "{:#x}", self.0),
         }
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -14,12 +14,14 @@ mod code;
 mod control;
 mod function;
 mod module;
+mod process;
 mod script;
 
 pub use code::{Code, UnknownCode};
 pub use control::{Act, Control, Fault, TokenFlag, TokenLie, When};
 pub use function::{Function, UnknownFunction};
-pub use script::{CONTROL_FILE, Done, Trouble, calls_so_far, deeds, put};
+pub use process::processes;
+pub use script::{CONTROL_FILE, Deed, Done, Trouble, calls_so_far, deeds, put};
 
 /// The environment variable with the path of the real module.
 pub const REAL_MODULE: &str = "FAULTY_MODULE";

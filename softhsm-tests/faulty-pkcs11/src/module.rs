@@ -25,7 +25,7 @@ use cryptoki_sys::{
 };
 use rustix::process::Signal;
 
-use crate::{Act, CONTROL_FOLDER, Function, REAL_MODULE, script::Script};
+use crate::{Act, CONTROL_FOLDER, Function, REAL_MODULE, process::note_me, script::Script};
 
 /// The module: the real one's table, ours, and what is to go wrong.
 struct Module {
@@ -80,6 +80,8 @@ impl Module {
         }
         // SAFETY: the module answered CKR_OK: it is a table of functions. Copied, since it is the module's.
         let real = unsafe { *list };
+        let unnoted = |error| format!("cannot note this process in {}: {error}", folder.display());
+        note_me(&folder).map_err(unnoted)?;
         // For good: its functions are called until the process ends.
         std::mem::forget(library);
         Ok(Self { real, ours: replaced(real), script: Script::new(folder) })

@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    process,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -41,6 +42,16 @@ pub struct Done {
     pub act: Act,
 }
 
+/// One fault, and the process that had it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Deed {
+    /// What was done.
+    #[serde(flatten)]
+    pub done: Done,
+    /// By which process.
+    pub pid: u32,
+}
+
 /// One process's view of the control.
 pub(crate) struct Script {
     folder: PathBuf,
@@ -73,7 +84,8 @@ impl Script {
         let Some(fault) = faults.find(|fault| fault.function == function && fault.when.includes(call)) else {
             return Ok(self.limited(&state.control.token, function));
         };
-        note(&self.folder, state.control.generation, &Done { function, call, act: fault.act })?;
+        let deed = Deed { done: Done { function, call, act: fault.act }, pid: process::id() };
+        note(&self.folder, state.control.generation, &deed)?;
         Ok(Some(fault.act))
     }
 
@@ -164,7 +176,7 @@ pub fn calls_so_far(folder: &Path, generation: u32, function: Function) -> Resul
 }
 
 /// The faults that happened under the control of this generation, in order.
-pub fn deeds(folder: &Path, generation: u32) -> Result<Vec<Done>, Trouble> {
+pub fn deeds(folder: &Path, generation: u32) -> Result<Vec<Deed>, Trouble> {
     let path = deeds_path(folder, generation);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -176,10 +188,10 @@ pub fn deeds(folder: &Path, generation: u32) -> Result<Vec<Done>, Trouble> {
 }
 
 /// Writes a deed down, in one piece.
-fn note(folder: &Path, generation: u32, done: &Done) -> Result<(), Trouble> {
+fn note(folder: &Path, generation: u32, deed: &Deed) -> Result<(), Trouble> {
     let path = deeds_path(folder, generation);
     let mut line =
-        serde_json::to_string(done).map_err(|error| Trouble::Control(path.clone(), error.to_string()))?;
+        serde_json::to_string(deed).map_err(|error| Trouble::Control(path.clone(), error.to_string()))?;
     line.push('\n');
     let file = OpenOptions::new().create(true).append(true).open(&path);
     file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|error| Trouble::File(path, error))
@@ -231,7 +243,7 @@ mod tests {
         });
         assert_eq!(fired, 3);
         assert_eq!(calls_so_far(folder.path(), 1, DECRYPT).unwrap(), 400);
-        let mut calls: Vec<_> = deeds(folder.path(), 1).unwrap().iter().map(|done| done.call).collect();
+        let mut calls: Vec<_> = deeds(folder.path(), 1).unwrap().iter().map(|deed| deed.done.call).collect();
         calls.sort_unstable();
         assert_eq!(calls, [100, 101, 102]);
     }

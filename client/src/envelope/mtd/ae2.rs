@@ -11,7 +11,11 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{kdf, password::Password};
-use crate::error::{Error, Kind, Result};
+pub(super) use crate::envelope::zip::{AE2_CODE_LEN as CODE_LEN, Ae2Code as Code};
+use crate::{
+    envelope::zip::AE2_OVERHEAD,
+    error::{Error, Kind, Result},
+};
 
 /// Bytes of the salt.
 pub(super) const SALT_LEN: usize = 16;
@@ -19,18 +23,13 @@ pub(super) const SALT_LEN: usize = 16;
 pub(super) const VERIFIER_LEN: usize = 2;
 /// Bytes in front of the ciphertext.
 pub(super) const HEAD_LEN: usize = SALT_LEN + VERIFIER_LEN;
-/// Bytes of the authentication code.
-pub(super) const CODE_LEN: usize = 10;
-/// Bytes that sealing adds to an entry.
-pub(super) const OVERHEAD: u64 = (HEAD_LEN + CODE_LEN) as u64;
+const _: () = assert!((HEAD_LEN + CODE_LEN) as u64 == AE2_OVERHEAD);
 
 const ROUNDS: u32 = 1_000;
 const KEY_LEN: usize = 32;
 
 /// The salt of one entry. Two entries never share one: their key streams would be the same.
 pub(super) type Salt = [u8; SALT_LEN];
-/// The authentication code of one entry.
-pub(super) type Code = [u8; CODE_LEN];
 
 /// The keys of one entry. Has no `Debug`; overwritten when dropped.
 pub(super) struct Keys {

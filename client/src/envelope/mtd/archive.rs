@@ -4,13 +4,15 @@ use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use super::{
     ae2::{Authenticator, CODE_LEN, Code, HEAD_LEN, KeyStream},
-    deflate::Place,
     directory_seal::DirectorySeal,
     password::Password,
-    seal::{Large, Piece},
-    zip::{Body, Compression, NewEntry, Sizes, end_of_directory},
+    seal::{Large, Piece, large_entry},
 };
 use crate::{
+    envelope::{
+        Written,
+        zip::{Body, Compression, NewEntry, Place, Sizes, end_of_directory},
+    },
     error::{Error, Kind, Result},
     output,
 };
@@ -37,15 +39,6 @@ struct OpenEntry {
     ciphertext_len: u64,
 }
 
-/// What an archive came to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Written {
-    /// Bytes of file content in it.
-    pub content_bytes: u64,
-    /// Its own size in bytes.
-    pub envelope_bytes: u64,
-}
-
 impl<'f> Archive<'f> {
     /// Starts at the beginning of an empty file.
     pub(super) fn new(out: &'f File) -> Self {
@@ -62,8 +55,6 @@ impl<'f> Archive<'f> {
 
     /// Writes an entry that everybody can read.
     pub(super) fn write_plain(&mut self, name: &str, content: &[u8]) -> Result<()> {
-        let mut crc = flate2::Crc::new();
-        crc.update(content);
         let size = content.len() as u64;
         let entry = NewEntry {
             name: name.to_owned(),
@@ -71,7 +62,7 @@ impl<'f> Archive<'f> {
             modified: jiff::Timestamp::now().as_second(),
             size,
             sealed_size: size,
-            body: Body::Plain(crc.sum()),
+            body: Body::plain(crc32fast::hash(content)),
             sizes: Sizes::Known,
         };
         self.list(&entry, self.position);
@@ -131,8 +122,8 @@ impl<'f> Archive<'f> {
 
     fn begin(&mut self, large: &Large<'_>) -> Result<OpenEntry> {
         let offset = self.position;
-        self.append(&[&large.entry(large.size(), 0).local_header(), &large.head()])?;
-        let (stream, authenticator) = (large.keys.stream(0), large.keys.authenticator());
+        self.append(&[&large_entry(large, large.size(), 0).local_header(), &large.keys.head()])?;
+        let (stream, authenticator) = (large.keys.keys.stream(0), large.keys.keys.authenticator());
         Ok(OpenEntry { offset, stream, authenticator, content_len: 0, ciphertext_len: 0 })
     }
 
@@ -140,7 +131,7 @@ impl<'f> Archive<'f> {
         large.check_unchanged()?;
         let code = open.authenticator.code();
         self.append(&[&code])?;
-        let entry = large.entry(open.content_len, (HEAD_LEN + CODE_LEN) as u64 + open.ciphertext_len);
+        let entry = large_entry(large, open.content_len, (HEAD_LEN + CODE_LEN) as u64 + open.ciphertext_len);
         self.out.write_all_at(&entry.local_header(), open.offset).map_err(|why| cannot_write(&why))?;
         self.list(&entry, open.offset);
         self.codes.push(code);

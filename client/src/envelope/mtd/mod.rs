@@ -6,30 +6,23 @@
 
 mod ae2;
 mod archive;
-mod cipher_key;
 mod content;
-mod deflate;
 mod directory_seal;
 mod kdf;
 mod open;
 mod password;
 mod seal;
-mod zip;
 
 use std::fs::File;
 
 use custodian_proto::key::{FileKey, WrappedKey};
 
-pub use self::{
-    archive::Written,
-    open::Opened,
-    seal::{Body, Source, seal},
-    zip::{Entry, EntryKind},
-};
-use self::{
-    cipher_key::CipherKey,
-    directory_seal::DirectorySeal,
-    zip::{Directory, starts_with_local},
+use self::{directory_seal::DirectorySeal, password::Password};
+pub use self::{open::Opened, seal::seal};
+use super::{
+    CIPHER_KEY,
+    cipher_key::{CipherKey, Purpose},
+    zip::{Directory, Entry},
 };
 use crate::{
     envelope::{damaged, unsupported},
@@ -37,14 +30,6 @@ use crate::{
     extract::Limits,
     output::{Case, Tree},
 };
-
-/// The first entry.
-const CIPHER_KEY: &str = "CIPHER.KEY";
-
-/// Whether a file that starts like this is an MTD envelope.
-pub(super) fn is_mtd(start: &[u8]) -> bool {
-    starts_with_local(start, CIPHER_KEY.as_bytes())
-}
 
 /// An envelope whose header was read and checked.
 pub struct Sealed<'f> {
@@ -60,8 +45,8 @@ pub struct Sealed<'f> {
 /// cannot be read.
 pub fn read_header<'f>(file: &'f File, limits: &Limits) -> Result<Sealed<'f>> {
     let len = file.metadata().map_err(|why| Error::new(Kind::Local, "cannot read the envelope", why))?.len();
-    let mut directory = Directory::read(file, len, CIPHER_KEY.as_bytes(), limits)?;
-    let cipher_key = CipherKey::parse(&std::mem::take(&mut directory.cipher_key))?;
+    let (directory, cipher_key) = Directory::read_with_first(file, len, CIPHER_KEY.as_bytes(), limits)?;
+    let cipher_key = CipherKey::parse(&cipher_key, Purpose::MtdPassword)?;
     Ok(Sealed { file, directory, cipher_key })
 }
 
@@ -97,7 +82,8 @@ impl<'f> Sealed<'f> {
     /// # Errors
     /// [`Kind::Integrity`] if the file key is not the right one, or the directory was changed.
     pub fn open(self, file_key: &FileKey) -> Result<Opened<'f>> {
-        let password = self.cipher_key.open(file_key)?;
+        let password = Password::from_bytes(self.cipher_key.open(file_key)?)
+            .ok_or_else(|| unsupported("the content of CIPHER.KEY cannot be a password"))?;
         let codes = self.directory.entries.iter().filter_map(|entry| Some(&entry.data.as_ref()?.code));
         let comment = &self.directory.comment;
         if password.promises_directory_seal() || directory_seal::is_claimed(comment) {

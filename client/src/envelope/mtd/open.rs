@@ -1,16 +1,20 @@
 //! An opened envelope: content out, on all cores.
 
-use std::{
-    fs::File,
-    time::{Duration, SystemTime},
-};
+use std::fs::File;
 
 use super::{
     content::{Content, SMALL, Scratch},
     password::Password,
-    zip::{Data, Entry},
 };
-use crate::{envelope::damaged, error::Result, output, progress::Progress, workers};
+use crate::{
+    envelope::{
+        damaged,
+        zip::{Data, Entry, MAX_TARGET_LEN, set_modified},
+    },
+    error::Result,
+    progress::Progress,
+    workers,
+};
 
 /// An envelope whose password is known.
 pub struct Opened<'f> {
@@ -78,19 +82,4 @@ impl<'f> Opened<'f> {
     fn content<'a>(&'a self, entry: &'a Entry, data: &'a Data) -> Content<'a> {
         Content { envelope: self.envelope, entry, data, password: &self.password }
     }
-}
-
-/// Longest target of a link, in bytes: what Linux takes.
-const MAX_TARGET_LEN: usize = 4_095;
-
-fn set_modified(file: &File, entry: &Entry) -> Result<()> {
-    let Some(modified) = entry.modified.and_then(to_system_time) else { return Ok(()) };
-    file.set_modified(modified)
-        .map_err(|why| output::failed(format!("cannot set the time of “{}”", entry.path()), &why))
-}
-
-fn to_system_time(seconds: i64) -> Option<SystemTime> {
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    let epoch = SystemTime::UNIX_EPOCH;
-    if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) }
 }

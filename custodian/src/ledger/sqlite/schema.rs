@@ -2,20 +2,23 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, tree};
+use super::{OpenError, remembered::Remembered, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
-const APPLICATION_ID: u32 = 0x4353_5444;
+pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
+/// From this version on, the log's last checkpoint is kept outside the database.
+const REMEMBERED_SINCE: i64 = 5;
+
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 2] = [add_tree, add_policies];
+const STEPS: [Step; 5] = [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
-/// The versions of the policy. Version 0 comes with the program.
+/// Version 6: the versions of the policy. Version 0 of it comes with the program.
 fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
     Ok(tx.execute_batch(
         "CREATE TABLE policies (
@@ -29,7 +32,7 @@ fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
 }
 
 /// The tables of version 1.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
     spki BLOB NOT NULL UNIQUE,
@@ -142,6 +145,22 @@ fn add_tree(tx: &Transaction<'_>) -> Result<(), OpenError> {
     Ok(tree::build(tx)?)
 }
 
+/// The tokens that an administrator took out of service.
+fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE drains (
+            token TEXT PRIMARY KEY,
+            reason TEXT NOT NULL,
+            since INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;",
+    )?)
+}
+
+/// Version 5: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
+fn change_nothing(_: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(())
+}
+
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     if !header.starts_with(b"SQLite format 3\0") {
@@ -155,7 +174,9 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
 
 /// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
 /// newer than we are.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+///
+/// A ledger that was not remembered before is from now on.
+pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
         (id, VERSION) if id == i64::from(APPLICATION_ID) => return Ok(()),
@@ -174,6 +195,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     };
     for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
         step(&tx)?;
+    }
+    if found < REMEMBERED_SINCE {
+        remembered.begin(&tx)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;

@@ -16,7 +16,7 @@ use super::{BE_WORKER, Bench, PIN, command, good, kill, rsa_key, serves_no_bad_k
 use crate::token::{
     InitToken, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey,
     TokenSelect,
-    contract::{self, FILE_KEY, RSA, encrypt_as, soon, template, unwrap},
+    contract::{self, FILE_KEY, encrypt_as, soon, template, unwrap},
     supervisor::State,
 };
 
@@ -132,14 +132,13 @@ async fn the_module_named_by_the_environment_keeps_the_contract() {
     survey.unserved.iter().for_each(|reason| println!("not served: {reason}"));
     contract::holds(&token).await;
     assert_eq!(token.health().restarts, 0, "no bad ciphertext may cost a worker");
-    let survey = token.survey(soon()).await.unwrap();
-    let key = survey.keys.into_iter().find(|key| key.kind == RSA).unwrap();
-    token.shutdown().await;
+    let key = rsa_key(&token).await;
     for threads in [1, 2, 4, 8] {
         let round = if kept.is_some() { Duration::from_millis(100) } else { Duration::from_secs(2) };
         let rate = rate(TokenConfig { threads: Some(threads), ..config.clone() }, &key, round).await;
         println!("{threads} threads: {rate:.0} unwraps a second, {:.1} ms each", threads as f64 / rate * 1e3);
     }
+    token.destroy(key.id, soon()).await.unwrap();
 }
 
 /// Unwraps a second. There are always enough that wait.

@@ -115,6 +115,22 @@ fn a_lost_ledger_is_not_replaced_by_an_empty_one() {
     SqliteLedger::open(&place.path(), LedgerOptions::default()).map(drop).unwrap();
 }
 
+#[tokio::test]
+async fn a_ledger_of_an_older_version_opens_with_all_it_has() {
+    let place = Place::new();
+    let before = World::peopled(Arc::new(place.open())).await.all_records().await;
+    let old = other_program(&place.path());
+    // What version 2 did not have.
+    old.execute_batch("DROP TABLE policies; DROP TABLE drains; PRAGMA user_version = 2").unwrap();
+    drop(old);
+    let world = World::empty(Arc::new(place.open()));
+    assert_eq!(world.all_records().await, before);
+    assert_eq!(world.ledger.drains().await.unwrap(), []);
+    assert!(world.unwraps(world.standing()).await.is_ok());
+    drop(world);
+    place.open();
+}
+
 #[test]
 fn a_ledger_of_a_newer_version_is_refused() {
     let place = Place::new();

@@ -1,0 +1,27 @@
+//! The promises of the `sealed` format, from outside: seal and extract as the command line uses them.
+
+// A test fails by panicking, and helpers are part of it.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
+mod damage;
+#[path = "../every_format/disk.rs"]
+mod disk;
+mod hostile;
+#[path = "../every_format/killed.rs"]
+mod killed;
+mod pack;
+mod peers;
+#[path = "../every_format/pipes.rs"]
+mod pipes;
+mod robust;
+#[path = "../every_format/roundtrip.rs"]
+mod roundtrip;
+#[path = "../every_format/sources.rs"]
+mod sources;
+mod vectors;
+
+/// What the suites for every format run with.
+const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Sealed;

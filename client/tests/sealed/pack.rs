@@ -1,0 +1,148 @@
+//! Envelopes put together by hand, sound or not: written apart from the product, after `docs/formats/sealed.md`.
+
+use std::{fs, path::Path, process::Command};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
+    digest::{SHA256, digest},
+    hkdf::{HKDF_SHA512, KeyType, Prk},
+};
+
+use crate::common::{SoftKey, run, seal_to, tree};
+
+/// Bytes of content in a chunk, and of a sealed chunk.
+pub(crate) const CHUNK: usize = 16_384;
+pub(crate) const SEALED_CHUNK: usize = CHUNK + 16;
+/// Salt and commitment.
+pub(crate) const HEADER: usize = 56;
+
+/// What an envelope consists of.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) cipher_key: Vec<u8>,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Parts {
+    /// Takes an envelope apart.
+    pub(crate) fn of(envelope: &[u8]) -> Self {
+        let u32_at =
+            |at: usize| u32::from_le_bytes(envelope[at..at + 4].try_into().expect("4 bytes")) as usize;
+        let key_len = u32_at(18);
+        let data_at = 40 + key_len + 30 + 11 + 20;
+        let directory_at = u32_at(envelope.len() - 6);
+        Self {
+            cipher_key: envelope[40..40 + key_len].to_vec(),
+            data: envelope[data_at..directory_at - 24].to_vec(),
+        }
+    }
+
+    /// Puts it together again.
+    pub(crate) fn pack(&self) -> Vec<u8> {
+        let (key, data) = (&self.cipher_key, &self.data);
+        let (key_crc, data_crc) = (crc32fast::hash(key), crc32fast::hash(data));
+        let common = |version: u16, flags: u16, crc: u32, size: u32, name: &str, extra: u16| {
+            let mut out = Vec::new();
+            [version, flags, 0, 0, 0x21].iter().for_each(|number| out.extend(number.to_le_bytes()));
+            [crc, size, size].iter().for_each(|number| out.extend(number.to_le_bytes()));
+            [name.len() as u16, extra].iter().for_each(|len| out.extend(len.to_le_bytes()));
+            out
+        };
+        let (first, second) = ("CIPHER.KEY", "SEALED.DATA");
+        let mut out = b"PK\x03\x04".to_vec();
+        out.extend(common(20, 0x800, key_crc, key.len() as u32, first, 0));
+        out.extend(first.as_bytes());
+        out.extend(key);
+        let second_at = out.len() as u32;
+        out.extend(b"PK\x03\x04");
+        out.extend(common(45, 0x808, 0, u32::MAX, second, 20));
+        out.extend(second.as_bytes());
+        out.extend([1, 0, 16, 0]);
+        out.extend([0; 16]);
+        out.extend(data);
+        out.extend(b"PK\x07\x08");
+        out.extend(data_crc.to_le_bytes());
+        (0..2).for_each(|_| out.extend((data.len() as u64).to_le_bytes()));
+        let directory_at = out.len() as u32;
+        for (name, flags, crc, size, at) in
+            [(first, 0x800, key_crc, key.len(), 0), (second, 0x808, data_crc, data.len(), second_at)]
+        {
+            out.extend(b"PK\x01\x02");
+            out.extend([63, 3]);
+            out.extend(common(20, flags, crc, size as u32, name, 0));
+            out.extend([0; 6]);
+            out.extend((0o100_644u32 << 16).to_le_bytes());
+            out.extend(at.to_le_bytes());
+            out.extend(name.as_bytes());
+        }
+        let directory_len = out.len() as u32 - directory_at;
+        out.extend(b"PK\x05\x06\0\0\0\0\x02\0\x02\0");
+        out.extend(directory_len.to_le_bytes());
+        out.extend(directory_at.to_le_bytes());
+        out.extend([0; 2]);
+        out
+    }
+}
+
+/// A CIPHER.KEY that the product made, and the input key in it.
+pub(crate) struct Maker {
+    cipher_key: Vec<u8>,
+    input_key: Vec<u8>,
+}
+
+impl Maker {
+    /// Has the product seal something to this key, and openssl decrypt the input key.
+    pub(crate) fn new(key: &SoftKey) -> Self {
+        let folder = tempfile::TempDir::new().expect("folder");
+        let (source, envelope) = (folder.path().join("a"), folder.path().join("e.sealed"));
+        tree::write(&source, b"a");
+        seal_to(key, &source, &envelope);
+        let cipher_key = Parts::of(&fs::read(envelope).expect("read")).cipher_key;
+        let file = folder.path().join("CIPHER.KEY");
+        fs::write(&file, &cipher_key).expect("written");
+        Self { cipher_key, input_key: decrypt(key, &file) }
+    }
+
+    /// An envelope with this archive inside.
+    pub(crate) fn seal(&self, inside: &[u8]) -> Vec<u8> {
+        let cipher_key = self.cipher_key.clone();
+        Parts { data: self.encrypt(inside, &tree::noise(24)), cipher_key }.pack()
+    }
+
+    /// C2SP's chunked-encryption, straight from its specification.
+    fn encrypt(&self, inside: &[u8], salt: &[u8]) -> Vec<u8> {
+        struct Len;
+        impl KeyType for Len {
+            fn len(&self) -> usize {
+                76
+            }
+        }
+        let context =
+            [b"custodian sealed/1\0".as_slice(), digest(&SHA256, &self.cipher_key).as_ref()].concat();
+        let info = [b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0".as_slice(), salt, &context].concat();
+        let mut derived = [0; 76];
+        let prk = Prk::new_less_safe(HKDF_SHA512, &self.input_key);
+        prk.expand(&[&info], Len).and_then(|okm| okm.fill(&mut derived)).expect("derived");
+        let gcm = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &derived[..32]).expect("key"));
+
+        let mut out = [salt, &derived[44..]].concat();
+        for number in 0..=inside.len() / CHUNK {
+            let mut nonce: [u8; 12] = derived[32..44].try_into().expect("12 bytes");
+            nonce.iter_mut().rev().zip(number.to_le_bytes()).for_each(|(byte, digit)| *byte ^= digit);
+            let end = inside.len().min((number + 1) * CHUNK);
+            let mut chunk = inside[number * CHUNK..end].to_vec();
+            gcm.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut chunk)
+                .expect("sealed");
+            out.extend(chunk);
+        }
+        out
+    }
+}
+
+/// What openssl finds in a CIPHER.KEY.
+pub(crate) fn decrypt(key: &SoftKey, cipher_key: &Path) -> Vec<u8> {
+    run(Command::new("openssl")
+        .args(["cms", "-decrypt", "-inform", "DER", "-inkey", "key.pem", "-recip", "cert.pem", "-in"])
+        .arg(cipher_key)
+        .current_dir(&key.folder))
+}

@@ -1,0 +1,83 @@
+//! What a key is used for: an operation that any token with the key can do, and that is safe to repeat.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
+
+use super::member::{Member, Miss};
+use crate::token::{KeyKind, TokenKey};
+
+/// One use of a key.
+#[async_trait]
+pub(super) trait Usage: Send + Sync {
+    /// What it gives.
+    type Made: Send;
+
+    /// With which key.
+    fn key(&self) -> KeyId;
+
+    /// Whether the key can be used so where it is held like this.
+    fn fits(&self, key: &TokenKey) -> Fit;
+
+    /// Tries it.
+    async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<Self::Made, Miss>;
+}
+
+/// Whether a token that has a key can use it as asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fit {
+    /// It can.
+    Good,
+    /// It has the key, and would say no.
+    Bad,
+}
+
+/// Unwrap one file key. The permit for it has been used up.
+pub(super) struct Unwrapping<'a>(pub(super) &'a WrappedKey);
+
+#[async_trait]
+impl Usage for Unwrapping<'_> {
+    type Made = FileKey;
+
+    fn key(&self) -> KeyId {
+        self.0.key_id()
+    }
+
+    /// A token can do its strongest wrapping and every weaker one. What is wrapped more strongly, it would reject: and a
+    /// rejection is final.
+    fn fits(&self, key: &TokenKey) -> Fit {
+        let rank = |wrapping| KeyWrapping::ALL.into_iter().position(|one| one == wrapping);
+        match key.wrapping {
+            Some(strongest) if rank(self.0.wrapping()) >= rank(strongest) => Fit::Good,
+            _ => Fit::Bad,
+        }
+    }
+
+    async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<FileKey, Miss> {
+        member.unwrap(self.0, deadline).await
+    }
+}
+
+/// Sign a message.
+pub(super) struct Signing<'a> {
+    pub(super) key: KeyId,
+    pub(super) message: &'a [u8],
+}
+
+#[async_trait]
+impl Usage for Signing<'_> {
+    type Made = Vec<u8>;
+
+    fn key(&self) -> KeyId {
+        self.key
+    }
+
+    fn fits(&self, key: &TokenKey) -> Fit {
+        if key.kind == KeyKind::EcdsaP256Sign { Fit::Good } else { Fit::Bad }
+    }
+
+    async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<Vec<u8>, Miss> {
+        member.sign(self.key, self.message, deadline).await
+    }
+}

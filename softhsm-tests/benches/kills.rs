@@ -1,0 +1,71 @@
+//! Requests lost while worker processes are killed: two SoftHSM tokens with the same keys, under load.
+//!
+//!     cargo bench -p softhsm-tests --bench kills
+//!
+//! A hundred times a worker is killed with SIGKILL while the other serves. A request is lost if its caller gets no key.
+//! Target: 0.
+
+use std::time::{Duration, Instant};
+
+use softhsm_tests::{Dev, Load};
+
+const KILLS: usize = 100;
+
+/// Kills before the custodian is started anew: a worker that is killed again and again is started ever later.
+const KILLS_EACH: usize = 10;
+
+const CALLERS: usize = 8;
+
+fn main() {
+    tokio::runtime::Runtime::new().unwrap().block_on(run());
+}
+
+async fn run() {
+    let mut dev = Dev::with_two_tokens();
+    let (mut kills, mut received, mut lost, mut pauses) = (0, 0, Vec::new(), Vec::new());
+    while kills < KILLS {
+        let mut load = Load::start(&dev, CALLERS).await;
+        load.received(50).await;
+        for turn in 0..KILLS_EACH {
+            let workers = both(&dev, &[], &mut load).await;
+            // Now this token's, now the other's.
+            let victim = workers[turn % 2];
+            Dev::signal(victim, "KILL");
+            let begun = Instant::now();
+            both(&dev, &[victim], &mut load).await;
+            pauses.push(begun.elapsed());
+            kills += 1;
+        }
+        lost.extend(load.failures());
+        received += load.stop().await.len();
+        dev = Dev::start_in(dev.stop().0);
+    }
+    pauses.sort();
+    println!("kills                      {kills}");
+    println!("requests answered          {received}");
+    println!("requests lost              {}   (target 0)", lost.len());
+    println!(
+        "until both workers serve   median {:?}, longest {:?}",
+        shown(pauses[kills / 2]),
+        shown(pauses[kills - 1])
+    );
+    for (number, why) in lost.iter().enumerate().take(10) {
+        println!("  lost {}: {why}", number + 1);
+    }
+}
+
+/// Both workers, once both serve and neither is one of these; the load goes on meanwhile.
+async fn both(dev: &Dev, gone: &[u32], load: &mut Load) -> Vec<u32> {
+    loop {
+        let workers = dev.workers();
+        if workers.len() == 2 && !workers.iter().any(|pid| gone.contains(pid)) && dev.all_tokens_serve() {
+            return workers;
+        }
+        let before = load.count();
+        load.received(before + 1).await;
+    }
+}
+
+fn shown(pause: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(pause.as_millis()).unwrap())
+}
