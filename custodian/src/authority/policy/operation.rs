@@ -1,5 +1,7 @@
 //! What a policy is asked about: the operations of the API that need a role.
 
+use self::Group::{Administer, Audit, Open};
+
 /// Which of the default roles an operation is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Group {
@@ -21,37 +23,37 @@ impl Group {
     }
 }
 
-/// Every operation that a policy decides on, as the log names it.
-pub(super) const OPERATIONS: &[(&str, Group)] = &[
-    ("Unwrap", Group::Open),
-    ("ListRecords", Group::Audit),
-    ("TailRecords", Group::Audit),
-    ("GetCheckpoint", Group::Audit),
-    ("GetTile", Group::Audit),
-    ("GetEntries", Group::Audit),
-    ("InviteDevice", Group::Administer),
-    ("ListDevices", Group::Administer),
-    ("GetDevice", Group::Administer),
-    ("ActivateDevice", Group::Administer),
-    ("CreateUser", Group::Administer),
-    ("ListUsers", Group::Administer),
-    ("EnableUser", Group::Administer),
-    ("SetPassword", Group::Administer),
-    ("SetRoles", Group::Administer),
-    ("CreateKey", Group::Administer),
-    ("RotateKey", Group::Administer),
-    ("ActivateKey", Group::Administer),
-    ("LimitKey", Group::Administer),
-    ("DestroyKey", Group::Administer),
-    ("ListUnwrapped", Group::Administer),
-    ("ListTokens", Group::Administer),
-    ("DrainToken", Group::Administer),
-    ("ResumeToken", Group::Administer),
-    ("GetPolicy", Group::Administer),
-    ("ListPolicies", Group::Administer),
-    ("ApplyPolicy", Group::Administer),
-    ("TestPolicy", Group::Administer),
-    ("ExplainPolicy", Group::Administer),
+/// Every operation that a policy decides on, as the log names it, and the groups it is in.
+pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
+    ("Unwrap", &[Open]),
+    ("ListRecords", &[Audit]),
+    ("TailRecords", &[Audit]),
+    ("GetCheckpoint", &[Audit]),
+    ("GetTile", &[Audit]),
+    ("GetEntries", &[Audit]),
+    ("InviteDevice", &[Administer]),
+    ("ListDevices", &[Administer]),
+    ("GetDevice", &[Administer]),
+    ("ActivateDevice", &[Administer]),
+    ("CreateUser", &[Administer]),
+    ("ListUsers", &[Administer]),
+    ("EnableUser", &[Administer]),
+    ("SetPassword", &[Administer]),
+    ("SetRoles", &[Administer]),
+    ("CreateKey", &[Administer]),
+    ("RotateKey", &[Administer]),
+    ("ActivateKey", &[Administer]),
+    ("LimitKey", &[Administer]),
+    ("DestroyKey", &[Administer]),
+    ("ListUnwrapped", &[Audit, Administer]),
+    ("ListTokens", &[Administer]),
+    ("DrainToken", &[Administer]),
+    ("ResumeToken", &[Administer]),
+    ("GetPolicy", &[Administer]),
+    ("ListPolicies", &[Administer]),
+    ("ApplyPolicy", &[Administer]),
+    ("TestPolicy", &[Administer]),
+    ("ExplainPolicy", &[Administer]),
 ];
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever

@@ -46,15 +46,14 @@ action Open, Audit, Administer;
 /// The schema, for people and for the validator.
 pub(super) fn text() -> String {
     let mut text = TYPES.to_owned();
-    for group in [Group::Open, Group::Audit, Group::Administer] {
-        let names: Vec<_> = OPERATIONS.iter().filter(|(_, of)| *of == group).map(|(name, _)| *name).collect();
-        let resource = if group == Group::Open { "Key" } else { "[Custodian, Key]" };
+    for (operation, groups) in OPERATIONS {
+        let resource = if groups.contains(&Group::Open) { "Key" } else { "[Custodian, Key]" };
+        let groups: Vec<_> = groups.iter().map(|group| group.name()).collect();
         // Writing to a String does not fail.
         writeln!(
             text,
-            "action {} in [{}] appliesTo {{\n  principal: User, resource: {resource}, context: Circumstances\n}};",
-            names.join(", "),
-            group.name()
+            "action {operation} in [{}] appliesTo {{ principal: User, resource: {resource}, context: Circumstances }};",
+            groups.join(", ")
         )
         .ok();
     }

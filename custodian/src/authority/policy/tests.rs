@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 
 use super::{
-    operation::{ALWAYS_ALLOWED, OPERATIONS},
+    operation::{ALWAYS_ALLOWED, Group, OPERATIONS},
     *,
 };
 use crate::authority::{Role, Roles};
@@ -44,13 +44,15 @@ fn decides(text: &str, question: &Question) -> Verdict {
 #[test]
 fn the_default_policy_gives_each_role_what_it_is_for() {
     let policy = Policy::parse(0, DEFAULT).unwrap();
-    for (operation, group) in OPERATIONS {
+    for (operation, groups) in OPERATIONS {
         for role in Role::ALL {
             let verdict = policy.decide(&question(operation, &[role])).unwrap();
-            let its_own = matches!(
-                (role, group.name()),
-                (Role::Operator, "Open") | (Role::Auditor, "Audit") | (Role::Admin, "Administer")
-            );
+            let group = match role {
+                Role::Operator => Group::Open,
+                Role::Auditor => Group::Audit,
+                Role::Admin => Group::Administer,
+            };
+            let its_own = groups.contains(&group);
             assert_eq!(verdict.decision == Answer::Allowed, its_own, "{operation} by {role:?}: {verdict}");
         }
     }
@@ -120,7 +122,9 @@ fn a_policy_that_cannot_be_evaluated_forbids() {
 #[test]
 fn stopping_somebody_is_never_forbidden() {
     let nothing = Policy::parse(1, r#"@id("nothing") forbid (principal, action, resource);"#).unwrap();
-    for operation in ["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey"] {
+    for operation in
+        ["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey"]
+    {
         let verdict = nothing.decide(&question(operation, &[Role::Admin])).unwrap();
         assert_eq!(verdict.decision, Answer::Allowed, "{operation}");
     }
@@ -140,7 +144,8 @@ fn what_callers_choose_is_data_and_never_syntax() {
 }
 
 /// Calls that need a device or a session only: no policy is asked.
-const NEED_NO_ROLE: &[&str] = &["Enroll", "Login", "Logout", "WhoAmI", "ListKeys", "GetKey", "GetStatus"];
+const NEED_NO_ROLE: &[&str] =
+    &["Enroll", "Login", "Logout", "WhoAmI", "ListKeys", "GetKey", "GetStatus", "GetReceipt"];
 
 #[test]
 fn every_call_of_the_api_is_either_asked_about_or_named_as_one_that_is_not() {
