@@ -9,6 +9,7 @@ pub mod log;
 pub mod output;
 pub mod progress;
 pub mod seal;
+mod single;
 mod sources;
 mod stdin;
 mod target;

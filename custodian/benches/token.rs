@@ -42,8 +42,8 @@ use custodian::{
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
-        InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey, TokenSelect,
-        WorkerCommand, init_token,
+        CageConfig, InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey,
+        TokenSelect, WorkerCommand, init_token,
     },
 };
 use custodian_proto::key::{KeyWrapping, WrappedKey};
@@ -246,6 +246,7 @@ async fn start(folder: &Path, environment: &BTreeMap<String, String>, sessions: 
         environment: environment.clone(),
         threads: Some(sessions),
         queue: 256,
+        cage: CageConfig { write: vec![folder.join("tokens")], ..CageConfig::default() },
     };
     let command = WorkerCommand { program: PROGRAM.into(), ..WorkerCommand::default() };
     Supervisor::start(command, config).await.unwrap()

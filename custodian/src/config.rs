@@ -16,7 +16,9 @@ use crate::{
     api::{ApiLimits, Lifetimes},
     authority::Rules,
     server::ServerLimits,
-    token::{MemberConfig, PinSource, TokenConfig, TokenName, TokenSelect, TokenUri},
+    token::{
+        CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
+    },
     trouble::Trouble,
 };
 
@@ -185,6 +187,48 @@ pub(crate) struct RawToken {
     pub(crate) deadline: SignedDuration,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) environment: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) cage: RawCage,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawCage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    pub(crate) write: Vec<PathBuf>,
+    pub(crate) network: RawNetwork,
+    pub(crate) programs: bool,
+}
+
+/// `true`, `false` or ports.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum RawNetwork {
+    All(bool),
+    Ports(Vec<u16>),
+}
+
+impl Default for RawNetwork {
+    fn default() -> Self {
+        Self::All(false)
+    }
+}
+
+impl RawCage {
+    fn check(self, folder: &Path) -> CageConfig {
+        CageConfig {
+            user: self.user,
+            write: self.write.into_iter().map(|path| folder.join(path)).collect(),
+            network: match self.network {
+                RawNetwork::All(true) => Network::Any,
+                RawNetwork::All(false) => Network::None,
+                RawNetwork::Ports(ports) if ports.is_empty() => Network::None,
+                RawNetwork::Ports(ports) => Network::Ports(ports),
+            },
+            programs: if self.programs { Programs::Allowed } else { Programs::Refused },
+        }
+    }
 }
 
 impl RawLedger {
@@ -210,6 +254,7 @@ impl RawToken {
             queue: queue(),
             deadline: five_seconds(),
             environment: BTreeMap::new(),
+            cage: RawCage::default(),
         }
     }
 }
@@ -444,6 +489,7 @@ impl RawToken {
                 environment: self.environment,
                 threads: self.threads,
                 queue: self.queue,
+                cage: self.cage.check(folder),
             },
             label,
             workers,

@@ -33,7 +33,7 @@ enum Job {
     /// A running custodian to play with, from nothing: token, CA, sample key, devices, users
     Dev(DevArgs),
     /// Set up a custodian for production; never overwrites
-    Init(InitArgs),
+    Init(Box<InitArgs>),
     /// Serve until SIGTERM; SIGHUP reads certificates and rules again
     Serve {
         #[arg(long)]
@@ -131,7 +131,7 @@ async fn run(job: Job) -> Result<(), Trouble> {
             })
             .await
         }
-        Job::Init(args) => init::init(args, &mut progress).await.map(|next| print(&next)),
+        Job::Init(args) => init::init(*args, &mut progress).await.map(|next| print(&next)),
         Job::Serve { config } => {
             serve::serve(&config, None, |address| print(&format!("ready {address}"))).await
         }

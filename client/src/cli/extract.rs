@@ -18,6 +18,7 @@ use super::{
     progress::{Bar, Talk},
 };
 use crate::{
+    envelope::cms::Unauthenticated,
     error::{Error, Kind, Result},
     extract::{ExtractJob, ExtractTo, Limits, extract},
     interrupt::Interrupt,
@@ -58,6 +59,9 @@ pub(super) struct ExtractArgs {
     /// Refuse envelopes with more bytes of content
     #[arg(long, value_name = "N", default_value_t = Limits::default().content_bytes)]
     max_bytes: u64,
+    /// Open a CMS envelope without authentication (AES-CBC) too: somebody may have changed its content
+    #[arg(long)]
+    allow_unauthenticated: bool,
     #[command(flatten)]
     talk: Talk,
     #[command(flatten)]
@@ -77,7 +81,9 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     let output = if args.to_stdout { ExtractTo::Stdout } else { ExtractTo::Folder(args.folder.clone()) };
     let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
     let (envelope, only, reason) = (input(&args.file), args.only.clone(), args.reason.clone());
-    let job = ExtractJob { envelope, output, only, reason, limits };
+    let unauthenticated =
+        if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
+    let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };
     let custodian =
         WhenNeeded { settings, interrupt: interrupt.clone(), what, receipt, remote: Mutex::new(None) };
 

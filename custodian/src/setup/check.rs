@@ -41,6 +41,8 @@ async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
     let reports = parts.tokens.reports();
     for report in &reports {
         lines.push(token_line(report)?);
+        let survey = report.health.last_survey.as_ref();
+        lines.extend(survey.map(|survey| format!("its cage       {}", survey.cage)));
     }
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
     let keys = keys.map_err(|error| Trouble::new("cannot read the ledger", error))?;

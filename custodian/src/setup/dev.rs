@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     authority::Role,
-    config::RawToken,
+    config::{RawNetwork, RawToken},
     token::{InitToken, init_token},
     trouble::Trouble,
 };
@@ -94,6 +94,9 @@ async fn set_up(
                 absolute
                     .map_err(|error| Trouble::new(format!("cannot read {}", pin_file.display()), error))?,
             );
+            // What it needs is not known here, and this is for trying things out.
+            token.cage.write = vec!["/".into()];
+            token.cage.network = RawNetwork::All(true);
             token
         }
         _ => make_softhsm_token(dir, progress).await?,
@@ -145,6 +148,7 @@ async fn make_softhsm_token(dir: &Path, progress: &mut dyn FnMut(&str)) -> Resul
         .await
         .map_err(|error| Trouble::new("cannot make a SoftHSM token", error))?;
     token.pin_file = Some("token.pin".into());
+    token.cage.write = vec!["tokens".into()];
     Ok(token)
 }
 

@@ -66,7 +66,7 @@ mod tests {
     use custodian_proto::key::KeyWrapping;
 
     use super::*;
-    use crate::token::KeyKind;
+    use crate::token::{Cage, KeyKind};
 
     fn key(label: &str) -> TokenKey {
         TokenKey {
@@ -85,6 +85,7 @@ mod tests {
             wrapping: KeyWrapping::OaepSha1,
             keys: keys.to_vec(),
             unserved: Vec::new(),
+            cage: Cage::default(),
             remarks: Vec::new(),
         }
     }

@@ -15,7 +15,9 @@ use aws_lc_rs::{
 };
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
-use super::{Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public};
+use super::{
+    Cage, Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public,
+};
 use crate::{authority::Permit, custody::Withheld};
 
 /// A token in memory that unwraps one wrapping.
@@ -73,6 +75,7 @@ impl MemoryToken {
             wrapping: self.wrapping,
             keys,
             unserved: Vec::new(),
+            cage: Cage::default(),
             remarks: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 //! The PKCS#11 module is loaded by a child process, the worker (law 6). This side knows keys by [`KeyId`] only.
 
 mod attributes;
+mod cage;
 mod config;
 mod decrypt_once;
 mod drain;
@@ -42,6 +43,7 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
+pub use cage::{Cage, CageConfig, Network, Programs};
 pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
 pub use drain::Drain;
 pub use init::{InitToken, init_token};
@@ -141,6 +143,8 @@ pub struct Survey {
     pub keys: Vec<TokenKey>,
     /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
     pub unserved: Vec<String>,
+    /// What the module is kept from.
+    pub cage: Cage,
     /// What else an operator should know, each with what to do about it: fewer sessions than wanted.
     pub remarks: Vec<String>,
 }

@@ -22,7 +22,10 @@ use prost::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect};
+use super::{
+    CageConfig, KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect,
+    cage::{CageMessage, CageSetup},
+};
 
 /// Longest message: a survey of more than ten thousand keys.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -89,6 +92,8 @@ pub(super) struct Setup {
     pub(super) threads: u32,
     #[prost(uint32, tag = "8")]
     pub(super) queue: u32,
+    #[prost(message, optional, tag = "10")]
+    cage: Option<CageSetup>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -308,6 +313,8 @@ pub(super) struct SurveyMessage {
     keys: Vec<KeyMessage>,
     #[prost(string, repeated, tag = "5")]
     unserved: Vec<String>,
+    #[prost(message, optional, tag = "9")]
+    cage: Option<CageMessage>,
     #[prost(string, repeated, tag = "6")]
     remarks: Vec<String>,
 }
@@ -329,7 +336,12 @@ impl Setup {
             }),
             threads: count(threads),
             queue: count(config.queue),
+            cage: Some((&config.cage).into()),
         }
+    }
+
+    pub(super) fn cage(&self) -> CageConfig {
+        self.cage.clone().unwrap_or_default().into()
     }
 
     pub(super) fn module(&self) -> &Path {
@@ -419,6 +431,7 @@ impl From<&Survey> for SurveyMessage {
             wrapping: v1::KeyWrapping::from(survey.wrapping).into(),
             keys: survey.keys.iter().map(Into::into).collect(),
             unserved: survey.unserved.clone(),
+            cage: Some((&survey.cage).into()),
             remarks: survey.remarks.clone(),
         }
     }
@@ -432,6 +445,7 @@ impl SurveyMessage {
             model: self.model,
             keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
             unserved: self.unserved,
+            cage: self.cage.unwrap_or_default().into(),
             remarks: self.remarks,
         })
     }

@@ -19,7 +19,7 @@ use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
-    KeyKind, KeyTemplate, StartError, Survey,
+    Cage, KeyKind, KeyTemplate, StartError, Survey,
     grip::{self, Grip, patiently},
     keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
@@ -80,6 +80,7 @@ struct Sessions {
 
 struct Worker {
     module: Module,
+    cage: Cage,
     remarks: Vec<String>,
     ring: RwLock<KeyRing>,
     queue: Queue<Waiting>,
@@ -93,17 +94,21 @@ struct Waiting {
 }
 
 impl Worker {
-    /// Finds the token, logs in, checks the keys, and opens as many sessions as there is room for.
+    /// Reads the PIN, closes the cage, finds the token, logs in, checks the keys, and opens as many sessions as there is
+    /// room for.
     fn new(setup: &Setup, output: UnixStream) -> Result<(Self, Sessions), StartError> {
         let nonsense = || StartError::Worker(wire::nonsense().to_string());
         let select = setup.select().ok_or_else(nonsense)?;
         let source = setup.pin().ok_or_else(nonsense)?;
-        let module = Module::open(setup.module(), &select)?;
-        let pin = pin::read(&source, &module.label)?;
+        let pin = pin::read(&source, &select.to_string())?;
         // Only now: a terminal does not let another process group read the PIN. From here on its Ctrl-C is not for us.
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
+        let cage = Cage::close(&setup.cage())?;
+        // Another user, another process: what was set before is gone.
+        harden().map_err(|error| StartError::Worker(format!("cannot protect the token worker: {error}")))?;
+        let module = Module::open(setup.module(), &select).map_err(|error| cage.blame(error))?;
         let idle = module.login(&pin)?;
         drop(pin);
         let ring = patiently(Instant::now() + grip::LASTING, || KeyRing::find(&idle, &HashMap::new()))
@@ -112,7 +117,8 @@ impl Worker {
         let working = module.many_hands(wanted)?;
         let remarks = fewer_sessions(wanted, working.len());
         let queue = Queue::new(setup.queue as usize);
-        let worker = Self { module, remarks, ring: RwLock::new(ring), queue, output: Mutex::new(output) };
+        let ring = RwLock::new(ring);
+        let worker = Self { module, cage, remarks, ring, queue, output: Mutex::new(output) };
         Ok((worker, Sessions { idle, working }))
     }
 
@@ -262,8 +268,8 @@ impl Worker {
                 ring.served.insert(made.key.id, Arc::new(made));
                 Outcome::Key(message)
             }
-            Err(failure) if failure.sense.is_the_end() => self.sick(&failure),
-            Err(failure) => Outcome::Failed(failure.to_string()),
+            Err(failure) if failure.sense.is_the_end() => self.sick(&self.cage.explain(&failure)),
+            Err(failure) => Outcome::Failed(self.cage.explain(&failure)),
         }
     }
 
@@ -324,6 +330,7 @@ impl Worker {
             keys: ring.list(),
             unserved: ring.unserved.clone(),
             remarks: self.remarks.clone(),
+            cage: self.cage.clone(),
         })
     }
 

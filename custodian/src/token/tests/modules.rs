@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use super::{BE_WORKER, Bench, PIN, command, good, kill, rsa_key, serves_no_bad_keys, until};
 use crate::token::{
-    InitToken, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey,
-    TokenSelect,
+    CageConfig, InitToken, KeyKind, Network, PinSource, StartError, Supervisor, Token, TokenConfig,
+    TokenError, TokenKey, TokenSelect,
     contract::{self, FILE_KEY, encrypt_as, soon, template, unwrap},
     supervisor::State,
 };
@@ -70,7 +70,9 @@ impl Kryoptic {
     }
 
     fn config(&self) -> TokenConfig {
-        TokenConfig { module: KRYOPTIC.into(), environment: self.environment(), ..self.bench.config() }
+        // SQLite makes files beside the database.
+        let cage = CageConfig { write: vec![self.bench.path("")], ..CageConfig::default() };
+        TokenConfig { module: KRYOPTIC.into(), environment: self.environment(), cage, ..self.bench.config() }
     }
 
     async fn start(&self) -> Supervisor {
@@ -116,6 +118,8 @@ fn named() -> (TokenConfig, Option<Kryoptic>) {
         environment: BTreeMap::from([(BE_WORKER.to_owned(), "1".to_owned())]),
         threads: None,
         queue: 64,
+        // What the module needs, nobody knows yet.
+        cage: CageConfig { write: vec!["/".into()], network: Network::Any, ..CageConfig::default() },
     };
     (config, None)
 }
