@@ -58,6 +58,5 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever
 /// policy somebody applied.
-pub(super) const ALWAYS_ALLOWED: &[&str] = &[
-    "RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey",
-];
+pub(super) const ALWAYS_ALLOWED: &[&str] =
+    &["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey"];
