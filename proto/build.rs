@@ -6,7 +6,7 @@ use protox::prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["session", "custody", "keys", "devices", "users", "audit", "status", "tokens"]
+    let files = ["session", "custody", "keys", "devices", "users", "audit", "log", "status", "tokens"]
         .map(|name| format!("custodian/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -10,11 +10,16 @@ use custodian_proto::{
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::{
-    envelope::{Entry, EntryKind, Format, Opened, damaged, mtd, sealed},
+    envelope::{
+        Entry, EntryKind, Format, Opened,
+        cms::{self, Unauthenticated},
+        damaged, mtd, sealed,
+    },
     error::{Error, Kind, Result},
     input::Envelope,
-    output::{self, Case, Tree},
+    output::{self, Case, SafePath, Tree},
     progress::Progress,
+    single,
     target::TargetFolder,
     unwrapper::Unwrapper,
 };
@@ -31,6 +36,8 @@ pub struct ExtractJob {
     pub reason: String,
     /// What is too much.
     pub limits: Limits,
+    /// What to do with envelopes that nothing authenticates.
+    pub unauthenticated: Unauthenticated,
 }
 
 /// Where an envelope comes from.
@@ -96,6 +103,7 @@ pub fn extract(
     let result = match envelope.format()? {
         Format::Mtd => extract_mtd(job, &envelope, &chosen, unwrapper, progress),
         Format::Sealed => extract_sealed(job, &envelope, &chosen, unwrapper, progress),
+        Format::Cms => extract_cms(job, &envelope, &chosen, unwrapper, progress),
     };
     result.map_err(|error| envelope.named(error))
 }
@@ -152,6 +160,36 @@ fn extract_sealed(
         }
         None => print(&Opened::Sealed(Box::new(opened)), &entries, progress),
     }
+}
+
+/// It holds one file, and does not say its name.
+fn extract_cms(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    chosen: &Chosen,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let message = cms::Message::new(envelope.file(), envelope.len())?;
+    let sealed = message.read_header()?;
+    sealed.check(job.unauthenticated)?;
+    if sealed.content_len() > job.limits.content_bytes {
+        let why = format!(
+            "it has {} bytes of content, more than {}",
+            sealed.content_len(),
+            job.limits.content_bytes
+        );
+        return Err(Error::new(Kind::Local, "the envelope is too large", why));
+    }
+    let name = single::content_name(&job.envelope)?;
+    if !chosen.takes(&name) {
+        return Err(nothing_chosen());
+    }
+    progress.total(sealed.content_len());
+    single::deliver(&job.output, &name, |out| {
+        let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+        sealed.open(file_key)?.write_to(out, progress)
+    })
 }
 
 /// Checks that names can stand beside each other.
@@ -240,6 +278,11 @@ fn the_one_file(entries: &[Entry], chosen: &[usize]) -> Result<usize> {
     }
 }
 
+fn nothing_chosen() -> Error {
+    Error::new(Kind::Local, "nothing to extract", "no entry matches --only")
+        .hint("envelope inspect lists the entries")
+}
+
 /// Which entries a person wants.
 struct Chosen(Option<GlobSet>);
 
@@ -258,17 +301,18 @@ impl Chosen {
 
     /// The indices of the entries that match, or are in a folder that matches.
     fn of(&self, entries: &[Entry]) -> Result<Vec<usize>> {
-        let Some(globs) = &self.0 else { return Ok((0..entries.len()).collect()) };
-        let matches = |entry: &Entry| {
-            globs.is_match(entry.path().as_str())
-                || entry.path().ancestors().any(|folder| globs.is_match(folder))
-        };
-        let chosen: Vec<_> =
-            entries.iter().enumerate().filter(|(_, entry)| matches(entry)).map(|(index, _)| index).collect();
-        if chosen.is_empty() {
-            return Err(Error::new(Kind::Local, "nothing to extract", "no entry matches --only")
-                .hint("envelope inspect lists the entries"));
+        let matching = entries.iter().enumerate().filter(|(_, entry)| self.takes(entry.path()));
+        let chosen: Vec<_> = matching.map(|(index, _)| index).collect();
+        if chosen.is_empty() && self.0.is_some() {
+            return Err(nothing_chosen());
         }
         Ok(chosen)
+    }
+
+    /// Whether this path matches, or is in a folder that matches.
+    fn takes(&self, path: &SafePath) -> bool {
+        self.0.as_ref().is_none_or(|globs| {
+            globs.is_match(path.as_str()) || path.ancestors().any(|folder| globs.is_match(folder))
+        })
     }
 }

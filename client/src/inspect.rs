@@ -5,22 +5,28 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    envelope::{self, EntryKind, Format, mtd, sealed},
+    envelope::{self, EntryKind, Format, cms, mtd, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
     progress::Silent,
+    single,
 };
 
 /// What an envelope tells without a key.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// `mtd` or `sealed`
+    /// `mtd`, `sealed` or `cms`
     pub format: &'static str,
     /// Bytes of the envelope.
     pub envelope_bytes: u64,
     /// Whom it is sealed to.
     pub recipients: Vec<Recipient>,
+    /// Whom else it is sealed to, and why no custodian can serve them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_recipients: Vec<String>,
+    /// How the content is encrypted, in text.
+    pub encryption: String,
     /// Files, folders and links; `None` where the format keeps that secret.
     pub entries: Option<Vec<Entry>>,
 }
@@ -58,21 +64,36 @@ pub struct Entry {
 /// # Errors
 /// [`Kind::Integrity`](crate::Kind::Integrity) for envelopes that are damaged or unsafe;
 /// [`Kind::Local`](crate::Kind::Local) for what is no envelope, or exceeds the usual limits.
-pub fn inspect(envelope: &Input) -> Result<Inspection> {
-    let envelope = Envelope::open(envelope, &Silent)?;
+pub fn inspect(input: &Input) -> Result<Inspection> {
+    let envelope = Envelope::open(input, &Silent)?;
     let format = envelope.format()?;
+    let found = |wrapped: &[WrappedKey], encryption: String, entries| Inspection {
+        format: format.name(),
+        envelope_bytes: envelope.len(),
+        recipients: wrapped.iter().map(Recipient::from).collect(),
+        other_recipients: Vec::new(),
+        encryption,
+        entries,
+    };
     let inspection = match format {
-        Format::Mtd => mtd::read_header(envelope.file(), &Limits::default()).map(|sealed| Inspection {
-            format: format.name(),
-            envelope_bytes: envelope.len(),
-            recipients: sealed.wrapped_keys().iter().map(Recipient::from).collect(),
-            entries: Some(sealed.entries().iter().map(Entry::from).collect()),
+        Format::Mtd => mtd::read_header(envelope.file(), &Limits::default()).map(|sealed| {
+            let entries = sealed.entries().iter().map(Entry::from).collect();
+            found(sealed.wrapped_keys(), "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)".to_owned(), Some(entries))
         }),
-        Format::Sealed => sealed::read_header(envelope.file(), envelope.len()).map(|sealed| Inspection {
-            format: format.name(),
-            envelope_bytes: envelope.len(),
-            recipients: sealed.wrapped_keys().iter().map(Recipient::from).collect(),
-            entries: None,
+        Format::Sealed => sealed::read_header(envelope.file(), envelope.len())
+            .map(|sealed| found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None)),
+        Format::Cms => cms::Message::new(envelope.file(), envelope.len()).and_then(|message| {
+            let sealed = message.read_header()?;
+            let entry = Entry {
+                path: single::content_name(input)?.to_string(),
+                size: sealed.content_len(),
+                sealed_size: sealed.content_len(),
+                modified: None,
+                mode: None,
+            };
+            let others = sealed.other_recipients().to_vec();
+            let inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
+            Ok(Inspection { other_recipients: others, ..inspection })
         }),
     };
     inspection.map_err(|error| envelope.named(error))

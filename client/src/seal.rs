@@ -9,7 +9,7 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, mtd, sealed},
+    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, cms, mtd, sealed},
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
@@ -136,6 +136,7 @@ fn to_file(
     let written = match format {
         Format::Mtd => mtd::seal(sources, recipients, &file, progress)?,
         Format::Sealed => sealed::seal(sources, recipients, sealed::Output::File(&file), progress)?,
+        Format::Cms => cms::seal(sources, recipients, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
@@ -161,5 +162,6 @@ fn to_stdout(
             let stdout = &mut io::stdout().lock();
             sealed::seal(sources, recipients, sealed::Output::Stream(stdout), progress)
         }
+        Format::Cms => cms::seal(sources, recipients, &mut io::stdout().lock(), progress),
     }
 }

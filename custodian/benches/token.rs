@@ -3,7 +3,8 @@
 //!
 //!     cargo bench -p custodian --bench token
 //!
-//! No network and no records: this is what permit and worker process cost. The client's work is on the same cores. Rounds alternate; medians and their ratio are printed.
+//! No network and no records: this is what permit and worker process cost. The client's work is on the same cores.
+//! Rounds alternate; medians and their ratio are printed. Then workers are killed in a row: how long the next call takes.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
@@ -35,17 +36,19 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Caller, Device, DeviceState, KeyState, Need, PasswordHash, Peer, PeerCertificate,
-        PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrappingKey,
+        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
+        PeerCertificate, PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId,
+        WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
-        InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey, TokenSelect,
-        WorkerCommand, init_token,
+        CageConfig, InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey,
+        TokenSelect, WorkerCommand, init_token,
     },
 };
 use custodian_proto::key::{KeyWrapping, WrappedKey};
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -57,6 +60,9 @@ const ROUND: Duration = Duration::from_secs(2);
 
 /// Callers for each session: there is always one waiting.
 const CALLERS: usize = 8;
+
+/// Workers that are killed, one as soon as the one before is replaced.
+const KILLS: usize = 100;
 
 /// Tells this program to measure the bare module: `SESSIONS CIPHERTEXT`.
 const BARE: &str = "CUSTODIAN_BENCH_BARE";
@@ -78,7 +84,7 @@ async fn compare(folder: &Path) {
     let (authority, ledger) = authority(folder);
     println!("sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds, RSA-2048)");
     let mut key = None;
-    for sessions in [1, 2] {
+    for sessions in [1, 2, 4] {
         let token = Arc::new(start(folder, &environment, sessions).await);
         let key = match &key {
             Some(key) => key,
@@ -98,6 +104,44 @@ async fn compare(folder: &Path) {
         println!("{sessions:>8}  {supervised:>12.0}  {alone:>16.0}  {:>5.2}", supervised / alone);
         token.shutdown().await;
     }
+    let Some(key) = key else { unreachable!("there were sessions") };
+    let token = start(folder, &environment, 2).await;
+    let mut times = recoveries(&token, &authority, &wrap(&key)).await;
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_millis();
+    println!(
+        "recovery over {KILLS} kills in a row, ms: median {}, p99 {}, max {}; {} workers were replaced",
+        at(50),
+        at(99),
+        at(100),
+        token.health().restarts
+    );
+    token.shutdown().await;
+}
+
+/// Kills the worker, again and again: how long the next unwrap takes each time. None may fail.
+async fn recoveries(token: &Supervisor, authority: &Authority, wrapped: &WrappedKey) -> Vec<Duration> {
+    let caller = caller();
+    let mut times = Vec::new();
+    let mut last = None;
+    while times.len() < KILLS {
+        // The worker just killed may not have been missed yet.
+        let pid = token.worker_pid().filter(|pid| Some(*pid) != last);
+        let Some(pid) = pid else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        last = Some(pid);
+        let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        kill_process(process, Signal::KILL).unwrap();
+        let begun = Instant::now();
+        let Ok(permit) = authority.permit(&caller, Need::Unwrap(wrapped)).await else {
+            unreachable!("nothing is missing")
+        };
+        token.unwrap(permit, wrapped, begun + Duration::from_secs(10)).await.map(drop).unwrap();
+        times.push(begun.elapsed());
+    }
+    times
 }
 
 /// Unwraps a second, with this many callers.
@@ -201,6 +245,7 @@ async fn start(folder: &Path, environment: &BTreeMap<String, String>, sessions: 
         environment: environment.clone(),
         threads: Some(sessions),
         queue: 256,
+        cage: CageConfig { write: vec![folder.join("tokens")], ..CageConfig::default() },
     };
     let command = WorkerCommand { program: PROGRAM.into(), ..WorkerCommand::default() };
     Supervisor::start(command, config).await.unwrap()
@@ -230,14 +275,19 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
 
 /// Puts the key's metadata into the ledger.
 async fn known(ledger: &SqliteLedger, key: &TokenKey) {
+    let now = Timestamp::now();
+    let wraps = WrapPeriod::new(now, now + SignedDuration::from_hours(24)).unwrap();
     let wrapping = WrappingKey {
         id: key.id,
         label: "k".to_owned(),
-        state: KeyState::Active,
+        version: 1,
+        life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
         modulus_bits: 2048,
         wrapping: KeyWrapping::OaepSha1,
         certificate: Vec::new(),
-        created: Timestamp::now(),
+        created: now,
+        updated: now,
+        reason: String::new(),
     };
     let attempt = ledger.begin(Intent::new(Uuid::now_v7(), Instant::now(), "CreateKey", &caller()));
     let grant = Grant { standing: Standing::default(), change: Some(Change::AddKey(wrapping)) };

@@ -16,7 +16,9 @@ use crate::{
     api::{ApiLimits, Lifetimes},
     authority::Rules,
     server::ServerLimits,
-    token::{MemberConfig, PinSource, TokenConfig, TokenName, TokenSelect, TokenUri},
+    token::{
+        CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
+    },
     trouble::Trouble,
 };
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub token_deadline: Duration,
     /// The ledger's file.
     pub ledger: PathBuf,
+    /// The file that remembers the log's last checkpoint. `None`: beside the ledger.
+    pub ledger_checkpoint: Option<PathBuf>,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
@@ -100,6 +104,8 @@ pub(crate) struct RawCa {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLedger {
     pub(crate) path: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<PathBuf>,
     #[serde(default = "two_seconds")]
     #[serde(serialize_with = "friendly")]
     pub(crate) deadline: SignedDuration,
@@ -181,11 +187,53 @@ pub(crate) struct RawToken {
     pub(crate) deadline: SignedDuration,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) environment: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) cage: RawCage,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawCage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    pub(crate) write: Vec<PathBuf>,
+    pub(crate) network: RawNetwork,
+    pub(crate) programs: bool,
+}
+
+/// `true`, `false` or ports.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum RawNetwork {
+    All(bool),
+    Ports(Vec<u16>),
+}
+
+impl Default for RawNetwork {
+    fn default() -> Self {
+        Self::All(false)
+    }
+}
+
+impl RawCage {
+    fn check(self, folder: &Path) -> CageConfig {
+        CageConfig {
+            user: self.user,
+            write: self.write.into_iter().map(|path| folder.join(path)).collect(),
+            network: match self.network {
+                RawNetwork::All(true) => Network::Any,
+                RawNetwork::All(false) => Network::None,
+                RawNetwork::Ports(ports) if ports.is_empty() => Network::None,
+                RawNetwork::Ports(ports) => Network::Ports(ports),
+            },
+            programs: if self.programs { Programs::Allowed } else { Programs::Refused },
+        }
+    }
 }
 
 impl RawLedger {
     pub(crate) fn at(path: &str) -> Self {
-        Self { path: path.into(), deadline: two_seconds() }
+        Self { path: path.into(), checkpoint: None, deadline: two_seconds() }
     }
 }
 
@@ -206,6 +254,7 @@ impl RawToken {
             queue: queue(),
             deadline: five_seconds(),
             environment: BTreeMap::new(),
+            cage: RawCage::default(),
         }
     }
 }
@@ -326,6 +375,7 @@ impl RawConfig {
             tokens,
             token_deadline,
             ledger: folder.join(self.ledger.path),
+            ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
             log_key: self.log.map(|log| folder.join(log.key)),
             rules: Rules {
@@ -403,7 +453,11 @@ impl RawToken {
         };
         if !module.is_absolute() {
             // A relative path would be searched for, and an attacker could put another library first.
-            return Err(wrong(&format!("module: {} is not an absolute path", module.display())));
+            return Err(wrong(&format!(
+                "module: {} is not an absolute path. A module is never searched for: give its full path, e.g. \
+                 /usr/lib/softhsm/libsofthsm2.so",
+                module.display()
+            )));
         }
         let pin = match (self.pin_file.or(pin_in_uri), self.pin_credential, self.pin_prompt) {
             (Some(file), None, false) => PinSource::File(folder.join(file)),
@@ -435,6 +489,7 @@ impl RawToken {
                 environment: self.environment,
                 threads: self.threads,
                 queue: self.queue,
+                cage: self.cage.check(folder),
             },
             label,
             workers,

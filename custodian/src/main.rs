@@ -9,7 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use custodian::{
     setup::{
-        check,
+        accept_ledger, check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
         log_key, serve,
@@ -33,7 +33,7 @@ enum Job {
     /// A running custodian to play with, from nothing: token, CA, sample key, devices, users
     Dev(DevArgs),
     /// Set up a custodian for production; never overwrites
-    Init(InitArgs),
+    Init(Box<InitArgs>),
     /// Serve until SIGTERM; SIGHUP reads certificates and rules again
     Serve {
         #[arg(long)]
@@ -43,6 +43,14 @@ enum Job {
     Check {
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Go on with a ledger that lost records, or whose .checkpoint file is lost; recorded in its log
+    AcceptLedger {
+        #[arg(long)]
+        config: PathBuf,
+        /// Why; recorded
+        #[arg(long)]
+        reason: String,
     },
     /// Make a key for the log in the token, for a custodian that has none or needs another; prints what to configure
     LogKey {
@@ -123,7 +131,7 @@ async fn run(job: Job) -> Result<(), Trouble> {
             })
             .await
         }
-        Job::Init(args) => init::init(args, &mut progress).await.map(|next| print(&next)),
+        Job::Init(args) => init::init(*args, &mut progress).await.map(|next| print(&next)),
         Job::Serve { config } => {
             serve::serve(&config, None, |address| print(&format!("ready {address}"))).await
         }
@@ -131,6 +139,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
             lines.iter().for_each(|line| print(line));
             print("in order");
         }),
+        Job::AcceptLedger { config, reason } => {
+            accept_ledger::accept_ledger(&config, &reason).await.map(|next| print(&next))
+        }
         Job::LogKey { config, name, out } => {
             log_key::log_key(&config, &name, &out).await.map(|next| print(&next))
         }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use custodian::token::{
-    InitToken, KeyKind, KeyTemplate, PinSource, StartError, Supervisor, Token, TokenConfig, TokenSelect,
-    WorkerCommand, init_token,
+    CageConfig, InitToken, KeyKind, KeyTemplate, PinSource, StartError, Supervisor, Token, TokenConfig,
+    TokenSelect, WorkerCommand, init_token,
 };
 use tempfile::TempDir;
 
@@ -75,6 +75,7 @@ async fn a_token_made_by_init_token_serves() {
         environment: bench.environment(),
         threads: None,
         queue: 16,
+        cage: CageConfig { write: vec![bench.path("tokens")], ..CageConfig::default() },
     };
     let token = Supervisor::start(command, config).await.unwrap();
     let template = KeyTemplate { label: "ca".to_owned(), kind: KeyKind::EcdsaP256Sign };

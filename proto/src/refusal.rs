@@ -90,6 +90,22 @@ refusals! {
     KeySuspended = "KEY_SUSPENDED",
         "this wrapping key is suspended",
         "ask an administrator why";
+    /// The wrapping key is pre-active: it waits for its date or for an administrator.
+    KeyNotActive = "KEY_NOT_ACTIVE",
+        "this wrapping key is not active yet",
+        "ask an administrator when it will be";
+    /// The period in which the wrapping key unwraps has ended.
+    KeyExpired = "KEY_EXPIRED",
+        "the period in which this wrapping key unwraps has ended",
+        "ask an administrator whether it can be extended: custodianctl key limit";
+    /// The wrapping key is compromised: stopped for good.
+    KeyCompromised = "KEY_COMPROMISED",
+        "this wrapping key is compromised, and stopped for good",
+        "ask the sender for the file, sealed to another key";
+    /// The wrapping key is destroyed.
+    KeyDestroyed = "KEY_DESTROYED",
+        "this wrapping key is destroyed",
+        "ask the sender for the file, sealed to another key";
     /// Anything that does not unwrap to a file key (laws 4 and 5).
     WrappedKeyRejected = "WRAPPED_KEY_REJECTED",
         "the wrapped key cannot be unwrapped",

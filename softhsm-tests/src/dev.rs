@@ -76,6 +76,7 @@ impl Dev {
         let (_, first) = text.split_once("[[token]]").unwrap();
         let second = first
             .replace("\"main\"", "\"second\"")
+            .replace("\"tokens\"", "\"tokens-2\"")
             .replace(&dir.join("softhsm2.conf").display().to_string(), &conf.display().to_string());
         assert_ne!(first, second);
         let text =

@@ -25,6 +25,10 @@ impl Faults {
         let environment = environment.as_table_mut().unwrap();
         environment.insert(REAL_MODULE.into(), real);
         environment.insert(CONTROL_FOLDER.into(), text(&folder));
+        // It writes down what it did.
+        if let Some(write) = token.get_mut("cage").and_then(|cage| cage.get_mut("write")) {
+            write.as_array_mut().unwrap().push(text(&folder));
+        }
         Self { folder, generation: AtomicU32::new(0) }
     }
 

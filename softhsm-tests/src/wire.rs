@@ -5,7 +5,8 @@ use std::{fs, path::Path, sync::Arc};
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use custodian_proto::v1::{
     self, audit_service_client::AuditServiceClient, custody_service_client::CustodyServiceClient,
-    device_service_client::DeviceServiceClient, session_service_client::SessionServiceClient,
+    device_service_client::DeviceServiceClient, key_service_client::KeyServiceClient,
+    session_service_client::SessionServiceClient,
 };
 use der::{Decode, Encode};
 use hyper_util::rt::TokioIo;
@@ -152,7 +153,7 @@ impl Wire {
                 reason: "test".into(),
             }),
         };
-        let v1::UnwrapResponse { file_key, request_id } =
+        let v1::UnwrapResponse { file_key, request_id, .. } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
         Ok(Released { file_key, request_id })
     }
@@ -180,6 +181,10 @@ impl Wire {
 
     pub fn devices(&self) -> DeviceServiceClient<Channel> {
         DeviceServiceClient::new(self.channel.clone())
+    }
+
+    pub fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
     }
 
     pub fn audit(&self) -> AuditServiceClient<Channel> {

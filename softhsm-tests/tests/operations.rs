@@ -35,7 +35,7 @@ async fn a_workstation_enrols_with_a_one_time_code_and_works_once_activated() {
     let login = || {
         let mut command = dev.command("envelope", Person::Operator);
         command.env("CUSTODIAN_CERT", out.join("device.crt")).env("CUSTODIAN_KEY", out.join("device.key"));
-        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("sessions")).arg("login"))
+        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("client").join("sessions")).arg("login"))
     };
     login().expect(3).says("DEVICE_NOT_ACTIVE");
     dev.ctl(Person::Admin, ["device", "activate", "laptop-7"]).expect(0);
@@ -62,7 +62,7 @@ fn a_device_certificate_is_renewed_under_the_same_id() {
     let login = || {
         let mut command = dev.command("envelope", Person::Operator);
         command.env("CUSTODIAN_CERT", out.join("device.crt")).env("CUSTODIAN_KEY", out.join("device.key"));
-        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("sessions")).arg("login"))
+        run(command.env("CUSTODIAN_SESSION_DIR", dev.scratch("client").join("sessions")).arg("login"))
     };
     // The old key is nobody's now; the new one waits for an administrator.
     dev.envelope(Person::Operator, ["login"]).expect(3).says("DEVICE_UNKNOWN");
@@ -322,6 +322,7 @@ impl Donor {
             "custodian-dev",
         ]);
         command.arg("--pin-file").arg(self.dev().join("token.pin")).arg("--config").arg(self.config());
+        command.arg("--token-write").arg(self.dev().join("tokens"));
         command.args(["--listen", "127.0.0.1:7443", "--name", name, "--organisation", organisation]);
         run(command.args(["--admin", "anna", "--admin-password-file"]).arg(&file))
     }
@@ -342,7 +343,7 @@ fn init_sets_up_for_production_and_never_overwrites() {
     init().expect(1).says("exists");
     assert_eq!(fs::read(donor.config()).unwrap(), written);
     let checked = donor.check().expect(0);
-    assert!(checked.stdout.contains("first RSA-3072, active"), "{}", checked.stdout);
+    assert!(checked.stdout.contains("first@1 RSA-3072, active"), "{}", checked.stdout);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     connection::Connection,
+    log::{ExportArgs, ProveArgs, VerifyArgs},
     message::note,
     output::Style,
     view::{RecordView, device_name, id_of, user_name},
@@ -53,6 +54,9 @@ pub(super) enum AuditCommand {
         #[command(flatten)]
         filter: FilterArgs,
     },
+    Verify(VerifyArgs),
+    Prove(ProveArgs),
+    Export(ExportArgs),
 }
 
 /// Which records: those that fit everything given.
@@ -103,9 +107,12 @@ impl FilterArgs {
 
 impl AuditCommand {
     pub(super) fn run(self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
-        let remote = connection.connect(interrupt)?;
         match self {
+            Self::Verify(args) => args.run(connection, interrupt),
+            Self::Prove(args) => args.run(connection, interrupt),
+            Self::Export(args) => args.run(connection, interrupt),
             Self::Ls { filter, limit, newest, style } => {
+                let remote = connection.connect(interrupt)?;
                 let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
                 let found = remote.records(&filter.filter(&remote)?, order, limit)?;
                 let listed: Vec<_> = found.records.iter().map(Listed::from).collect();
@@ -116,6 +123,7 @@ impl AuditCommand {
                 Ok(())
             }
             Self::Tail { filter, from_start, after, style } => {
+                let remote = connection.connect(interrupt)?;
                 let from = match after {
                     Some(sequence) => TailFrom::After(sequence),
                     None if from_start => TailFrom::Start,

@@ -11,6 +11,7 @@ use super::{
     enroll::EnrollArgs,
     extract::{self, ExtractArgs},
     inspect::{self, InspectArgs},
+    log::VerifyReceiptArgs,
     login::{LoginArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
     output::print,
@@ -31,6 +32,7 @@ enum Command {
     Seal(SealArgs),
     Inspect(InspectArgs),
     Extract(Box<ExtractArgs>),
+    VerifyReceipt(VerifyReceiptArgs),
     /// Sign in, so that later commands do not ask for the password
     Login(Networked<LoginArgs>),
     /// End the session
@@ -67,6 +69,7 @@ fn run(command: Command) -> Result<()> {
         Command::Seal(args) => seal::run(&args, interrupt),
         Command::Inspect(args) => inspect::run(&args),
         Command::Extract(args) => extract::run(&args, interrupt),
+        Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),

@@ -8,6 +8,7 @@ use std::{
 use custodian_proto::{
     key::{FileKey, WrappedKey},
     limits::MAX_TEXT_LEN,
+    tlog::VerifierKey,
     v1::Claims,
 };
 
@@ -17,9 +18,11 @@ use super::{
     progress::{Bar, Talk},
 };
 use crate::{
+    envelope::cms::Unauthenticated,
     error::{Error, Kind, Result},
     extract::{ExtractJob, ExtractTo, Limits, extract},
     interrupt::Interrupt,
+    log::{prove_receipt, read_log_key, record_of, write_receipt},
     password::PasswordSource,
     remote::Remote,
     settings::Settings,
@@ -43,12 +46,22 @@ pub(super) struct ExtractArgs {
     /// The one matching file to standard output, once all of it is authenticated
     #[arg(long, conflicts_with = "folder")]
     to_stdout: bool,
+    /// Write the receipt of this attempt there: proves offline that it is in the custodian's log. Without a receipt, nothing
+    /// is extracted
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// The log's public key, to check the receipt at once
+    #[arg(long, value_name = "FILE", env = "CUSTODIAN_LOG_KEY")]
+    log_key: Option<PathBuf>,
     /// Refuse envelopes with more entries
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_entries: u64,
     /// Refuse envelopes with more bytes of content
     #[arg(long, value_name = "N", default_value_t = Limits::default().content_bytes)]
     max_bytes: u64,
+    /// Open a CMS envelope without authentication (AES-CBC) too: somebody may have changed its content
+    #[arg(long)]
+    allow_unauthenticated: bool,
     #[command(flatten)]
     talk: Talk,
     #[command(flatten)]
@@ -63,11 +76,16 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and password")
             .hint("log in first: envelope login --password-file -"));
     }
+    let receipt =
+        args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
     let output = if args.to_stdout { ExtractTo::Stdout } else { ExtractTo::Folder(args.folder.clone()) };
     let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
     let (envelope, only, reason) = (input(&args.file), args.only.clone(), args.reason.clone());
-    let job = ExtractJob { envelope, output, only, reason, limits };
-    let custodian = WhenNeeded { settings, interrupt: interrupt.clone(), what, remote: Mutex::new(None) };
+    let unauthenticated =
+        if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
+    let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };
+    let custodian =
+        WhenNeeded { settings, interrupt: interrupt.clone(), what, receipt, remote: Mutex::new(None) };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = extract(&job, &custodian, &bar).inspect_err(|_| bar.clear())?;
@@ -84,6 +102,7 @@ struct WhenNeeded {
     settings: Settings,
     interrupt: Interrupt,
     what: String,
+    receipt: Option<Wanted>,
     remote: Mutex<Option<Remote>>,
 }
 
@@ -111,11 +130,47 @@ fn about_envelope(what: &str, error: Error) -> Error {
 
 impl Unwrapper for WhenNeeded {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
-        self.ask(|remote| remote.unwrap(wrapped, claims))
+        self.ask(|remote| {
+            let recorded = remote.unwrap_recorded(wrapped, claims)?;
+            if let Some(receipt) = &self.receipt {
+                receipt.get(remote, recorded.sequence, wrapped)?;
+            }
+            Ok(recorded.file_key)
+        })
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         self.ask(|remote| remote.choose(wrapped))
+    }
+}
+
+/// The receipt that a person wants.
+struct Wanted {
+    path: PathBuf,
+    key: Option<VerifierKey>,
+}
+
+impl Wanted {
+    /// Finds what cannot work before a key is asked for.
+    fn new(path: &Path, key: Option<&Path>) -> Result<Self> {
+        if path.exists() {
+            let what = format!("cannot write the receipt {}", path.display());
+            return Err(Error::new(Kind::Local, what, "the file exists").hint("choose another name"));
+        }
+        Ok(Self { path: path.to_owned(), key: key.map(read_log_key).transpose()? })
+    }
+
+    fn get(&self, remote: &Remote, sequence: u64, wrapped: &WrappedKey) -> Result<()> {
+        let receipt = remote.receipt(sequence)?;
+        let record = match &self.key {
+            Some(key) => prove_receipt(&receipt, key)?.record,
+            None => record_of(&receipt)?,
+        };
+        if record.wrapped_key_sha256 != hex::encode(wrapped.sha256()) {
+            let why = "it is of another file: the custodian's log does not say what it answered";
+            return Err(Error::new(Kind::Integrity, "the receipt is wrong", why).hint("tell the auditors"));
+        }
+        write_receipt(&self.path, &receipt)
     }
 }
 

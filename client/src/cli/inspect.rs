@@ -48,6 +48,8 @@ fn facts(found: &Inspection) -> Vec<(&'static str, String)> {
         facts.push(("sealed to", format!("keys/{} ({})", recipient.key_id, recipient.wrapping)));
         facts.push(("in the log as", recipient.wrapped_key_sha256.clone()));
     }
+    facts.extend(found.other_recipients.iter().map(|other| ("not served", other.clone())));
+    facts.push(("encryption", found.encryption.clone()));
     facts.push(match &found.entries {
         Some(entries) => {
             let bytes: u64 = entries.iter().map(|entry| entry.size).sum();

@@ -9,18 +9,21 @@ use std::{
 use clap::Subcommand;
 use custodian_proto::v1;
 use der::pem::{LineEnding, encode_string};
+use jiff::Timestamp;
+use serde::Serialize;
 
 use super::{
     connection::Connection,
     extract::reason,
+    message::note,
     output::{Style, print},
-    view::{KeyView, id_of},
-    when::local,
+    view::{KeyView, UnwrappedView, id_of},
+    when::{local, parse_future},
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    remote::WhichKey,
+    remote::{NewKey, WhichKey, full_label},
 };
 
 #[derive(Debug, Subcommand)]
@@ -32,14 +35,14 @@ pub(super) enum KeyCommand {
     },
     /// Show one
     Show {
-        /// Its id, the beginning of it, or its label
+        /// Its label (with its version: invoices@2), id or the beginning of it
         key: WhichKey,
         #[command(flatten)]
         style: Style,
     },
     /// Print its certificate (PEM): give it to whoever seals for you
     Cert {
-        /// Its id, the beginning of it, or its label
+        /// Its label (the newest active version), id or the beginning of it
         key: WhichKey,
         /// A new file instead of standard output
         #[arg(long, short, value_name = "FILE")]
@@ -52,12 +55,39 @@ pub(super) enum KeyCommand {
         /// Size of the modulus [default: 3072]
         #[arg(long, value_name = "BITS")]
         bits: Option<Bits>,
+        /// Leave it pre-active until it is activated
+        #[arg(long)]
+        pre_active: bool,
+        /// From when it is sealed to: 2026-11-03, or how long from now: 7d. It becomes active then [default: now]
+        #[arg(long, value_name = "TIME", value_parser = parse_future)]
+        wrap_from: Option<Timestamp>,
+        #[command(flatten)]
+        ends: Ends,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Generate its next version; nothing new is sealed to the one before, which still opens what was
+    Rotate {
+        /// Its label
+        label: String,
+        /// Size of the modulus [default: as before]
+        #[arg(long, value_name = "BITS")]
+        bits: Option<Bits>,
+        #[command(flatten)]
+        ends: Ends,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Let a pre-active key begin, or a suspended one unwrap again
+    Activate {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
         #[command(flatten)]
         style: Style,
     },
     /// Stop unwrapping with a key until it is activated again
     Suspend {
-        /// Its id, the beginning of it, or its label
+        /// Its label (with its version: invoices@2), id or the beginning of it
         key: WhichKey,
         /// Why; recorded
         #[arg(long, value_name = "TEXT", value_parser = reason)]
@@ -65,13 +95,78 @@ pub(super) enum KeyCommand {
         #[command(flatten)]
         style: Style,
     },
-    /// Let a suspended key unwrap again
-    Activate {
-        /// Its id, the beginning of it, or its label
+    /// End sealing to a key for good; what was sealed to it still opens
+    Deactivate {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Set until when a key unwraps
+    Limit {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
+        /// Until when: 2026-11-03, or how long from now: 365d, 2y; or never, for no end
+        #[arg(long, value_name = "TIME", value_parser = parse_limit)]
+        unwrap_until: Limit,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Stop a key for good because somebody else may have it: once this returns, no file key leaves
+    Compromise {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Destroy a key in the token, for ever: nothing sealed to it opens any more
+    Destroy {
+        /// Its label (with its version: invoices@2), id or the beginning of it
+        key: WhichKey,
+        /// Its label once more: there is no way back
+        #[arg(long, value_name = "LABEL")]
+        confirm: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// List every file key that was ever unwrapped with it
+    Unwrapped {
+        /// Its label (with its version: invoices@2), id or the beginning of it
         key: WhichKey,
         #[command(flatten)]
         style: Style,
     },
+}
+
+/// When a new key's periods end.
+#[derive(Debug, clap::Args)]
+pub(super) struct Ends {
+    /// Until when it is sealed to: 2026-11-03, or how long from now: 365d, 2y [default: the custodian's]
+    #[arg(long, value_name = "TIME", value_parser = parse_future)]
+    wrap_until: Option<Timestamp>,
+    /// Until when it unwraps [default: no end]
+    #[arg(long, value_name = "TIME", value_parser = parse_future)]
+    unwrap_until: Option<Timestamp>,
+}
+
+/// Until when a key unwraps; `None`: no end. A type of its own, since an option of clap is one that is not given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit(Option<Timestamp>);
+
+fn parse_limit(text: &str) -> std::result::Result<Limit, String> {
+    if text == "never" { Ok(Limit(None)) } else { parse_future(text).map(|time| Limit(Some(time))) }
 }
 
 /// Modulus sizes that wrapping keys may have ([`custodian_proto::limits::MODULUS_BITS`]).
@@ -101,39 +196,124 @@ impl KeyCommand {
         match self {
             Self::Ls { style } => {
                 let keys = remote.keys()?;
-                let views: Vec<_> = keys.iter().map(KeyView::from).collect();
-                style.many(&views, &["ID", "LABEL", "STATE", "BITS", "WRAPPING"], |key| {
+                let views: Vec<_> = keys.iter().map(Listed::from).collect();
+                let header = ["ID", "LABEL", "STATE", "BITS", "WRAPPING", "SEALED TO UNTIL", "UNWRAPS UNTIL"];
+                style.many(&views, &header, |Listed { view, key }| {
                     vec![
                         id_of(&key.name).to_owned(),
-                        key.label.clone(),
-                        key.state.to_owned(),
+                        full_label(key),
+                        view.state.to_owned(),
                         key.modulus_bits.to_string(),
-                        key.wrapping.clone(),
+                        view.wrapping.clone(),
+                        local(key.wrap_end_time.as_ref()),
+                        local(key.unwrap_end_time.as_ref()),
                     ]
                 })
             }
             Self::Show { key, style } => tell(style, &remote.key(&key)?),
-            Self::Cert { key, output } => certificate(&remote.key(&key)?, output.as_deref()),
-            Self::Create { label, bits, style } => {
-                tell(style, &remote.create_key(&label, bits.map(Bits::count))?)
+            Self::Cert { key, output } => certificate(&remote.key_to_seal_to(&key)?, output.as_deref()),
+            Self::Create { label, bits, pre_active, wrap_from, ends, style } => {
+                let new = NewKey { pre_active, wrap_start: wrap_from, ..ends.new_key(bits) };
+                tell(style, &remote.create_key(&label, &new)?)
             }
-            Self::Suspend { key, reason, style } => tell(style, &remote.suspend_key(&key, &reason)?),
+            Self::Rotate { label, bits, ends, style } => {
+                tell(style, &remote.rotate_key(&label, &ends.new_key(bits))?)
+            }
             Self::Activate { key, style } => tell(style, &remote.activate_key(&key)?),
+            Self::Suspend { key, reason, style } => tell(style, &remote.suspend_key(&key, &reason)?),
+            Self::Deactivate { key, reason, style } => tell(style, &remote.deactivate_key(&key, &reason)?),
+            Self::Limit { key, unwrap_until, reason, style } => {
+                tell(style, &remote.limit_key(&key, unwrap_until.0, &reason)?)
+            }
+            Self::Compromise { key, reason, style } => {
+                let compromised = remote.compromise_key(&key, &reason)?;
+                let id = id_of(&compromised.name).to_owned();
+                tell(style, &compromised)?;
+                note(&format!("what it had unwrapped: custodianctl key unwrapped {id}"));
+                Ok(())
+            }
+            Self::Destroy { key, confirm, reason, style } => {
+                tell(style, &remote.destroy_key(&key, &confirm, &reason)?)
+            }
+            Self::Unwrapped { key, style } => list_unwrapped(style, &remote.unwrapped(&key)?),
         }
     }
 }
 
+impl Ends {
+    fn new_key(&self, bits: Option<Bits>) -> NewKey {
+        NewKey {
+            modulus_bits: bits.map(Bits::count),
+            wrap_end: self.wrap_until,
+            unwrap_end: self.unwrap_until,
+            ..NewKey::default()
+        }
+    }
+}
+
+/// A key with its JSON beside it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    view: KeyView,
+    #[serde(skip)]
+    key: &'a v1::Key,
+}
+
+impl<'a> From<&'a v1::Key> for Listed<'a> {
+    fn from(key: &'a v1::Key) -> Self {
+        Self { view: key.into(), key }
+    }
+}
+
+/// A released file key with its JSON beside it.
+#[derive(Serialize)]
+struct Released<'a> {
+    #[serde(flatten)]
+    view: UnwrappedView,
+    #[serde(skip)]
+    unwrapped: &'a v1::Unwrapped,
+}
+
+fn list_unwrapped(style: Style, unwrapped: &[v1::Unwrapped]) -> Result<()> {
+    let listed: Vec<_> =
+        unwrapped.iter().map(|unwrapped| Released { view: unwrapped.into(), unwrapped }).collect();
+    let header =
+        ["SEQ", "TIME", "USER", "DEVICE", "FILE (CLAIMED)", "REASON (CLAIMED)", "WRAPPED KEY SHA-256"];
+    style.many(&listed, &header, |Released { view, unwrapped }| {
+        let claims = view.claims.as_ref();
+        vec![
+            view.sequence.to_string(),
+            local(unwrapped.time.as_ref()),
+            id_of(&view.user).to_owned(),
+            id_of(&view.device).to_owned(),
+            claims.map(|claims| claims.file_name.clone()).unwrap_or_default(),
+            claims.map(|claims| claims.reason.clone()).unwrap_or_default(),
+            view.wrapped_key_sha256.clone(),
+        ]
+    })
+}
+
 fn tell(style: Style, key: &v1::Key) -> Result<()> {
     let view = KeyView::from(key);
+    let unwraps = match &key.unwrap_end_time {
+        Some(end) => format!("until {}", local(Some(end))),
+        None => "without end".to_owned(),
+    };
     style.one(
         &view,
         &[
             ("key", key.name.clone()),
-            ("label", key.label.clone()),
+            ("label", full_label(key)),
             ("state", view.state.to_owned()),
             ("modulus", format!("{} bits", key.modulus_bits)),
             ("wrapping", view.wrapping.clone()),
+            ("sealed to from", local(key.wrap_start_time.as_ref())),
+            ("sealed to until", local(key.wrap_end_time.as_ref())),
+            ("unwraps", unwraps),
             ("created", local(key.create_time.as_ref())),
+            ("changed", local(key.update_time.as_ref())),
+            ("reason", key.reason.clone()),
         ],
     )
 }

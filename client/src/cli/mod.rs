@@ -11,6 +11,7 @@ mod envelope;
 mod extract;
 mod inspect;
 mod key;
+mod log;
 mod login;
 mod message;
 mod output;
@@ -35,9 +36,10 @@ Settings: flag > environment > ~/.config/custodian/client.toml
   --cert FILE        CUSTODIAN_CERT           PEM; this device's certificate
   --key FILE         CUSTODIAN_KEY            PEM; this device's private key
   --user ID          CUSTODIAN_USER           who signs in
-  --password-file F  CUSTODIAN_PASSWORD_FILE  else the terminal is asked";
+  --password-file F  CUSTODIAN_PASSWORD_FILE  else the terminal is asked
+  --log-key FILE     CUSTODIAN_LOG_KEY        the log's public key (environment or flag)";
 
 /// What every `--help` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 local failure, 2 usage, 3 refused, 4 waits for approval,
-  5 damaged envelope (nothing released), 6 custodian unreachable, 130 interrupted";
+  5 damaged envelope (nothing released) or log, 6 custodian unreachable, 130 interrupted";

@@ -23,7 +23,7 @@ pub(super) struct SealArgs {
     /// Format of the envelope
     #[arg(long, value_enum, default_value_t = Format::Mtd)]
     format: Format,
-    /// The envelope; - for standard output. [default: PATH.mtd or PATH.sealed in the current folder, if there is one PATH]
+    /// The envelope; - for standard output. [default: PATH.mtd, PATH.sealed or PATH.p7m in the current folder, if there is one PATH]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Keep symbolic links as links; otherwise they are refused
@@ -49,6 +49,8 @@ enum Format {
     Mtd,
     /// Names, sizes and times are secret, too; the fastest to open
     Sealed,
+    /// One file, as in S/MIME: openssl cms opens it
+    Cms,
 }
 
 impl Format {
@@ -56,6 +58,7 @@ impl Format {
         match self {
             Self::Mtd => ".mtd",
             Self::Sealed => ".sealed",
+            Self::Cms => ".p7m",
         }
     }
 }
@@ -65,6 +68,7 @@ impl From<Format> for envelope::Format {
         match format {
             Format::Mtd => Self::Mtd,
             Format::Sealed => Self::Sealed,
+            Format::Cms => Self::Cms,
         }
     }
 }

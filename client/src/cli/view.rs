@@ -75,10 +75,16 @@ impl From<&v1::User> for UserView {
 pub(super) struct KeyView {
     pub(super) name: String,
     pub(super) label: String,
+    pub(super) version: u32,
     pub(super) state: &'static str,
     pub(super) modulus_bits: u32,
     pub(super) wrapping: String,
     pub(super) create_time: Option<String>,
+    pub(super) wrap_start_time: Option<String>,
+    pub(super) wrap_end_time: Option<String>,
+    pub(super) unwrap_end_time: Option<String>,
+    pub(super) update_time: Option<String>,
+    pub(super) reason: String,
 }
 
 impl From<&v1::Key> for KeyView {
@@ -86,10 +92,41 @@ impl From<&v1::Key> for KeyView {
         Self {
             name: key.name.clone(),
             label: key.label.clone(),
+            version: key.version,
             state: key_state(key.state()),
             modulus_bits: key.modulus_bits,
             wrapping: wrapping_name(key.wrapping()),
             create_time: rfc3339(key.create_time.as_ref()),
+            wrap_start_time: rfc3339(key.wrap_start_time.as_ref()),
+            wrap_end_time: rfc3339(key.wrap_end_time.as_ref()),
+            unwrap_end_time: rfc3339(key.unwrap_end_time.as_ref()),
+            update_time: rfc3339(key.update_time.as_ref()),
+            reason: key.reason.clone(),
+        }
+    }
+}
+
+/// A file key that was released.
+#[derive(Serialize)]
+pub(super) struct UnwrappedView {
+    pub(super) sequence: u64,
+    pub(super) time: Option<String>,
+    pub(super) user: String,
+    pub(super) device: String,
+    pub(super) wrapped_key_sha256: String,
+    /// Not verified: what the client said.
+    pub(super) claims: Option<ClaimsView>,
+}
+
+impl From<&v1::Unwrapped> for UnwrappedView {
+    fn from(unwrapped: &v1::Unwrapped) -> Self {
+        Self {
+            sequence: unwrapped.sequence,
+            time: rfc3339(unwrapped.time.as_ref()),
+            user: unwrapped.user.clone(),
+            device: unwrapped.device.clone(),
+            wrapped_key_sha256: unwrapped.wrapped_key_sha256.clone(),
+            claims: unwrapped.claims.clone().map(ClaimsView::from),
         }
     }
 }
@@ -124,6 +161,13 @@ pub(super) struct ClaimsView {
     pub(super) reason: String,
 }
 
+impl From<v1::Claims> for ClaimsView {
+    fn from(claims: v1::Claims) -> Self {
+        let v1::Claims { file_name, file_size, format, reason } = claims;
+        Self { file_name, file_size, format, reason }
+    }
+}
+
 impl From<&v1::Record> for RecordView {
     fn from(record: &v1::Record) -> Self {
         let record = record.clone();
@@ -138,12 +182,7 @@ impl From<&v1::Record> for RecordView {
             peer_ip: record.peer_ip,
             key: record.key,
             wrapped_key_sha256: record.wrapped_key_sha256,
-            claims: record.claims.map(|claims| ClaimsView {
-                file_name: claims.file_name,
-                file_size: claims.file_size,
-                format: claims.format,
-                reason: claims.reason,
-            }),
+            claims: record.claims.map(ClaimsView::from),
             target: record.target,
             outcome: record.outcome,
             detail: record.detail,
@@ -180,8 +219,12 @@ fn device_state(state: v1::DeviceState) -> &'static str {
 
 fn key_state(state: KeyState) -> &'static str {
     match state {
+        KeyState::PreActive => "pre-active",
         KeyState::Active => "active",
         KeyState::Suspended => "suspended",
+        KeyState::Deactivated => "deactivated",
+        KeyState::Compromised => "compromised",
+        KeyState::Destroyed => "destroyed",
         KeyState::Unspecified => "unknown",
     }
 }

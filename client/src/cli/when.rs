@@ -29,12 +29,31 @@ pub(super) fn parse_instant(text: &str) -> Result<Timestamp, String> {
     instant(text, &Zoned::now())
 }
 
+/// Reads a time to come: RFC 3339, a local date or date and time, or how long from now: `24h`, `365d`, `2y`.
+pub(super) fn parse_future(text: &str) -> Result<Timestamp, String> {
+    future(text, &Zoned::now())
+}
+
 /// Reads `90s`, `24h`, `7d`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration such as 90s, 24h or 7d");
     let span: Span = text.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(duration).ok().filter(|duration| duration.as_secs() > 0).ok_or_else(wrong)
+}
+
+fn future(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no time to come: give 2026-11-03T14:05:00Z, 2026-11-03, or how long from now: 24h, 365d, 2y"
+        )
+    };
+    let time = match text.parse::<Span>() {
+        // Years and months by the calendar.
+        Ok(ahead) => now.checked_add(ahead).map_err(|_| wrong())?.timestamp(),
+        Err(_) => instant(text, now).map_err(|_| wrong())?,
+    };
+    if time > now.timestamp() { Ok(time) } else { Err(wrong()) }
 }
 
 fn instant(text: &str, now: &Zoned) -> Result<Timestamp, String> {
@@ -73,6 +92,19 @@ mod tests {
         assert_eq!(read("24h").unwrap(), "2026-11-02T11:00:00Z");
         assert_eq!(read("7d").unwrap(), "2026-10-27T11:00:00Z");
         for wrong in ["", "yesterday", "-24h", "25", "2026-13-01"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_is_a_date_or_how_long_from_now() {
+        let now: Zoned = "2026-11-03T12:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        let read = |text| future(text, &now).map(|time| time.to_string());
+        assert_eq!(read("2027-01-01").unwrap(), "2026-12-31T23:00:00Z");
+        assert_eq!(read("2027-01-01T00:00:00Z").unwrap(), "2027-01-01T00:00:00Z");
+        assert_eq!(read("24h").unwrap(), "2026-11-04T11:00:00Z");
+        assert_eq!(read("2y").unwrap(), "2028-11-03T11:00:00Z");
+        for wrong in ["", "soon", "2026-11-03", "2020-01-01T00:00:00Z", "-24h", "0s", "9999y"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,6 +1,7 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
 mod cipher_key;
+pub mod cms;
 mod jobs;
 pub mod mtd;
 mod oaep;
@@ -17,7 +18,7 @@ pub use recipient::Recipient;
 pub use source::{Body, Source};
 pub use zip::{Entry, EntryKind};
 
-use self::zip::starts_with_local;
+use self::{source::Input, zip::starts_with_local};
 use crate::error::{Error, Kind};
 
 /// The first entry of an MTD archive and of a `sealed` envelope.
@@ -30,6 +31,8 @@ pub enum Format {
     Mtd,
     /// Encrypted as a whole, names included, and readable at any place: `docs/formats/sealed.md`.
     Sealed,
+    /// One file in a CMS message, as in S/MIME: `docs/formats/cms.md`.
+    Cms,
 }
 
 impl Format {
@@ -38,6 +41,7 @@ impl Format {
         match self {
             Self::Mtd => "mtd",
             Self::Sealed => "sealed",
+            Self::Cms => "cms",
         }
     }
 }
@@ -68,6 +72,9 @@ pub fn detect(file: &dyn ReadAt, len: u64) -> Result<Format, Error> {
     let start = &*start;
     if starts_with_local(start, CIPHER_KEY.as_bytes()) {
         return Ok(if sealed::is_sealed(file, len)? { Format::Sealed } else { Format::Mtd });
+    }
+    if cms::is_cms(start) {
+        return Ok(Format::Cms);
     }
     let looks_like = match start {
         [] => "it is empty",
@@ -100,7 +107,7 @@ mod tests {
         for (start, why) in [
             (&b""[..], "empty"),
             (b"PK\x03\x04", "CIPHER.KEY"),
-            (b"-----BEGIN", "PEM"),
+            (b"-----BEGIN CERTIFICATE-----", "PEM"),
             (b"hello", "no format"),
         ] {
             let error = detect(&start, start.len() as u64).expect_err("no envelope");

@@ -73,13 +73,12 @@ impl Recipient {
 fn check_validity(certificate: &Certificate, now: SystemTime) -> Result<()> {
     let validity = certificate.tbs_certificate().validity();
     if now < validity.not_before.to_system_time() {
-        return Err(
-            unusable(format!("it is not valid before {}", validity.not_before)).hint("check the clock")
-        );
+        let why = format!("its period for sealing begins at {}", validity.not_before);
+        return Err(unusable(why).hint("wait until then, or check the clock"));
     }
     if now > validity.not_after.to_system_time() {
-        return Err(unusable(format!("it expired at {}", validity.not_after))
-            .hint("ask for the recipient's current certificate"));
+        let why = format!("its period for sealing ended at {} (the certificate expired)", validity.not_after);
+        return Err(unusable(why).hint("ask for the certificate of the key's current version"));
     }
     Ok(())
 }

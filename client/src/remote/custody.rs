@@ -15,8 +15,20 @@ use crate::{
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
 const WHAT: &str = "cannot open the envelope";
 
-impl Unwrapper for Remote {
-    fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
+/// A file key, and where the log says so.
+pub struct Recorded {
+    /// The key.
+    pub file_key: FileKey,
+    /// The number of the record.
+    pub sequence: u64,
+}
+
+impl Remote {
+    /// Unwraps one file key, and tells which record says so.
+    ///
+    /// # Errors
+    /// As [`Unwrapper::unwrap`].
+    pub fn unwrap_recorded(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<Recorded> {
         let request = v1::UnwrapRequest {
             key: wrapped.key_id().resource_name(),
             wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
@@ -26,10 +38,17 @@ impl Unwrapper for Remote {
         let mut answer = self
             .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
         // Law 4 holds at this end too.
-        FileKey::take(&mut answer.file_key).ok_or_else(|| {
+        let file_key = FileKey::take(&mut answer.file_key).ok_or_else(|| {
             let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
             Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
-        })
+        })?;
+        Ok(Recorded { file_key, sequence: answer.sequence })
+    }
+}
+
+impl Unwrapper for Remote {
+    fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
+        Ok(self.unwrap_recorded(wrapped, claims)?.file_key)
     }
 
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and

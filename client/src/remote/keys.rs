@@ -7,6 +7,7 @@ use custodian_proto::{
     limits::{MAX_PAGE_LEN, MAX_PAGE_SIZE},
     v1::{self, key_service_client::KeyServiceClient},
 };
+use jiff::Timestamp;
 
 use super::{Remote, session::Signed, status::Failure};
 use crate::error::{Error, Kind, Result};
@@ -16,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 pub enum WhichKey {
     /// The whole id.
     Id(KeyId),
-    /// The beginning of an id, or a label.
+    /// The beginning of an id, or a label, maybe with a version: `invoices@2`.
     Like(String),
 }
 
@@ -30,7 +31,8 @@ impl FromStr for WhichKey {
 }
 
 impl WhichKey {
-    /// Finds the one key that is meant. A label beats the beginning of an id.
+    /// Finds the one key that is meant. A label beats the beginning of an id; a label without a version is that of the only
+    /// one there is.
     fn among(&self, keys: &[v1::Key]) -> Result<KeyId> {
         let like = match self {
             Self::Id(id) => return Ok(*id),
@@ -38,25 +40,78 @@ impl WhichKey {
         };
         let what = format!("cannot find the key {like:?}");
         let lower = like.to_ascii_lowercase();
-        let id_of = |key: &v1::Key| key.name.strip_prefix("keys/").unwrap_or_default().to_owned();
-        let labelled: Vec<_> = keys.iter().filter(|key| key.label == *like).collect();
+        let labelled: Vec<_> =
+            keys.iter().filter(|key| key.label == *like || full_label(key) == *like).collect();
         let found = if labelled.is_empty() {
-            keys.iter().filter(|key| !lower.is_empty() && id_of(key).starts_with(&lower)).collect()
+            keys.iter().filter(|key| !lower.is_empty() && id_text(key).starts_with(&lower)).collect()
         } else {
             labelled
         };
         match found.as_slice() {
-            [key] => KeyId::from_resource_name(&key.name)
-                .map_err(|error| Error::new(Kind::Unreachable, what, format!("{}: {error}", key.name))),
-            [] => Err(Error::new(Kind::Refused, what, "the custodian has no key of that label or id")
-                .hint("list them: custodianctl key ls")),
+            [key] => id_of(key, &what),
+            [] => Err(unknown(what)),
             several => {
-                let ids: Vec<_> = several.iter().map(|key| id_of(key)).collect();
-                Err(Error::new(Kind::Usage, what, format!("it may be any of {}", ids.join(", ")))
-                    .hint("give more of the id"))
+                let names: Vec<_> =
+                    several.iter().map(|key| format!("{} ({})", full_label(key), id_text(key))).collect();
+                Err(Error::new(Kind::Usage, what, format!("it may be any of {}", names.join(", ")))
+                    .hint("give the version, as in invoices@2, or more of the id"))
             }
         }
     }
+
+    /// Finds the key to seal to: of a label, the newest version that is active.
+    fn to_seal_to(&self, keys: &[v1::Key]) -> Result<KeyId> {
+        let Self::Like(label) = self else { return self.among(keys) };
+        let versions = || keys.iter().filter(|key| key.label == *label);
+        if versions().next().is_none() {
+            return self.among(keys);
+        }
+        let what = format!("cannot choose a certificate of {label:?}");
+        let active = versions().filter(|key| key.state() == v1::KeyState::Active);
+        match active.max_by_key(|key| key.version) {
+            Some(newest) => id_of(newest, &what),
+            None => Err(Error::new(Kind::Refused, what, "no version of it is active")
+                .hint("look at them: custodianctl key ls; or name a version, as in invoices@2")),
+        }
+    }
+}
+
+fn id_text(key: &v1::Key) -> &str {
+    key.name.strip_prefix("keys/").unwrap_or_default()
+}
+
+fn id_of(key: &v1::Key, what: &str) -> Result<KeyId> {
+    KeyId::from_resource_name(&key.name)
+        .map_err(|error| Error::new(Kind::Unreachable, what, format!("{}: {error}", key.name)))
+}
+
+fn unknown(what: String) -> Error {
+    Error::new(Kind::Refused, what, "the custodian has no key of that label or id")
+        .hint("list them: custodianctl key ls")
+}
+
+/// How people tell a key from its other versions: `invoices@2`.
+pub fn full_label(key: &v1::Key) -> String {
+    format!("{}@{}", key.label, key.version)
+}
+
+/// What a new key is to be, beyond its label. Nothing: what the custodian usually makes.
+#[derive(Clone, Debug, Default)]
+pub struct NewKey {
+    /// The size of the modulus.
+    pub modulus_bits: Option<u32>,
+    /// It waits to be activated by hand.
+    pub pre_active: bool,
+    /// From when envelopes are sealed to it.
+    pub wrap_start: Option<Timestamp>,
+    /// Until when envelopes are sealed to it.
+    pub wrap_end: Option<Timestamp>,
+    /// Until when it unwraps.
+    pub unwrap_end: Option<Timestamp>,
+}
+
+fn proto(time: Option<Timestamp>) -> Option<prost_types::Timestamp> {
+    time.map(|time| prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }
 
 impl Remote {
@@ -98,18 +153,62 @@ impl Remote {
         Ok(self.find_key(&self.key_id(which)?, "cannot show the key")?)
     }
 
-    /// Generates a key pair in the token. `None`: the custodian's default size.
+    /// The key to seal to: of a label, the newest version that is active.
+    ///
+    /// # Errors
+    /// None is active, none or several fit; and those of any call.
+    pub fn key_to_seal_to(&self, which: &WhichKey) -> Result<v1::Key> {
+        let id = match which {
+            WhichKey::Id(id) => *id,
+            WhichKey::Like(_) => which.to_seal_to(&self.keys()?)?,
+        };
+        Ok(self.find_key(&id, "cannot show the key")?)
+    }
+
+    /// Generates a key pair in the token: version 1 of a new label.
     ///
     /// # Errors
     /// Those of any call: refused, unreachable, interrupted.
-    pub fn create_key(&self, label: &str, modulus_bits: Option<u32>) -> Result<v1::Key> {
-        let request =
-            v1::CreateKeyRequest { label: label.to_owned(), modulus_bits: modulus_bits.unwrap_or_default() };
+    pub fn create_key(&self, label: &str, new: &NewKey) -> Result<v1::Key> {
+        let request = v1::CreateKeyRequest {
+            label: label.to_owned(),
+            modulus_bits: new.modulus_bits.unwrap_or_default(),
+            pre_active: new.pre_active,
+            wrap_start_time: proto(new.wrap_start),
+            wrap_end_time: proto(new.wrap_end),
+            unwrap_end_time: proto(new.unwrap_end),
+        };
         let what = format!("cannot create the key {label}");
         Ok(self.call(&what, async |service| client(service).create_key(request.clone()).await)?)
     }
 
-    /// Stops unwrapping with a key.
+    /// Generates the next version of a key. How it begins is not asked: it is active at once.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn rotate_key(&self, label: &str, new: &NewKey) -> Result<v1::Key> {
+        let request = v1::RotateKeyRequest {
+            label: label.to_owned(),
+            modulus_bits: new.modulus_bits.unwrap_or_default(),
+            wrap_end_time: proto(new.wrap_end),
+            unwrap_end_time: proto(new.unwrap_end),
+        };
+        let what = format!("cannot rotate the key {label}");
+        Ok(self.call(&what, async |service| client(service).rotate_key(request.clone()).await)?)
+    }
+
+    /// Lets a pre-active key begin, or a suspended one work again.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn activate_key(&self, which: &WhichKey) -> Result<v1::Key> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot activate {name}");
+        let request = v1::ActivateKeyRequest { name };
+        Ok(self.call(&what, async |service| client(service).activate_key(request.clone()).await)?)
+    }
+
+    /// Stops unwrapping with a key for a while.
     ///
     /// # Errors
     /// Those of any call: refused, unreachable, interrupted.
@@ -120,15 +219,76 @@ impl Remote {
         Ok(self.call(&what, async |service| client(service).suspend_key(request.clone()).await)?)
     }
 
-    /// Lets a suspended key unwrap again.
+    /// Ends sealing to a key for good.
     ///
     /// # Errors
     /// Those of any call: refused, unreachable, interrupted.
-    pub fn activate_key(&self, which: &WhichKey) -> Result<v1::Key> {
+    pub fn deactivate_key(&self, which: &WhichKey, reason: &str) -> Result<v1::Key> {
         let name = self.key_id(which)?.resource_name();
-        let what = format!("cannot activate {name}");
-        let request = v1::ActivateKeyRequest { name };
-        Ok(self.call(&what, async |service| client(service).activate_key(request.clone()).await)?)
+        let what = format!("cannot deactivate {name}");
+        let request = v1::DeactivateKeyRequest { name, reason: reason.to_owned() };
+        Ok(self.call(&what, async |service| client(service).deactivate_key(request.clone()).await)?)
+    }
+
+    /// Sets until when a key unwraps. `None`: no end.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn limit_key(
+        &self,
+        which: &WhichKey,
+        unwrap_end: Option<Timestamp>,
+        reason: &str,
+    ) -> Result<v1::Key> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot limit {name}");
+        let request =
+            v1::LimitKeyRequest { name, unwrap_end_time: proto(unwrap_end), reason: reason.to_owned() };
+        Ok(self.call(&what, async |service| client(service).limit_key(request.clone()).await)?)
+    }
+
+    /// Stops a key for good: somebody else may have it.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn compromise_key(&self, which: &WhichKey, reason: &str) -> Result<v1::Key> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot mark {name} as compromised");
+        let request = v1::CompromiseKeyRequest { name, reason: reason.to_owned() };
+        Ok(self.call(&what, async |service| client(service).compromise_key(request.clone()).await)?)
+    }
+
+    /// Destroys a key in the token. `confirm_label` is what the person typed to confirm it.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn destroy_key(&self, which: &WhichKey, confirm_label: &str, reason: &str) -> Result<v1::Key> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot destroy {name}");
+        let (confirm_label, reason) = (confirm_label.to_owned(), reason.to_owned());
+        let request = v1::DestroyKeyRequest { name, confirm_label, reason };
+        Ok(self.call(&what, async |service| client(service).destroy_key(request.clone()).await)?)
+    }
+
+    /// Everything that was ever unwrapped with a key, oldest first.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn unwrapped(&self, which: &WhichKey) -> Result<Vec<v1::Unwrapped>> {
+        let name = self.key_id(which)?.resource_name();
+        let what = format!("cannot list what was unwrapped with {name}");
+        let (mut all, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request =
+                v1::ListUnwrappedRequest { name: name.clone(), page_size: MAX_PAGE_SIZE, page_token };
+            let page =
+                self.call(&what, async |service| client(service).list_unwrapped(request.clone()).await)?;
+            all.extend(page.unwrapped);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
     }
 
     pub(super) fn find_key(&self, id: &KeyId, what: &str) -> std::result::Result<v1::Key, Failure> {
@@ -145,28 +305,56 @@ fn client(service: Signed) -> KeyServiceClient<Signed> {
 mod tests {
     use super::*;
 
+    fn key(start: &str, label: &str, version: u32, state: v1::KeyState) -> v1::Key {
+        let name = format!("keys/{start}{}", "0".repeat(40 - start.len()));
+        v1::Key { name, label: label.into(), version, state: state.into(), ..v1::Key::default() }
+    }
+
+    fn which(text: &str) -> WhichKey {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_key_is_named_by_id_prefix_or_label_and_never_guessed() {
-        let ids = ["ab11", "ab22", "cd33"].map(|start| format!("{start}{}", "0".repeat(36)));
-        let label = |index: usize| ["payroll", "archive", "ab"][index].to_owned();
-        let keys: Vec<_> = ids
-            .iter()
-            .enumerate()
-            .map(|(index, id)| v1::Key {
-                name: format!("keys/{id}"),
-                label: label(index),
-                ..v1::Key::default()
-            })
-            .collect();
-        let find = |text: &str| text.parse::<WhichKey>().unwrap().among(&keys).map(|id| id.to_string());
-        assert_eq!(find(&ids[0]).unwrap(), ids[0]);
-        assert_eq!(find(&format!("keys/{}", ids[1])).unwrap(), ids[1]);
-        assert_eq!(find("ab1").unwrap(), ids[0]);
-        assert_eq!(find("AB2").unwrap(), ids[1]);
-        assert_eq!(find("archive").unwrap(), ids[1]);
-        assert_eq!(find("ab").unwrap(), ids[2], "a label beats a prefix");
+        let active = v1::KeyState::Active;
+        let keys = [
+            key("ab11", "payroll", 1, active),
+            key("ab22", "archive", 1, active),
+            key("cd33", "ab", 1, active),
+            key("ee44", "payroll", 2, active),
+        ];
+        let find = |text: &str| which(text).among(&keys).map(|id| id.to_string()[..4].to_owned());
+        assert_eq!(find(id_text(&keys[0])).unwrap(), "ab11");
+        assert_eq!(find(&keys[1].name).unwrap(), "ab22");
+        assert_eq!(find("ab1").unwrap(), "ab11");
+        assert_eq!(find("AB2").unwrap(), "ab22");
+        assert_eq!(find("archive").unwrap(), "ab22");
+        assert_eq!(find("archive@1").unwrap(), "ab22");
+        assert_eq!(find("ab").unwrap(), "cd33", "a label beats a prefix");
+        assert_eq!(find("payroll@2").unwrap(), "ee44");
+        let several = find("payroll").unwrap_err();
+        assert_eq!(several.kind, Kind::Usage, "which version?");
+        assert!(several.to_string().contains("payroll@1"), "{several}");
         assert_eq!(find("a").unwrap_err().kind, Kind::Usage, "ambiguous");
-        assert_eq!(find("ee").unwrap_err().kind, Kind::Refused);
+        assert_eq!(find("ff").unwrap_err().kind, Kind::Refused);
+        assert_eq!(find("payroll@3").unwrap_err().kind, Kind::Refused);
         assert_eq!(find("").unwrap_err().kind, Kind::Refused);
+    }
+
+    #[test]
+    fn what_is_sealed_to_is_the_newest_active_version() {
+        use v1::KeyState::{Active, Compromised, Deactivated, PreActive};
+        let keys = [
+            key("11", "payroll", 1, Deactivated),
+            key("22", "payroll", 2, Active),
+            key("33", "payroll", 3, Compromised),
+            key("44", "payroll", 4, PreActive),
+            key("55", "stopped", 1, Compromised),
+        ];
+        let choose = |text: &str| which(text).to_seal_to(&keys).map(|id| id.to_string()[..2].to_owned());
+        assert_eq!(choose("payroll").unwrap(), "22");
+        assert_eq!(choose("payroll@1").unwrap(), "11", "who names a version gets it");
+        assert_eq!(choose("33").unwrap(), "33");
+        assert_eq!(choose("stopped").unwrap_err().kind, Kind::Refused);
     }
 }

@@ -8,6 +8,7 @@ mod devices;
 mod enroll;
 mod identity;
 mod keys;
+mod log;
 mod session;
 mod status;
 mod tls;
@@ -15,9 +16,10 @@ mod tokens;
 mod users;
 mod wire;
 
+pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
-pub use keys::WhichKey;
+pub use keys::{NewKey, WhichKey, full_label};
 pub use tokens::IfLast;
 
 use std::sync::{Mutex, PoisonError};

@@ -74,6 +74,10 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::RoleMissing
         | Refusal::KeyUnknown
         | Refusal::KeySuspended
+        | Refusal::KeyNotActive
+        | Refusal::KeyExpired
+        | Refusal::KeyCompromised
+        | Refusal::KeyDestroyed
         | Refusal::BudgetExhausted
         | Refusal::EnrollmentRefused
         | Refusal::InvalidArgument

@@ -20,6 +20,7 @@ use aws_lc_rs::rsa::{
 };
 use custodian_client::{
     Error, Kind,
+    envelope::cms::Unauthenticated,
     error::Result,
     extract::{ExtractJob, ExtractReport, ExtractTo, Input, Limits, extract},
     progress::Silent,
@@ -161,6 +162,7 @@ pub(crate) fn extract_job(envelope: &Path, folder: &Path) -> ExtractJob {
         only: Vec::new(),
         reason: "test".to_owned(),
         limits: Limits::default(),
+        unauthenticated: Unauthenticated::Refuse,
     }
 }
 

@@ -99,12 +99,45 @@ impl v1::key_service_server::KeyService for Services {
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
-    async fn suspend_key(&self, request: Request<v1::SuspendKeyRequest>) -> Answer<v1::Key> {
+    async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Answer<v1::Key> {
         self.check(&request)?;
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
     async fn activate_key(&self, request: Request<v1::ActivateKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn suspend_key(&self, request: Request<v1::SuspendKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn deactivate_key(&self, request: Request<v1::DeactivateKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn limit_key(&self, request: Request<v1::LimitKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn compromise_key(&self, request: Request<v1::CompromiseKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn destroy_key(&self, request: Request<v1::DestroyKeyRequest>) -> Answer<v1::Key> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn list_unwrapped(
+        &self,
+        request: Request<v1::ListUnwrappedRequest>,
+    ) -> Answer<v1::ListUnwrappedResponse> {
         self.check(&request)?;
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
@@ -117,7 +150,7 @@ impl v1::custody_service_server::CustodyService for Services {
         let mut state = self.state.lock();
         state.unwraps.push(request.into_inner());
         let file_key = state.file_key.clone();
-        Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into() }))
+        Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
     }
 }
 

@@ -63,7 +63,7 @@ fn a_certificate_counts_only_while_it_is_valid() {
     let certificate = &SoftKey::shared().certificate;
     let (now, ten_days) = (SystemTime::now(), Duration::from_secs(10 * 24 * 60 * 60));
     assert!(Recipient::from_certificate(certificate, now).is_ok());
-    for (then, mention) in [(now + ten_days, "expired"), (now - ten_days, "not valid before")] {
+    for (then, mention) in [(now + ten_days, "expired"), (now - ten_days, "begins at")] {
         let error = Recipient::from_certificate(certificate, then).err().expect("refused");
         assert!(
             error.kind == Kind::Local && error.why.contains(mention) && !error.hint.is_empty(),

@@ -18,11 +18,12 @@ impl CustodyService for Api {
     ) -> Result<Response<v1::UnwrapResponse>, Status> {
         let accepted = self.accept(&request).await?;
         let request = self.parsed(&accepted, "Unwrap", parse(request.into_inner())).await?;
-        let key = self.custodian.unwrap(accepted.call.clone(), request).await;
-        let key = key.map_err(|denial| accepted.status(denial))?;
+        let unwrapped = self.custodian.unwrap(accepted.call.clone(), request).await;
+        let unwrapped = unwrapped.map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::UnwrapResponse {
-            file_key: key.expose().to_vec(),
+            file_key: unwrapped.file_key.expose().to_vec(),
             request_id: accepted.call.request_id.to_string(),
+            sequence: unwrapped.sequence,
         }))
     }
 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{device_id, page, page_size, reason, rows_for, timestamp},
+    resource::{device_id, page, page_size, reason, required_reason, rows_for, timestamp},
     session::random_token,
 };
 use crate::{
@@ -149,8 +149,7 @@ impl DeviceService for Api {
     ) -> Result<Response<v1::Device>, Status> {
         let accepted = self.accept(&request).await?;
         let v1::RevokeDeviceRequest { name, reason: why } = request.into_inner();
-        let given = if why.trim().is_empty() { Err(invalid("reason: is required")) } else { reason(why) };
-        let parsed = device_id(&name).and_then(|id| Ok((id, given?)));
+        let parsed = device_id(&name).and_then(|id| Ok((id, required_reason(why)?)));
         let (id, reason) = self.parsed(&accepted, "RevokeDevice", parsed).await?;
         self.set_device_state(&accepted, "RevokeDevice", id, DeviceState::Revoked, reason).await
     }

@@ -1,7 +1,6 @@
 //! `KeyService`.
 
 use custodian_proto::{
-    key::KeyId,
     limits::{DEFAULT_MODULUS_BITS, MODULUS_BITS},
     refusal::Refusal,
     v1::{self, key_service_server::KeyService},
@@ -12,14 +11,13 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{key_id, page, page_size, reason, rows_for},
+    new_key::NewKey,
+    resource::{from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, unwrapped},
 };
 use crate::{
-    authority::{DeviceId, KeyState, Need, Role, WrappingKey},
+    authority::{Beginning, DeviceId, KeyStep, Need, Role, WrappingKey},
     custody::{Denial, Fault},
-    ledger::{Change, Changed, Intent},
-    pki::{DeviceCa, Validity},
-    token::{KeyKind, KeyTemplate, Token},
+    ledger::{Change, Changed, Intent, OK, RecordQuery},
 };
 
 #[tonic::async_trait]
@@ -56,24 +54,41 @@ impl KeyService for Api {
 
     async fn create_key(&self, request: Request<v1::CreateKeyRequest>) -> Result<Response<v1::Key>, Status> {
         let accepted = self.accept(&request).await?;
-        let v1::CreateKeyRequest { label, modulus_bits } = request.into_inner();
-        let parsed = checked_label(label).and_then(|label| Ok((label, checked_bits(modulus_bits)?)));
-        let (label, bits) = self.parsed(&accepted, "CreateKey", parsed).await?;
-        let intent = accepted.call.intent("CreateKey");
+        let parsed = creation(request.into_inner());
+        let new = self.parsed(&accepted, "CreateKey", parsed).await?;
         let api = self.clone();
         let create = Box::pin(async move {
-            let days = api.lifetimes.wrapping_key_days;
-            // Asked before, so that a taken label leaves no key behind in the token. Of two calls with one label at the
-            // same time, the later one's key still stays there unused.
-            if api.custodian.ledger().key_by_label(&label).await?.is_some() {
-                let detail = format!("a key has the label {label}");
+            // Asked before, so that a taken label costs no key pair.
+            if api.custodian.ledger().key_by_label(&new.label).await?.is_some() {
+                let detail = format!("a key has the label {}", new.label);
                 return Err(Denial::Refused { refusal: Refusal::AlreadyExists, detail });
             }
-            let deadline = api.custodian.token_deadline() + GENERATION;
-            let key = make_wrapping_key(api.custodian.token().as_ref(), &api.ca, label, bits, days, deadline);
-            Ok(Change::AddKey(key.await?))
+            api.make(new).await
         });
-        self.change_key(&accepted, intent, create).await
+        self.make_key(&accepted, "CreateKey", create).await
+    }
+
+    async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let parsed = rotation(request.into_inner());
+        let (bits, new) = self.parsed(&accepted, "RotateKey", parsed).await?;
+        let api = self.clone();
+        let rotate = Box::pin(async move {
+            let newest = api.custodian.ledger().key_by_label(&new.label).await?;
+            let newest = newest.ok_or(Refusal::NotFound)?;
+            let modulus_bits = bits.unwrap_or(newest.modulus_bits);
+            api.make(NewKey { version: newest.version.saturating_add(1), modulus_bits, ..new }).await
+        });
+        self.make_key(&accepted, "RotateKey", rotate).await
+    }
+
+    async fn activate_key(
+        &self,
+        request: Request<v1::ActivateKeyRequest>,
+    ) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::ActivateKeyRequest { name } = request.into_inner();
+        self.step(&accepted, "ActivateKey", KeyStep::Activate, &name, Ok(String::new())).await
     }
 
     async fn suspend_key(
@@ -82,69 +97,117 @@ impl KeyService for Api {
     ) -> Result<Response<v1::Key>, Status> {
         let accepted = self.accept(&request).await?;
         let v1::SuspendKeyRequest { name, reason: why } = request.into_inner();
-        let parsed = key_id(&name).and_then(|id| Ok((id, reason(why)?)));
-        let (id, reason) = self.parsed(&accepted, "SuspendKey", parsed).await?;
-        self.set_key_state(&accepted, "SuspendKey", id, KeyState::Suspended, reason).await
+        self.step(&accepted, "SuspendKey", KeyStep::Suspend, &name, reason(why)).await
     }
 
-    async fn activate_key(
+    async fn deactivate_key(
         &self,
-        request: Request<v1::ActivateKeyRequest>,
+        request: Request<v1::DeactivateKeyRequest>,
     ) -> Result<Response<v1::Key>, Status> {
         let accepted = self.accept(&request).await?;
-        let id = self.parsed(&accepted, "ActivateKey", key_id(&request.into_inner().name)).await?;
-        self.set_key_state(&accepted, "ActivateKey", id, KeyState::Active, String::new()).await
+        let v1::DeactivateKeyRequest { name, reason: why } = request.into_inner();
+        self.step(&accepted, "DeactivateKey", KeyStep::Deactivate, &name, reason(why)).await
     }
-}
 
-/// RSA-4096 may take a token many seconds.
-pub(crate) const GENERATION: std::time::Duration = std::time::Duration::from_secs(60);
+    async fn compromise_key(
+        &self,
+        request: Request<v1::CompromiseKeyRequest>,
+    ) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::CompromiseKeyRequest { name, reason: why } = request.into_inner();
+        self.step(&accepted, "CompromiseKey", KeyStep::Compromise, &name, required_reason(why)).await
+    }
 
-/// Generates a wrapping key in the token and certifies it.
-pub(crate) async fn make_wrapping_key(
-    token: &dyn Token,
-    ca: &DeviceCa,
-    label: String,
-    modulus_bits: u32,
-    days: u32,
-    deadline: std::time::Instant,
-) -> Result<WrappingKey, Denial> {
-    let template = KeyTemplate { label: label.clone(), kind: KeyKind::RsaUnwrap { modulus_bits } };
-    let key = token.generate(template, deadline).await?;
-    let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the new key has no wrapping".into()))?;
-    let certificate = ca.certify_wrapping_key(&key, &label, Validity::days(days)?).await?;
-    let state = KeyState::Active;
-    Ok(WrappingKey {
-        id: key.id,
-        label,
-        state,
-        modulus_bits,
-        wrapping,
-        certificate,
-        created: Timestamp::now(),
-    })
+    async fn limit_key(&self, request: Request<v1::LimitKeyRequest>) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::LimitKeyRequest { name, unwrap_end_time, reason: why } = request.into_inner();
+        let parsed = key_id(&name).and_then(|id| {
+            let until = unwrap_end_time.map(|time| from_timestamp(time, "unwrap_end_time")).transpose()?;
+            Ok((id, until, reason(why)?))
+        });
+        let (id, unwraps_until, reason) = self.parsed(&accepted, "LimitKey", parsed).await?;
+        let intent = Intent { key: Some(id), reason: reason.clone(), ..accepted.call.intent("LimitKey") };
+        self.change_key(&accepted, intent, Change::LimitKey { id, unwraps_until, reason }).await
+    }
+
+    async fn destroy_key(
+        &self,
+        request: Request<v1::DestroyKeyRequest>,
+    ) -> Result<Response<v1::Key>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::DestroyKeyRequest { name, confirm_label, reason: why } = request.into_inner();
+        let parsed = key_id(&name).and_then(|id| Ok((id, reason(why)?)));
+        let (id, reason) = self.parsed(&accepted, "DestroyKey", parsed).await?;
+        let destroyed = self.custodian.destroy_key(accepted.call.clone(), id, confirm_label, reason).await;
+        destroyed.map(|key| Response::new(key.into())).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn list_unwrapped(
+        &self,
+        request: Request<v1::ListUnwrappedRequest>,
+    ) -> Result<Response<v1::ListUnwrappedResponse>, Status> {
+        let need = Need::Either(Role::Admin, Role::Auditor);
+        let accepted = self.accept_reader(&request, need, "ListUnwrapped").await?;
+        let v1::ListUnwrappedRequest { name, page_size: size, page_token } = request.into_inner();
+        let id = key_id(&name).map_err(|denial| accepted.status(denial))?;
+        let beyond = match page_token.as_str() {
+            "" => None,
+            token => {
+                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
+            }
+        };
+        let size = page_size(size);
+        let query = RecordQuery {
+            key: Some(id.resource_name()),
+            operation: Some("Unwrap".to_owned()),
+            outcome: Some(OK.to_owned()),
+            beyond,
+            limit: rows_for(size),
+            ..RecordQuery::default()
+        };
+        let records = self.custodian.ledger().records(query).await;
+        let records = records.map_err(|error| accepted.status(error.into()))?;
+        let (records, next_page_token) = page(records, size, |record| record.sequence.to_string());
+        Ok(Response::new(v1::ListUnwrappedResponse {
+            unwrapped: records.into_iter().map(unwrapped).collect(),
+            next_page_token,
+        }))
+    }
 }
 
 impl Api {
-    async fn set_key_state(
+    async fn make_key(
         &self,
         accepted: &Accepted,
         operation: &'static str,
-        id: KeyId,
-        state: KeyState,
-        reason: String,
+        make: impl Future<Output = Result<WrappingKey, Denial>> + Send + 'static,
     ) -> Result<Response<v1::Key>, Status> {
-        let intent = Intent { key: Some(id), reason, ..accepted.call.intent(operation) };
-        self.change_key(accepted, intent, async move { Ok(Change::SetKeyState { id, state }) }).await
+        let made =
+            self.custodian.make_key(accepted.call.clone(), accepted.call.intent(operation), make).await;
+        made.map(|key| Response::new(key.into())).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn step(
+        &self,
+        accepted: &Accepted,
+        operation: &'static str,
+        step: KeyStep,
+        name: &str,
+        reason: Result<String, Denial>,
+    ) -> Result<Response<v1::Key>, Status> {
+        let parsed = key_id(name).and_then(|id| Ok((id, reason?)));
+        let (id, reason) = self.parsed(accepted, operation, parsed).await?;
+        let intent = Intent { key: Some(id), reason: reason.clone(), ..accepted.call.intent(operation) };
+        self.change_key(accepted, intent, Change::StepKey { id, step, reason }).await
     }
 
     async fn change_key(
         &self,
         accepted: &Accepted,
         intent: Intent,
-        prepare: impl Future<Output = Result<Change, Denial>> + Send + 'static,
+        change: Change,
     ) -> Result<Response<v1::Key>, Status> {
-        let prepare = async move { Ok((prepare.await?, ())) };
+        let prepare = async move { Ok((change, ())) };
         match self.custodian.change(accepted.call.clone(), Need::Role(Role::Admin), intent, prepare).await {
             Ok((Changed::Key(key), ())) => Ok(Response::new(key.into())),
             Ok(_) => Err(accepted.status(Fault::Internal("a key's change left no key".into()).into())),
@@ -153,16 +216,53 @@ impl Api {
     }
 }
 
+fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
+    let v1::CreateKeyRequest {
+        label,
+        modulus_bits,
+        pre_active,
+        wrap_start_time,
+        wrap_end_time,
+        unwrap_end_time,
+    } = request;
+    Ok(NewKey {
+        label: checked_label(label)?,
+        version: 1,
+        modulus_bits: checked_bits(modulus_bits)?.unwrap_or(DEFAULT_MODULUS_BITS),
+        beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
+        wraps_from: time(wrap_start_time, "wrap_start_time")?,
+        wraps_until: time(wrap_end_time, "wrap_end_time")?,
+        unwraps_until: time(unwrap_end_time, "unwrap_end_time")?,
+    })
+}
+
+/// The next version, as far as the request says, and the size it asks for.
+fn rotation(request: v1::RotateKeyRequest) -> Result<(Option<u32>, NewKey), Denial> {
+    let v1::RotateKeyRequest { label, modulus_bits, wrap_end_time, unwrap_end_time } = request;
+    let bits = checked_bits(modulus_bits)?;
+    let new = NewKey {
+        wraps_until: time(wrap_end_time, "wrap_end_time")?,
+        unwraps_until: time(unwrap_end_time, "unwrap_end_time")?,
+        ..NewKey::first(checked_label(label)?)
+    };
+    Ok((bits, new))
+}
+
+fn time(time: Option<prost_types::Timestamp>, field: &str) -> Result<Option<Timestamp>, Denial> {
+    time.map(|time| from_timestamp(time, field)).transpose()
+}
+
 fn checked_label(label: String) -> Result<String, Denial> {
     // Labels keep the rules of device ids.
     label.parse::<DeviceId>().map_err(|error| invalid(format!("label: {error}")))?;
     Ok(label)
 }
 
-fn checked_bits(bits: u32) -> Result<u32, Denial> {
+/// `None`: not said.
+fn checked_bits(bits: u32) -> Result<Option<u32>, Denial> {
     match bits {
-        0 => Ok(DEFAULT_MODULUS_BITS),
-        bits if MODULUS_BITS.contains(&bits) => Ok(bits),
+        0 => Ok(None),
+        bits if MODULUS_BITS.contains(&bits) => Ok(Some(bits)),
         _ => Err(invalid("modulus_bits: must be 2048, 3072 or 4096")),
     }
 }

@@ -5,6 +5,8 @@ mod call;
 mod custody;
 mod devices;
 mod keys;
+mod log;
+mod new_key;
 mod resource;
 mod session;
 mod status;
@@ -19,8 +21,9 @@ use custodian_proto::{
     v1::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        log_service_server::LogServiceServer, session_service_server::SessionServiceServer,
+        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -36,7 +39,7 @@ use crate::{
     token::Pool,
 };
 
-pub(crate) use keys::{GENERATION, make_wrapping_key};
+pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 
@@ -138,6 +141,7 @@ impl Api {
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
     }

@@ -68,19 +68,47 @@ impl From<User> for v1::User {
 
 impl From<WrappingKey> for v1::Key {
     fn from(key: WrappingKey) -> Self {
-        let state = match key.state {
-            KeyState::Active => v1::KeyState::Active,
-            KeyState::Suspended => v1::KeyState::Suspended,
-        };
+        let wraps = key.life.wraps();
         Self {
             name: key.id.resource_name(),
+            state: v1::KeyState::from(key.life.state(Timestamp::now())).into(),
             label: key.label,
-            state: state.into(),
             modulus_bits: key.modulus_bits,
             wrapping: v1::KeyWrapping::from(key.wrapping).into(),
             certificate: key.certificate,
             create_time: Some(timestamp(key.created)),
+            version: key.version,
+            wrap_start_time: Some(timestamp(wraps.from())),
+            wrap_end_time: Some(timestamp(wraps.until())),
+            unwrap_end_time: key.life.unwraps_until().map(timestamp),
+            update_time: Some(timestamp(key.updated)),
+            reason: key.reason,
         }
+    }
+}
+
+impl From<KeyState> for v1::KeyState {
+    fn from(state: KeyState) -> Self {
+        match state {
+            KeyState::PreActive => Self::PreActive,
+            KeyState::Active => Self::Active,
+            KeyState::Suspended => Self::Suspended,
+            KeyState::Deactivated => Self::Deactivated,
+            KeyState::Compromised => Self::Compromised,
+            KeyState::Destroyed => Self::Destroyed,
+        }
+    }
+}
+
+/// What a record of an Unwrap says of the file key that was released.
+pub(super) fn unwrapped(record: v1::Record) -> v1::Unwrapped {
+    v1::Unwrapped {
+        sequence: record.sequence,
+        time: record.time,
+        user: record.user,
+        device: record.device,
+        wrapped_key_sha256: record.wrapped_key_sha256,
+        claims: record.claims,
     }
 }
 
@@ -136,6 +164,11 @@ pub(super) fn token_name(name: &str) -> Result<TokenName, Denial> {
 /// A reason out of a request.
 pub(super) fn reason(reason: String) -> Result<String, Denial> {
     if reason.len() > MAX_TEXT_LEN { Err(invalid("reason: may have 1,024 bytes")) } else { Ok(reason) }
+}
+
+/// A reason that must be given.
+pub(super) fn required_reason(given: String) -> Result<String, Denial> {
+    if given.trim().is_empty() { Err(invalid("reason: is required")) } else { reason(given) }
 }
 
 /// A page size out of a request.

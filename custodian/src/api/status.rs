@@ -46,7 +46,13 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
         Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::Overloaded => Code::ResourceExhausted,
         Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
-        Refusal::KeySuspended | Refusal::StateConflict | Refusal::LastToken => Code::FailedPrecondition,
+        Refusal::KeySuspended
+        | Refusal::KeyNotActive
+        | Refusal::KeyExpired
+        | Refusal::KeyCompromised
+        | Refusal::KeyDestroyed
+        | Refusal::StateConflict
+        | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,
     }

@@ -25,7 +25,7 @@ impl StatusService for Api {
         let log = v1::LogStatus {
             name: self.log.verifier().name().to_owned(),
             checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
-            checkpoint_time: newest.map(|newest| timestamp(newest.time)),
+            checkpoint_time: newest.and_then(|newest| newest.time).map(timestamp),
             trouble: log.trouble.unwrap_or_default(),
         };
         Ok(Response::new(v1::GetStatusResponse {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Caller, DeviceState, KeyState, Peer, PeerKind, Permit, Role, SessionId, Standing};
+use super::{Caller, DeviceState, Peer, PeerKind, Permit, Role, SessionId, Standing};
 use crate::{
     custody::Denial,
     ledger::{Identity, Ledger},
@@ -31,7 +31,9 @@ pub enum Need<'a> {
     Session,
     /// A session of a user with this role.
     Role(Role),
-    /// Everything that unwrapping this key asks for: a session, the operator's role, an active key, budget.
+    /// A session of a user with one of these roles.
+    Either(Role, Role),
+    /// Everything that unwrapping this key asks for: a session, the operator's role, a key that unwraps now, budget.
     Unwrap(&'a WrappedKey),
 }
 
@@ -84,6 +86,10 @@ impl Authority {
             Need::Device => return Ok(Permit::new(standing)),
             Need::Session => None,
             Need::Role(role) => Some(role),
+            Need::Either(one, other) => {
+                let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
+                Some(if has_other { other } else { one })
+            }
             Need::Unwrap(_) => Some(Role::Operator),
         };
         standing.session = Some(self.session(caller, role, now)?);
@@ -95,7 +101,7 @@ impl Authority {
                 let detail = format!("{budget} unwraps within this hour (UTC)");
                 return Err(Denial::Refused { refusal: Refusal::BudgetExhausted, detail });
             }
-            self.key(wrapped).await?;
+            self.key(wrapped, now).await?;
             standing.key = Some(wrapped.key_id());
             standing.hourly_budget = Some(budget);
         }
@@ -130,12 +136,9 @@ impl Authority {
         }
     }
 
-    async fn key(&self, wrapped: &WrappedKey) -> Result<(), Denial> {
+    async fn key(&self, wrapped: &WrappedKey, now: Timestamp) -> Result<(), Denial> {
         let key = self.ledger.key(wrapped.key_id()).await?.ok_or(Refusal::KeyUnknown)?;
-        match key.state {
-            KeyState::Suspended => return Err(Refusal::KeySuspended.into()),
-            KeyState::Active => {}
-        }
+        key.life.may_unwrap(now)?;
         if key.wrapping != wrapped.wrapping() {
             return Err(Refusal::WrappedKeyRejected.into());
         }

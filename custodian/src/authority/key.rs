@@ -3,39 +3,19 @@
 use custodian_proto::key::{KeyId, KeyWrapping};
 use jiff::Timestamp;
 
-/// Where a key is in its life: the two states of NIST SP 800-57 part 1 §7 that a key can have here.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum KeyState {
-    /// Unwraps.
-    Active,
-    /// Stopped for a while.
-    Suspended,
-}
-
-impl KeyState {
-    /// As it stands in the ledger.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-        }
-    }
-
-    /// Reads what [`KeyState::name`] writes.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended].into_iter().find(|state| state.name() == name)
-    }
-}
+use super::KeyLife;
 
 /// A wrapping key's metadata.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WrappingKey {
     /// Its id.
     pub id: KeyId,
-    /// For people; unique.
+    /// For people. All versions of a key share it.
     pub label: String,
+    /// 1, 2, 3 …: each rotation makes the next. Unique together with the label.
+    pub version: u32,
     /// Where it is in its life.
-    pub state: KeyState,
+    pub life: KeyLife,
     /// The size of the modulus.
     pub modulus_bits: u32,
     /// The one wrapping it unwraps.
@@ -44,4 +24,15 @@ pub struct WrappingKey {
     pub certificate: Vec<u8>,
     /// When it was made.
     pub created: Timestamp,
+    /// When an administrator last changed it.
+    pub updated: Timestamp,
+    /// The reason given for the last change, else empty.
+    pub reason: String,
+}
+
+impl WrappingKey {
+    /// How people tell it from its other versions: `invoices@2`.
+    pub fn full_label(&self) -> String {
+        format!("{}@{}", self.label, self.version)
+    }
 }

@@ -59,7 +59,7 @@ pub struct Standing {
     pub(crate) session_idle: Option<SignedDuration>,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
-    /// This wrapping key must be active.
+    /// This wrapping key must unwrap at that time: its state and its periods must allow it.
     pub(crate) key: Option<KeyId>,
     /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.
     pub(crate) hourly_budget: Option<u32>,

@@ -2,6 +2,7 @@
 
 mod change;
 mod denial;
+mod keys;
 mod read;
 mod unwrap;
 mod withheld;
@@ -15,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 pub use denial::{Denial, Fault};
-pub use unwrap::UnwrapRequest;
+pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 
 use crate::{

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, Need, Peer, PeerCertificate, PeerKind, Permit, Role, Rules, SessionId,
-        SpkiHash,
+        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Role,
+        Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -35,6 +35,8 @@ enum Meanwhile {
     Nothing,
     /// Somebody revokes the device; it has returned before the token answers.
     Revoked,
+    /// Somebody brings the key to this state; it has returned before the token answers.
+    Stepped(KeyState),
     /// The token waits to be told to go on.
     Waits(Arc<Notify>),
 }
@@ -59,6 +61,13 @@ impl Token for SlowToken {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
             }
+            Meanwhile::Stepped(state) => {
+                let world = World { ledger: Arc::clone(&self.ledger) };
+                // From active on: the way to a state begins with activating.
+                for step in world::way_to(*state).iter().filter(|step| **step != KeyStep::Activate) {
+                    world.steps(wrapped.key_id(), *step).await.unwrap();
+                }
+            }
             Meanwhile::Waits(notify) => notify.notified().await,
         }
         self.inner.unwrap(permit, wrapped, deadline).await
@@ -70,6 +79,10 @@ impl Token for SlowToken {
 
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
         self.inner.generate(template, deadline).await
+    }
+
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        self.inner.destroy(key, deadline).await
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
@@ -151,7 +164,7 @@ async fn law_1_the_record_is_there_when_the_key_is() {
     let call = scene.call().await;
     let key =
         scene.custodian.unwrap(call.clone(), scene.request()).await.map_err(|denial| denial.to_string());
-    assert_eq!(key.map(|key| *key.expose()), Ok([6; 32]));
+    assert_eq!(key.map(|key| *key.file_key.expose()), Ok([6; 32]));
     let record = scene.record_of(call.request_id).await.unwrap();
     assert_eq!((record.operation.as_str(), record.outcome.as_str()), ("Unwrap", OK));
 }
@@ -164,6 +177,43 @@ async fn law_2_a_revocation_while_the_token_works_wins() {
     assert_eq!(denial.map(|denial| denial.code()), Some(Refusal::DeviceRevoked.code()));
     let record = scene.record_of(call.request_id).await.unwrap();
     assert_eq!(record.outcome, Refusal::DeviceRevoked.code());
+}
+
+#[tokio::test]
+async fn law_2_a_key_that_stops_while_the_token_works_is_not_released_from() {
+    let stops =
+        [(KeyState::Suspended, Refusal::KeySuspended), (KeyState::Compromised, Refusal::KeyCompromised)];
+    for (state, refusal) in stops {
+        let scene = Scene::new(Meanwhile::Stepped(state)).await;
+        let call = scene.call().await;
+        let denial = scene.custodian.unwrap(call.clone(), scene.request()).await.err();
+        assert_eq!(denial.map(|denial| denial.code()), Some(refusal.code()));
+        assert_eq!(scene.record_of(call.request_id).await.unwrap().outcome, refusal.code());
+    }
+    let scene = Scene::new(Meanwhile::Stepped(KeyState::Deactivated)).await;
+    let key = scene.custodian.unwrap(scene.call().await, scene.request()).await;
+    assert!(key.is_ok(), "what was sealed before still opens");
+}
+
+#[tokio::test]
+async fn a_permit_is_given_only_for_keys_that_unwrap_now() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let world = World { ledger: Arc::clone(&scene.ledger) };
+    for state in KeyState::ALL {
+        let id = world.has_key(state.name(), state).await;
+        let wrapped = WrappedKey::new(id, KeyWrapping::OaepSha256, vec![1; 384]).unwrap();
+        let call = scene.call().await;
+        let permit = scene.custodian.authority().permit(&call.caller, Need::Unwrap(&wrapped)).await;
+        let code = permit.map(drop).map_err(|denial| denial.code());
+        let expected = match state {
+            KeyState::Active | KeyState::Deactivated => Ok(()),
+            KeyState::PreActive => Err(Refusal::KeyNotActive.code()),
+            KeyState::Suspended => Err(Refusal::KeySuspended.code()),
+            KeyState::Compromised => Err(Refusal::KeyCompromised.code()),
+            KeyState::Destroyed => Err(Refusal::KeyDestroyed.code()),
+        };
+        assert_eq!(code, expected, "{state:?}");
+    }
 }
 
 #[tokio::test]
@@ -283,4 +333,79 @@ async fn whoever_only_reads_stays_signed_in() {
     assert!(refused.is_err());
     assert!(used(7).await.used > world::ago(60), "the use is noted");
     assert_eq!(used(8).await.used, recent, "so soon after another it is not noted again");
+}
+
+/// A new pair in the token, as a wrapping key of this label.
+async fn new_pair(scene: &Scene, label: &str) -> WrappingKey {
+    let template = KeyTemplate { label: label.into(), kind: KeyKind::RsaUnwrap { modulus_bits: 2048 } };
+    let deadline = scene.custodian.token_deadline();
+    let key = scene.custodian.token().generate(template, deadline).await.unwrap();
+    WrappingKey { id: key.id, ..world::key(label) }
+}
+
+async fn held(scene: &Scene) -> Vec<KeyId> {
+    let survey = scene.custodian.token().survey(scene.custodian.token_deadline()).await.unwrap();
+    survey.keys.into_iter().map(|key| key.id).collect()
+}
+
+/// A call of anna, who is an administrator now.
+async fn admin(scene: &Scene) -> Call {
+    let roles = [Role::Admin].into_iter().collect();
+    let change = Change::SetRoles { id: world::user_id("anna"), roles };
+    World { ledger: Arc::clone(&scene.ledger) }.done(change).await;
+    scene.call().await
+}
+
+#[tokio::test]
+async fn of_two_keys_with_one_label_the_later_leaves_no_pair_in_the_token() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let call = admin(&scene).await;
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let key = new_pair(&scene, "invoices").await;
+        made.push((key.id, async move { Ok(key) }));
+    }
+    let both = made.into_iter().map(|(id, make)| {
+        let call = Call { request_id: Uuid::now_v7(), ..call.clone() };
+        let intent = call.intent("CreateKey");
+        let custodian = Arc::clone(&scene.custodian);
+        async move { (id, custodian.make_key(call, intent, make).await.map_err(|denial| denial.code())) }
+    });
+    let [first, second] = <[_; 2]>::try_from(both.collect::<Vec<_>>()).ok().unwrap();
+    let (one, other) = tokio::join!(first, second);
+    let (won, lost) = if one.1.is_ok() { (one, other) } else { (other, one) };
+    assert_eq!(lost.1.unwrap_err(), Refusal::AlreadyExists.code());
+    let held = held(&scene).await;
+    assert!(held.contains(&won.0) && !held.contains(&lost.0));
+}
+
+#[tokio::test]
+async fn a_key_is_destroyed_in_the_ledger_first_and_then_in_the_token() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let id = scene.wrapped.key_id();
+    let destroy = async |call: Call, label: &str| {
+        let call = Call { request_id: Uuid::now_v7(), ..call };
+        let asked = scene.custodian.destroy_key(call, id, label.to_owned(), "the ceremony".to_owned()).await;
+        asked.map_err(|denial| denial.code())
+    };
+    let operator = scene.call().await;
+    assert_eq!(destroy(operator, "k").await.unwrap_err(), Refusal::RoleMissing.code());
+    let call = admin(&scene).await;
+    assert_eq!(destroy(call.clone(), "other").await.unwrap_err(), Refusal::InvalidArgument.code());
+    assert_eq!(destroy(call.clone(), "k").await.unwrap_err(), Refusal::StateConflict.code(), "it is active");
+    assert!(held(&scene).await.contains(&id));
+
+    let world = World { ledger: Arc::clone(&scene.ledger) };
+    world.steps(id, KeyStep::Deactivate).await.unwrap();
+    let destroyed = destroy(call.clone(), "k").await.unwrap();
+    assert_eq!(destroyed.life.state(Timestamp::now()), KeyState::Destroyed);
+    assert!(!held(&scene).await.contains(&id));
+    let records = world.all_records().await;
+    let [.., decided, erased] = records.as_slice() else { panic!() };
+    assert_eq!((decided.operation.as_str(), decided.outcome.as_str()), ("DestroyKey", OK));
+    assert_eq!(decided.detail, "the ceremony");
+    assert_eq!((erased.operation.as_str(), erased.outcome.as_str()), ("EraseKey", OK));
+    assert_eq!(erased.key, id.resource_name());
+    // Once more is no error: that is how a token that failed is tried again.
+    assert!(destroy(call, "k").await.is_ok());
 }

@@ -22,16 +22,25 @@ pub struct UnwrapRequest {
     pub claims: Claims,
 }
 
+/// A file key that may leave.
+pub struct Unwrapped {
+    /// The key.
+    pub file_key: FileKey,
+    /// The number of the record that says so.
+    pub sequence: u64,
+}
+
 impl Custodian {
     /// Unwraps one file key. It is returned only after the record of it is durable (law 1), and only if device, user,
     /// session and key were still active in the transaction that recorded it (law 2).
-    pub async fn unwrap(self: &Arc<Self>, call: Call, request: UnwrapRequest) -> Result<FileKey, Denial> {
+    pub async fn unwrap(self: &Arc<Self>, call: Call, request: UnwrapRequest) -> Result<Unwrapped, Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent(&call, &request));
             let key = custodian.permitted_unwrap(&call, &request).await;
             let (release, _) = custodian.ledger.settle(attempt, custodian.outcome(&key)).await?;
-            Ok(key?.release(release))
+            let sequence = release.sequence();
+            Ok(Unwrapped { file_key: key?.release(release), sequence })
         })
         .await
     }

@@ -34,13 +34,18 @@ impl About {
             Change::CreateUser(user) => Self { detail: roles(user.roles), ..Self::user(&user.id) },
             Change::SetUserDisabled { id, .. } | Change::SetPassword { id, .. } => Self::user(id),
             Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
-            Change::AddKey(WrappingKey { id, label, modulus_bits, .. }) => {
-                Self { key: Some(*id), detail: format!("{label}, RSA-{modulus_bits}"), ..Self::default() }
+            Change::AddKey(key) => Self { key: Some(key.id), detail: new_key(key), ..Self::default() },
+            Change::StepKey { id, .. } => Self { key: Some(*id), ..Self::default() },
+            Change::LimitKey { id, unwraps_until, .. } => {
+                let detail = match unwraps_until {
+                    Some(until) => format!("unwraps until {until}"),
+                    None => "unwraps without end".to_owned(),
+                };
+                Self { key: Some(*id), detail, ..Self::default() }
             }
             Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {
                 Self { target: token.resource_name(), ..Self::default() }
             }
-            Change::SetKeyState { id, .. } => Self { key: Some(*id), ..Self::default() },
         }
     }
 
@@ -51,6 +56,19 @@ impl About {
     fn user(id: &UserId) -> Self {
         Self { target: id.resource_name(), ..Self::default() }
     }
+}
+
+fn new_key(key: &WrappingKey) -> String {
+    let wraps = key.life.wraps();
+    let unwraps =
+        key.life.unwraps_until().map(|until| format!(", unwraps until {until}")).unwrap_or_default();
+    format!(
+        "{}, RSA-{}, sealed to from {} until {}{unwraps}",
+        key.full_label(),
+        key.modulus_bits,
+        wraps.from(),
+        wraps.until()
+    )
 }
 
 fn roles(roles: Roles) -> String {

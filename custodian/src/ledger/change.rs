@@ -1,10 +1,11 @@
 //! What a settled attempt changes.
 
 use custodian_proto::key::KeyId;
+use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId, User,
+        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, Roles, Session, SessionId, User,
         UserId, WrappingKey,
     },
     token::{Drain, TokenName},
@@ -71,14 +72,26 @@ pub enum Change {
         /// The new roles.
         roles: Roles,
     },
-    /// Adds a wrapping key. Neither id nor label may be in use.
+    /// Adds a wrapping key. Its id must not be in use, and its version must be the next of its label, beginning with 1
+    /// (ALREADY_EXISTS). The version before it, if active, is deactivated.
     AddKey(WrappingKey),
-    /// Suspends or activates a wrapping key. Already so: STATE_CONFLICT.
-    SetKeyState {
+    /// Steps a wrapping key through its life; see [`next`](crate::authority::next).
+    StepKey {
         /// Which key.
         id: KeyId,
-        /// Its next state.
-        state: KeyState,
+        /// What to do to it.
+        step: KeyStep,
+        /// Why.
+        reason: String,
+    },
+    /// Sets until when a wrapping key unwraps.
+    LimitKey {
+        /// Which key.
+        id: KeyId,
+        /// The first moment at which it does not; `None`: no end.
+        unwraps_until: Option<Timestamp>,
+        /// Why.
+        reason: String,
     },
     /// Takes a token out of service. Drained already: no change, no error.
     DrainToken(Drain),

@@ -17,7 +17,8 @@ macro_rules! ledger_keeps_its_contract {
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
                 stopping_a_device_ends_its_sessions, users_are_created_once, stopping_a_user_ends_the_sessions,
                 a_new_password_ends_the_other_sessions, a_password_that_changes_during_a_login_stops_it,
-                roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_are_suspended_and_activated, tokens_are_drained_and_resumed,
+                roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_live_as_they_should,
+                a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
             log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,
@@ -25,7 +26,8 @@ macro_rules! ledger_keeps_its_contract {
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_session_must_be_alive, a_session_works_on_its_device_alone,
-                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_must_be_active, a_budget_is_not_exceeded,
+                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows,
+                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_budget_is_not_exceeded,
                 rejected_ciphertexts_are_charged, a_role_needs_a_session;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,
                 a_denied_attempt_is_recorded_and_denied;

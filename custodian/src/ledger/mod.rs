@@ -76,7 +76,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
-    /// The wrapping key of this label.
+    /// The newest version of the wrapping key of this label.
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
@@ -102,6 +102,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Up to `count` entries of the tree, from the one at `first` on, byte for byte. Ends where one is missing.
     async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError>;
+
+    /// Remembers the newest checkpoint (a signed note) durably and apart from the records: the next start refuses a log that
+    /// does not begin with it.
+    async fn keep_checkpoint(&self, note: String) -> Result<(), LedgerError>;
+
+    /// The checkpoint that an earlier run kept, as it was found at the start.
+    fn kept_checkpoint(&self) -> Option<String>;
 }
 
 /// The log's tree at some size.

@@ -4,20 +4,23 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod changes;
+mod keys;
 mod lockout;
 mod log;
 mod open;
 mod readers;
+mod remembered;
 mod rows;
 mod schema;
 mod standing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upgrade;
 mod writer;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -33,7 +36,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
-use self::{readers::Readers, rows::micros, writer::Writer};
+use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
     Attempt, Changed, Identity, Intent, Ledger, LedgerError, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
@@ -60,6 +63,8 @@ pub enum Missing {
 pub struct LedgerOptions {
     /// What to do where there is none.
     pub missing: Missing,
+    /// The file that remembers the log's last checkpoint. `None`: beside the ledger, with `.checkpoint` behind its name.
+    pub checkpoint: Option<PathBuf>,
     /// How long settling and reading may take before the answer is that the ledger is unavailable.
     pub deadline: Duration,
     /// Most writes, and most reads, that wait. An attempt takes the places of two writes from beginning to end.
@@ -72,6 +77,7 @@ impl Default for LedgerOptions {
     fn default() -> Self {
         Self {
             missing: Missing::Refuse,
+            checkpoint: None,
             deadline: Duration::from_secs(2),
             queue: 8_192,
             readers: thread::available_parallelism().map_or(2, usize::from),
@@ -88,6 +94,9 @@ pub struct SqliteLedger {
     /// For the log and for lists, so that nobody's long search holds up a decision.
     long: Readers,
     committer: Committer,
+    remembered: Remembered,
+    /// What was remembered at the start.
+    kept: String,
     /// Behind those, so that it waits for threads that have been told to end.
     _threads: Threads,
     #[cfg(test)]
@@ -98,14 +107,18 @@ impl SqliteLedger {
     /// Opens the ledger at `path`, or makes it if the options say so. The file is then this process's alone. Attempts that an earlier run left
     /// in the middle are recorded first.
     pub fn open(path: &Path, options: LedgerOptions) -> Result<Self, OpenError> {
-        let LedgerOptions { missing, deadline, queue, readers } = options;
+        let LedgerOptions { missing, checkpoint, deadline, queue, readers } = options;
         let io = |error| OpenError::Io { path: path.to_owned(), error };
         if missing == Missing::Refuse {
             open::must_be_there(path)?;
         }
         let lock = open::lock(path)?;
         open::make_private(path)?;
-        let mut writer = Writer::new(open::writing(path, deadline)?)?;
+        let remembered = Remembered::of(path, checkpoint);
+        let connection = open::writing(path, deadline, &remembered)?;
+        // Before anything is written: what is refused stays as it is.
+        let kept = remembered.check(&connection)?;
+        let mut writer = Writer::new(connection)?;
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));
@@ -128,10 +141,31 @@ impl SqliteLedger {
             quick,
             long,
             committer,
+            remembered,
+            kept,
             _threads: threads,
             #[cfg(test)]
             directory: None,
         })
+    }
+
+    /// Goes on with the ledger as it is, although the remembered checkpoint says that it was otherwise: an explicit act of
+    /// somebody who knows that records are lost. Returns where that checkpoint is kept from now on; `None` if there was none.
+    ///
+    /// # Errors
+    /// As [`SqliteLedger::open`].
+    pub fn accept_as_it_is(path: &Path, options: LedgerOptions) -> Result<Option<PathBuf>, OpenError> {
+        open::must_be_there(path)?;
+        let _lock = open::lock(path)?;
+        let remembered = Remembered::of(path, options.checkpoint);
+        let connection = open::writing(path, options.deadline, &remembered)?;
+        let aside = match remembered.set_aside() {
+            Ok(aside) => Some(aside),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(OpenError::Io { path: path.to_owned(), error }),
+        };
+        remembered.begin(&connection)?;
+        Ok(aside)
     }
 
     /// An empty ledger that is gone when dropped.
@@ -240,7 +274,7 @@ impl Ledger for SqliteLedger {
 
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {
         let label = label.to_owned();
-        let from = (rows::KEY, "keys WHERE label = ?");
+        let from = (rows::KEY, "keys WHERE label = ? ORDER BY version DESC LIMIT 1");
         self.quick.read(move |connection| rows::one(connection, from, [label], rows::key)).await
     }
 
@@ -277,6 +311,17 @@ impl Ledger for SqliteLedger {
 
     async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError> {
         self.long.read(move |connection| tree::entries(connection, first, count)).await
+    }
+
+    async fn keep_checkpoint(&self, note: String) -> Result<(), LedgerError> {
+        let remembered = self.remembered.clone();
+        let kept = tokio::task::spawn_blocking(move || remembered.keep(&note)).await;
+        let kept = kept.map_err(|error| LedgerError(error.to_string()))?;
+        kept.map_err(|error| LedgerError(format!("the last checkpoint cannot be kept: {error}")))
+    }
+
+    fn kept_checkpoint(&self) -> Option<String> {
+        Some(self.kept.clone())
     }
 }
 

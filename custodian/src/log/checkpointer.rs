@@ -63,7 +63,9 @@ impl Log {
         let signature = self.token.sign(self.key, text.as_bytes(), deadline).await?;
         let note = self.verifier.note(&text, &signature);
         let checkpoint = Checkpoint::open(&note, &self.verifier).map_err(CheckpointError::Signature)?;
-        let signed = Arc::new(SignedCheckpoint { checkpoint, note, time: Timestamp::now() });
+        // Kept before anybody sees it: what was given out must not be forgotten.
+        self.ledger.keep_checkpoint(note.clone()).await?;
+        let signed = Arc::new(SignedCheckpoint { checkpoint, note, time: Some(Timestamp::now()) });
         self.state.send_modify(|state| state.newest = Some(signed));
         Ok(())
     }

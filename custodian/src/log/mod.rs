@@ -5,6 +5,7 @@
 
 mod checkpointer;
 mod key;
+mod receipt;
 #[cfg(test)]
 mod tests;
 
@@ -53,8 +54,8 @@ pub struct SignedCheckpoint {
     pub checkpoint: Checkpoint,
     /// The signed note, as it is given to others.
     pub note: String,
-    /// When it was signed, by our clock. No part of what is signed.
-    pub time: Timestamp,
+    /// When it was signed, by our clock; `None` if an earlier run did it. No part of what is signed.
+    pub time: Option<Timestamp>,
 }
 
 /// Why there is no new checkpoint.
@@ -94,8 +95,8 @@ impl Log {
         verifier: VerifierKey,
         token_deadline: Duration,
     ) -> Result<Self, LogKeyError> {
-        let key = key::find(token.as_ref(), &verifier, Instant::now() + token_deadline).await?;
-        Ok(Self { ledger, token, key, verifier, token_deadline, state: watch::Sender::default() })
+        key::find(token.as_ref(), &verifier, Instant::now() + token_deadline).await?;
+        Self::of_key(ledger, token, verifier, token_deadline)
     }
 
     /// As [`Log::open`], but the key is not looked for: the token with it may come later.
@@ -109,7 +110,13 @@ impl Log {
         token_deadline: Duration,
     ) -> Result<Self, LogKeyError> {
         let key = key::id(&verifier)?;
-        Ok(Self { ledger, token, key, verifier, token_deadline, state: watch::Sender::default() })
+        // What an earlier run signed with another key counts for the ledger alone, which has compared it.
+        let newest = ledger.kept_checkpoint().and_then(|note| {
+            let checkpoint = Checkpoint::open(&note, &verifier).ok()?;
+            Some(Arc::new(SignedCheckpoint { checkpoint, note, time: None }))
+        });
+        let state = watch::Sender::new(LogState { newest, trouble: None });
+        Ok(Self { ledger, token, key, verifier, token_deadline, state })
     }
 
     /// The public key with the log's name, for those who check.

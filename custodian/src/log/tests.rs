@@ -43,6 +43,10 @@ impl Token for Away {
         self.token.generate(template, deadline).await
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        self.token.destroy(key, deadline).await
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         self.token.survey(deadline).await
     }
@@ -58,22 +62,37 @@ struct Scene {
     token: Arc<Away>,
     log: Arc<Log>,
     ends: CancellationToken,
+    signing: tokio::task::JoinHandle<()>,
 }
 
 impl Scene {
     /// A log that is being signed.
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = SqliteLedger::open(&directory.path().join("ledger.db"), world::options()).unwrap();
-        let ledger = Arc::new(ledger);
         let token = MemoryToken::new(KeyWrapping::OaepSha256);
         let token = Arc::new(Away { token, away: AtomicBool::new(false) });
         let verifier =
             make_log_key(token.as_ref(), "*.custodian.example", Instant::now() + PATIENCE).await.unwrap();
+        Self::in_directory(directory, token, verifier).await
+    }
+
+    async fn in_directory(directory: tempfile::TempDir, token: Arc<Away>, verifier: VerifierKey) -> Self {
+        let ledger = SqliteLedger::open(&directory.path().join("ledger.db"), world::options()).unwrap();
+        let ledger = Arc::new(ledger);
         let log = Log::open(ledger.clone(), token.clone(), verifier, PATIENCE).await.unwrap();
         let (log, ends) = (Arc::new(log), CancellationToken::new());
-        tokio::spawn(Arc::clone(&log).keep_signing(ends.clone()));
-        Self { directory, ledger, token, log, ends }
+        let signing = tokio::spawn(Arc::clone(&log).keep_signing(ends.clone()));
+        Self { directory, ledger, token, log, ends, signing }
+    }
+
+    /// Ends as a custodian does, and starts again.
+    async fn restart(self) -> Self {
+        let Self { directory, ledger, token, log, ends, signing } = self;
+        ends.cancel();
+        signing.await.unwrap();
+        let verifier = log.verifier().clone();
+        drop((ledger, log));
+        Self::in_directory(directory, token, verifier).await
     }
 
     async fn settle(&self) -> u64 {
@@ -177,4 +196,44 @@ async fn a_log_key_that_the_token_does_not_serve_is_named() {
     let Err(error) = opened else { panic!("opened with a key that is not there") };
     assert!(matches!(error, LogKeyError::NotServed(_)), "{error}");
     assert!(error.to_string().contains("elsewhere.example/log-"), "{error}");
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_from_the_checkpoint_that_was_kept() {
+    let scene = Scene::new().await;
+    for _ in 0..3 {
+        scene.settle().await;
+    }
+    let scene = scene.restart().await;
+    let kept = scene.log.state().borrow().newest.clone().unwrap();
+    assert_eq!((kept.checkpoint.size, kept.time), (3, None));
+    let newer = scene.covered(scene.settle().await).await;
+    assert_eq!(newer.checkpoint.size, 4);
+}
+
+#[tokio::test]
+async fn a_receipt_waits_for_its_checkpoint_and_proves_its_record() {
+    let scene = Scene::new().await;
+    for sequence in 1..=5 {
+        assert_eq!(scene.settle().await, sequence);
+        let receipt = scene.log.receipt(sequence).await.unwrap_or_else(|denial| panic!("{denial}"));
+        let receipt: custodian_proto::tlog::Receipt = receipt.to_string().parse().unwrap();
+        assert!(receipt.verify(scene.log.verifier()).unwrap().size >= sequence);
+        assert_eq!(receipt.entry, scene.ledger.entries(sequence - 1, 1).await.unwrap()[0]);
+    }
+    for no_record in [0, 6, u64::MAX] {
+        assert_eq!(scene.log.receipt(no_record).await.err().unwrap().code(), "NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_changed_gets_no_receipt() {
+    let scene = Scene::new().await;
+    scene.covered(scene.settle().await).await;
+    let other = Connection::open(scene.directory.path().join("ledger.db")).unwrap();
+    other
+        .execute_batch("DROP TRIGGER records_are_not_changed; UPDATE records SET entry = x'00' WHERE seq = 1")
+        .unwrap();
+    let denial = scene.log.receipt(1).await.err().unwrap();
+    assert!(denial.detail().contains("record 1 of the ledger was changed"), "{}", denial.detail());
 }

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use super::{Parts, files};
 use crate::{
+    authority::KeyState,
     config::Config,
     pki::peer::CertificateFacts,
-    token::{Token as _, TokenReport},
+    token::{KeyKind, Token as _, TokenReport},
     trouble::Trouble,
 };
 
@@ -40,15 +41,33 @@ async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
     let reports = parts.tokens.reports();
     for report in &reports {
         lines.push(token_line(report)?);
+        let survey = report.health.last_survey.as_ref();
+        lines.extend(survey.map(|survey| format!("its cage       {}", survey.cage)));
     }
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
-    for key in keys.map_err(|error| Trouble::new("cannot read the ledger", error))? {
+    let keys = keys.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+    let unused = survey.keys.iter().filter(|held| {
+        matches!(held.kind, KeyKind::RsaUnwrap { .. }) && !keys.iter().any(|key| key.id == held.id)
+    });
+    let unused =
+        unused.map(|held| format!("unused         {} {}: the ledger does not know it", held.id, held.label));
+    let unused: Vec<_> = unused.collect();
+    for key in keys {
         let held = |report: &&TokenReport| {
             let survey = report.health.last_survey.as_ref();
             survey.is_some_and(|survey| survey.keys.iter().any(|held| held.id == key.id))
         };
         let holders: Vec<_> = reports.iter().filter(held).map(|report| report.name.as_str()).collect();
-        if holders.is_empty() {
+        let state = key.life.state(Timestamp::now());
+        if state == KeyState::Destroyed && !holders.is_empty() {
+            lines.push(format!(
+                "destroyed      {} {}: but still in the token; custodianctl key destroy tries again",
+                key.id,
+                key.full_label()
+            ));
+            continue;
+        }
+        if state != KeyState::Destroyed && holders.is_empty() {
             let why = survey.unserved.join("; ");
             return Err(Trouble::new(
                 format!("the wrapping key {} ({})", key.id, key.label),
@@ -60,11 +79,12 @@ async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
         lines.push(format!(
             "key            {} {} RSA-{}, {}{place}",
             key.id,
-            key.label,
+            key.full_label(),
             key.modulus_bits,
-            key.state.name()
+            state.name()
         ));
     }
+    lines.extend(unused);
     lines.extend(survey.unserved.iter().map(|why| format!("not served     {why}")));
     lines.extend(survey.remarks.iter().map(|remark| format!("remark         {remark}")));
     Ok(())

@@ -9,11 +9,11 @@ use std::{
 use super::{
     files::{self, Mode},
     layout::{Person, Plan, key_path},
-    serve,
+    log_key, serve,
 };
 use crate::{
     authority::Role,
-    config::RawToken,
+    config::{RawNetwork, RawToken},
     token::{InitToken, init_token},
     trouble::Trouble,
 };
@@ -94,6 +94,9 @@ async fn set_up(
                 absolute
                     .map_err(|error| Trouble::new(format!("cannot read {}", pin_file.display()), error))?,
             );
+            // What it needs is not known here, and this is for trying things out.
+            token.cage.write = vec!["/".into()];
+            token.cage.network = RawNetwork::All(true);
             token
         }
         _ => make_softhsm_token(dir, progress).await?,
@@ -145,6 +148,7 @@ async fn make_softhsm_token(dir: &Path, progress: &mut dyn FnMut(&str)) -> Resul
         .await
         .map_err(|error| Trouble::new("cannot make a SoftHSM token", error))?;
     token.pin_file = Some("token.pin".into());
+    token.cage.write = vec!["tokens".into()];
     Ok(token)
 }
 
@@ -160,6 +164,8 @@ fn write_environments(dir: &Path, address: SocketAddr) -> Result<(), Trouble> {
             ("CUSTODIAN_USER", name.to_owned()),
             ("CUSTODIAN_PASSWORD_FILE", folder.join("password").display().to_string()),
             ("CUSTODIAN_SESSION_DIR", folder.join("session").display().to_string()),
+            ("CUSTODIAN_LOG_KEY", log_key::path(dir).display().to_string()),
+            ("CUSTODIAN_LOG_STATE", folder.join("log.checkpoint").display().to_string()),
         ]
         .map(|(variable, value)| format!("export {variable}='{}'\n", value.replace('\'', "'\\''")))
         .concat();
@@ -193,8 +199,8 @@ pub fn guide(address: SocketAddr, dir: &Path) -> String {
          \x20   . {dir}/operator.env && envelope extract docs.mtd -C opened --reason 'trying it out'\n\
          \x20 revoke that workstation, as the administrator:\n\
          \x20   . {dir}/admin.env && custodianctl device revoke operator-laptop --reason 'lost'\n\
-         \x20 read the log, as the auditor:\n\
-         \x20   . {dir}/auditor.env && custodianctl audit ls\n",
+         \x20 read the log, and check that nobody changed it, as the auditor:\n\
+         \x20   . {dir}/auditor.env && custodianctl audit ls && custodianctl audit verify\n",
         certificate = certificate.display(),
     )
 }

@@ -10,7 +10,11 @@ use std::{
 use custodian_proto::secret::Secret;
 
 use super::layout::{Person, Plan};
-use crate::{authority::Role, config::RawToken, trouble::Trouble};
+use crate::{
+    authority::Role,
+    config::{RawNetwork, RawToken},
+    trouble::Trouble,
+};
 
 /// What can be given; what is not is asked for on a terminal.
 #[derive(clap::Args)]
@@ -33,6 +37,15 @@ pub struct InitArgs {
     /// The name of a systemd credential with the token's PIN
     #[arg(long)]
     pub pin_credential: Option<String>,
+    /// A file or folder in which the module may write, such as where it keeps its keys; may be repeated
+    #[arg(long = "token-write")]
+    pub token_write: Vec<PathBuf>,
+    /// A TCP port of the HSM, on any host, that the module may connect to; may be repeated
+    #[arg(long = "token-port")]
+    pub token_ports: Vec<u16>,
+    /// Run the token's worker as this user; takes root
+    #[arg(long)]
+    pub token_user: Option<String>,
     /// Where to listen, such as 0.0.0.0:7443
     #[arg(long)]
     pub listen: Option<SocketAddr>,
@@ -63,6 +76,7 @@ pub async fn init(args: InitArgs, progress: &mut dyn FnMut(&str)) -> Result<Stri
          \x20 check it:    custodian check --config {config}\n\
          \x20 start it:    custodian serve --config {config}\n\
          \x20 seal to it:  envelope seal --to {keys}/first.crt FILE\n\
+         \x20 check its log: custodianctl audit verify --log-key {keys}/log.pub\n\
          Move {admin} to the administrator's workstation: its key must not stay here.",
         config = config.display(),
         keys = folder.join("keys").display(),
@@ -77,6 +91,15 @@ fn plan(args: InitArgs, folder: &std::path::Path) -> Result<Plan, Trouble> {
         None => Some(given_or_asked(args.token_label, "--token-label", "Token label")?),
     };
     let mut token = RawToken::new(module, label, args.token_serial);
+    for path in &args.token_write {
+        let absolute = path.canonicalize();
+        token
+            .cage
+            .write
+            .push(absolute.map_err(|error| Trouble::new(format!("cannot use {}", path.display()), error))?);
+    }
+    token.cage.network = RawNetwork::Ports(args.token_ports);
+    token.cage.user = args.token_user;
     match (args.pin_file, args.pin_credential) {
         (Some(file), _) => {
             let absolute = file.canonicalize();

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use custodian_proto::{limits::DEFAULT_MODULUS_BITS, secret::Secret};
+use custodian_proto::secret::Secret;
 use jiff::Timestamp;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls::pki_types::ServerName;
@@ -21,7 +21,7 @@ use super::{
     parts::{open_ledger, start_tokens},
 };
 use crate::{
-    api::{GENERATION, make_wrapping_key, random_token},
+    api::{GENERATION, NewKey, random_token},
     authority::{
         Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
     },
@@ -151,16 +151,11 @@ impl Plan {
 
         let ledger = open_ledger(config, Missing::Create)?;
         progress("making the first wrapping key in the token (RSA-3072)");
-        let key = make_wrapping_key(
-            token.as_ref(),
-            &ca,
-            self.key_label.clone(),
-            DEFAULT_MODULUS_BITS,
-            config.lifetimes.wrapping_key_days,
-            Instant::now() + GENERATION,
-        )
-        .await
-        .map_err(|error| Trouble::new("cannot make the first wrapping key", error))?;
+        let days_of_key = config.lifetimes.wrapping_key_days;
+        let key = NewKey::first(self.key_label.clone())
+            .make(token.as_ref(), &ca, days_of_key, Instant::now() + GENERATION)
+            .await
+            .map_err(|error| Trouble::new("cannot make the first wrapping key", error))?;
         let path = key_path(folder, &self.key_label);
         files::create(&path, files::pem(&key.certificate)?.as_bytes(), Mode::Public)?;
         settle(ledger.as_ref(), "CreateKey", Change::AddKey(key)).await?;
@@ -173,7 +168,8 @@ impl Plan {
     }
 
     fn refuse_to_overwrite(&self, folder: &Path) -> Result<(), Trouble> {
-        let named = ["ca.crt", "server.crt", "server.key", "ledger.db"].map(|name| folder.join(name));
+        let named = ["ca.crt", "server.crt", "server.key", "ledger.db", "ledger.db.checkpoint"]
+            .map(|name| folder.join(name));
         let people = self
             .people
             .iter()

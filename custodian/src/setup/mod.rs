@@ -1,5 +1,6 @@
 //! From a configuration to a running custodian, and from nothing to a configuration.
 
+pub mod accept_ledger;
 pub mod check;
 pub mod dev;
 mod files;

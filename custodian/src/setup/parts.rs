@@ -101,11 +101,15 @@ fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
 }
 
 pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn Ledger>, Trouble> {
-    let options = LedgerOptions { missing, deadline: config.ledger_deadline, ..LedgerOptions::default() };
-    let ledger = SqliteLedger::open(&config.ledger, options).map_err(|error| {
+    let ledger = SqliteLedger::open(&config.ledger, ledger_options(config, missing)).map_err(|error| {
         Trouble::new(format!("cannot open the ledger {}", config.ledger.display()), error)
     })?;
     Ok(Arc::new(ledger))
+}
+
+pub(super) fn ledger_options(config: &Config, missing: Missing) -> LedgerOptions {
+    let (checkpoint, deadline) = (config.ledger_checkpoint.clone(), config.ledger_deadline);
+    LedgerOptions { missing, checkpoint, deadline, ..LedgerOptions::default() }
 }
 
 /// Starts the tokens' workers. One token that serves is enough.

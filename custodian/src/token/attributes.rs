@@ -89,6 +89,13 @@ pub(super) fn inspect(session: &Session, handle: ObjectHandle) -> Result<Inspect
     Ok(Inspected { label, cka_id: id, public })
 }
 
+/// The public half of a private key, whatever else it is. `None`: of a kind that is not served.
+pub(super) fn public_key_of(session: &Session, handle: ObjectHandle) -> Result<Option<PublicKey>, Failure> {
+    let attributes = session.get_attributes(handle, &READ).map(Attributes)?;
+    let id = attributes.id();
+    Ok(attributes.public_key(session, &id).ok())
+}
+
 impl Attributes {
     fn check_provenance(&self) -> Result<(), String> {
         for (attribute, wanted) in PROVENANCE {

@@ -1,8 +1,8 @@
 //! Which token to serve, and how.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use super::TokenName;
+use super::{CageConfig, TokenName};
 
 /// One token among several: a `[[token]]` table of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +35,8 @@ pub struct TokenConfig {
     pub threads: Option<usize>,
     /// Operations that may wait for a thread. One more is refused as busy.
     pub queue: usize,
+    /// What the module may do to the rest of the machine.
+    pub cage: CageConfig,
 }
 
 /// What a token is chosen by.
@@ -47,6 +49,17 @@ pub enum TokenSelect {
     /// The number of its slot, for a module whose token information cannot be read. Many modules change their slot
     /// numbers when tokens come and go.
     Slot(u64),
+}
+
+/// For a person who is asked for its PIN.
+impl fmt::Display for TokenSelect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(label) => f.write_str(label),
+            Self::Serial(serial) => write!(f, "serial {serial}"),
+            Self::Slot(number) => write!(f, "slot {number}"),
+        }
+    }
 }
 
 /// Where the worker finds the user PIN.

@@ -65,6 +65,7 @@ pub(super) async fn holds(token: &dyn Token) {
     keys_serve_one_purpose(token, &key, &signer).await;
     signatures_verify(token, &signer).await;
     past_deadlines_are_not_served(token, &key, &signer).await;
+    destroyed_keys_are_gone_and_not_missed(token, &before.keys, &key, &signer).await;
     assert_eq!(token.health().trouble, None);
 }
 
@@ -175,6 +176,24 @@ async fn past_deadlines_are_not_served(token: &dyn Token, key: &TokenKey, signer
     let count = token.survey(soon()).await.unwrap().keys.len();
     assert!(matches!(token.generate(template("late", RSA), past).await, Err(TokenError::Unavailable(_))));
     assert_eq!(token.survey(soon()).await.unwrap().keys.len(), count);
+}
+
+async fn destroyed_keys_are_gone_and_not_missed(
+    token: &dyn Token,
+    before: &[TokenKey],
+    key: &TokenKey,
+    signer: &TokenKey,
+) {
+    let wrapped = wrapped(key, encrypt(key, &FILE_KEY));
+    let restarts = token.health().restarts;
+    for gone in [key, signer] {
+        token.destroy(gone.id, soon()).await.unwrap();
+        assert_eq!(token.destroy(gone.id, soon()).await, Err(TokenError::UnknownKey(gone.id)));
+        assert!(!token.health().last_survey.unwrap().keys.contains(gone));
+    }
+    assert_eq!(unwrap(token, &wrapped, soon()).await, Err(TokenError::UnknownKey(key.id)));
+    assert_eq!(token.survey(soon()).await.unwrap().keys, before);
+    assert_eq!(token.health().restarts, restarts, "a key that we destroyed is no fault");
 }
 
 #[tokio::test]

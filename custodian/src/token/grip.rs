@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What has not passed after this long is not going to pass in this process.
-const LASTING: Duration = Duration::from_secs(2);
+pub(super) const LASTING: Duration = Duration::from_secs(2);
 
 /// A thread's session, or the right to open one.
 pub(super) struct Grip<'a> {
@@ -37,29 +37,26 @@ impl<'a> Grip<'a> {
     }
 
     /// Does something that may be done twice. What passes is waited out, until the deadline or for [`LASTING`]; a
-    /// session that is gone is replaced once. After any other failure the session is given up: some modules leave it busy
-    /// for ever.
+    /// session that is gone is replaced once. After any failure the session is given up: some modules leave it busy for
+    /// ever.
     pub(super) fn steadily<T>(
         &mut self,
         deadline: Instant,
         act: impl Fn(&Hands) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut replaced = false;
-        let outcome = patiently(deadline, || {
-            let outcome = self.hands().and_then(&act);
-            match outcome {
-                Err(Failure { sense: Sense::SessionGone, .. }) if !replaced => {
-                    replaced = true;
-                    self.let_go();
-                    self.hands().and_then(&act)
-                }
-                outcome => outcome,
+        patiently(deadline, || {
+            let mut outcome = self.hands().and_then(&act);
+            if matches!(outcome, Err(Failure { sense: Sense::SessionGone, .. })) && !replaced {
+                replaced = true;
+                self.let_go();
+                outcome = self.hands().and_then(&act);
             }
-        });
-        if outcome.is_err() {
-            self.let_go();
-        }
-        outcome
+            if outcome.is_err() {
+                self.let_go();
+            }
+            outcome
+        })
     }
 
     fn hands(&mut self) -> Result<&Hands, Failure> {

@@ -1,8 +1,10 @@
 //! What the token is known to have: the last good survey, and every key that was made since.
 //!
-//! A key that was served once is never forgotten while the custodian runs: a module that has lost its token says "no keys".
+//! A key that was served once is forgotten only if we destroy it: a module that has lost its token says "no keys".
 
 use std::sync::{Arc, PoisonError, RwLock};
+
+use custodian_proto::key::KeyId;
 
 use super::{Survey, TokenKey};
 
@@ -44,6 +46,14 @@ impl Inventory {
             sort(&mut survey.keys);
         }
     }
+
+    /// A key is about to be destroyed.
+    pub(super) fn forget(&self, key: KeyId) {
+        let mut last = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(survey) = last.as_mut().map(Arc::make_mut) {
+            survey.keys.retain(|known| known.id != key);
+        }
+    }
 }
 
 /// As surveys list keys.
@@ -53,10 +63,10 @@ fn sort(keys: &mut [TokenKey]) {
 
 #[cfg(test)]
 mod tests {
-    use custodian_proto::key::{KeyId, KeyWrapping};
+    use custodian_proto::key::KeyWrapping;
 
     use super::*;
-    use crate::token::KeyKind;
+    use crate::token::{Cage, KeyKind};
 
     fn key(label: &str) -> TokenKey {
         TokenKey {
@@ -75,6 +85,7 @@ mod tests {
             wrapping: KeyWrapping::OaepSha1,
             keys: keys.to_vec(),
             unserved: Vec::new(),
+            cage: Cage::default(),
             remarks: Vec::new(),
         }
     }
@@ -91,6 +102,8 @@ mod tests {
         inventory.update(survey(&[b.clone(), a.clone()]));
         assert_eq!(inventory.last().unwrap().keys, [a.clone(), b.clone(), c.clone()]);
         assert_eq!(inventory.missing_from(&survey(std::slice::from_ref(&b))), [a.clone(), c.clone()]);
-        assert!(inventory.missing_from(&survey(&[c, b, a])).is_empty());
+        assert!(inventory.missing_from(&survey(&[c.clone(), b.clone(), a.clone()])).is_empty());
+        inventory.forget(a.id);
+        assert!(inventory.missing_from(&survey(&[b, c])).is_empty(), "what we destroy is not missed");
     }
 }

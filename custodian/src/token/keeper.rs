@@ -127,8 +127,12 @@ impl Keeper {
             model = survey.model,
             wrapping = %survey.wrapping,
             keys = survey.keys.len(),
+            cage = survey.cage.holds.join(", "),
             "the token worker serves"
         );
+        if started.is_some() {
+            survey.cage.gaps.iter().for_each(|gap| warn!("the worker's cage has a gap: {gap}"));
+        }
         for reason in &survey.unserved {
             warn!("not served: {reason}");
         }

@@ -10,7 +10,7 @@ use aws_lc_rs::rand;
 use cryptoki::{
     error::Error,
     mechanism::Mechanism,
-    object::{Attribute, KeyType, ObjectClass, ObjectHandle},
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
 use custodian_proto::key::{KeyId, KeyWrapping};
@@ -18,10 +18,11 @@ use der::Encode;
 
 use super::{
     KeyKind, KeyTemplate, TokenKey,
-    attributes::{Failed, Inspected, inspect},
+    attributes::{Failed, Inspected, inspect, public_key_of},
     grip::Grip,
     mechanism::{self, Canary, oaep},
     pkcs11::Hands,
+    public::PublicKey,
     rv::{Failure, Sense},
 };
 
@@ -384,4 +385,52 @@ fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<
         return Err(Failure::new(Sense::Ambiguous, "the new key does not unwrap a test ciphertext"));
     }
     ServedKey::new(hands, private, inspected, &wrappings)
+}
+
+/// Destroys every object of a key pair, served or not. How many that were.
+pub(super) fn destroy(session: &Session, id: KeyId) -> Result<usize, Failure> {
+    let cannot = |failure: Failure| failure.of(format!("the key {id} is not destroyed"));
+    let objects = |class| session.find_objects(&[Attribute::Class(class), Attribute::Token(true)]);
+    let mut found = Vec::new();
+    // Private keys first: without them, the public ones are no harm.
+    for private in objects(ObjectClass::PRIVATE_KEY).map_err(|error| cannot(error.into()))? {
+        if public_key_of(session, private).map_err(cannot)?.is_some_and(|public| public.id == id) {
+            found.push(private);
+        }
+    }
+    for public in objects(ObjectClass::PUBLIC_KEY).map_err(|error| cannot(error.into()))? {
+        if public_id(session, public).map_err(|error| cannot(error.into()))? == Some(id) {
+            found.push(public);
+        }
+    }
+    for object in &found {
+        session.destroy_object(*object).map_err(|error| cannot(error.into()))?;
+    }
+    Ok(found.len())
+}
+
+/// The id of a public key in the token. `None`: it is of a kind that is not served.
+fn public_id(session: &Session, handle: ObjectHandle) -> Result<Option<KeyId>, Error> {
+    let read = [
+        AttributeType::Modulus,
+        AttributeType::PublicExponent,
+        AttributeType::EcParams,
+        AttributeType::EcPoint,
+    ];
+    let (mut rsa, mut ec) = ((None, None), (None, None));
+    for attribute in session.get_attributes(handle, &read)? {
+        match attribute {
+            Attribute::Modulus(bytes) => rsa.0 = Some(bytes),
+            Attribute::PublicExponent(bytes) => rsa.1 = Some(bytes),
+            Attribute::EcParams(bytes) => ec.0 = Some(bytes),
+            Attribute::EcPoint(bytes) => ec.1 = Some(bytes),
+            _ => {}
+        }
+    }
+    let public = match (rsa, ec) {
+        ((Some(modulus), Some(exponent)), _) => PublicKey::rsa(&modulus, &exponent),
+        (_, (Some(params), Some(point))) => PublicKey::p256(&params, &point),
+        _ => return Ok(None),
+    };
+    Ok(public.ok().map(|public| public.id))
 }

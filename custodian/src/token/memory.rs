@@ -15,7 +15,9 @@ use aws_lc_rs::{
 };
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
-use super::{Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public};
+use super::{
+    Cage, Health, KeyKind, KeyTemplate, Survey, Token, TokenError, TokenKey, mechanism::oaep_public,
+};
 use crate::{authority::Permit, custody::Withheld};
 
 /// A token in memory that unwraps one wrapping.
@@ -73,6 +75,7 @@ impl MemoryToken {
             wrapping: self.wrapping,
             keys,
             unserved: Vec::new(),
+            cage: Cage::default(),
             remarks: Vec::new(),
         }
     }
@@ -138,6 +141,11 @@ impl Token for MemoryToken {
         let key = TokenKey { id, label: template.label, kind: template.kind, wrapping, spki };
         self.keys().insert(id, (key.clone(), Arc::new(private)));
         Ok(key)
+    }
+
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        in_time(deadline)?;
+        self.keys().remove(&key).map(drop).ok_or(TokenError::UnknownKey(key))
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {

@@ -3,7 +3,9 @@
 //! The PKCS#11 module is loaded by a child process, the worker (law 6). This side knows keys by [`KeyId`] only.
 
 mod attributes;
+mod cage;
 mod config;
+mod decrypt_once;
 mod drain;
 mod elf;
 mod grip;
@@ -41,6 +43,7 @@ use custodian_proto::{
     refusal::Refusal,
 };
 
+pub use cage::{Cage, CageConfig, Network, Programs};
 pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
 pub use drain::Drain;
 pub use init::{InitToken, init_token};
@@ -75,6 +78,12 @@ pub trait Token: Send + Sync + 'static {
 
     /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
+
+    /// Destroys the objects of a key pair in the token, private and public. Nothing brings them back: record it first.
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`] if the token has no such key, served or not: after an earlier try, as good as done.
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError>;
 
     /// Looks into the token: the keys that pass the check of their attributes (law 7), and how the token is. Takes a
     /// turn in the token's queue: for what was found last, see [`Token::health`].
@@ -134,6 +143,8 @@ pub struct Survey {
     pub keys: Vec<TokenKey>,
     /// The keys it does not serve, each with the reason (law 7): `key "old" (CKA_ID 01ab): CKA_EXTRACTABLE is true`.
     pub unserved: Vec<String>,
+    /// What the module is kept from.
+    pub cage: Cage,
     /// What else an operator should know, each with what to do about it: fewer sessions than wanted.
     pub remarks: Vec<String>,
 }

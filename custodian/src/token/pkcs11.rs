@@ -15,7 +15,9 @@ use custodian_proto::{key::KeyWrapping, secret::Secret};
 use zeroize::Zeroizing;
 
 use super::{
-    StartError, TokenSelect, elf,
+    StartError, TokenSelect,
+    decrypt_once::DecryptOnce,
+    elf,
     mechanism::{oaep, signature_to_der},
     rv::{Failure, said},
 };
@@ -26,6 +28,7 @@ const MAX_LABEL: usize = 32;
 /// A token in a loaded module.
 pub(super) struct Module {
     pkcs11: Pkcs11,
+    decrypt_once: DecryptOnce,
     slot: Slot,
     pub(super) label: String,
     pub(super) model: String,
@@ -34,18 +37,22 @@ pub(super) struct Module {
 /// A session that belongs to one thread.
 pub(super) struct Hands {
     pub(super) session: Session,
+    decrypt_once: DecryptOnce,
 }
 
 impl Module {
     /// Loads the module and finds the token. Does not log in.
     pub(super) fn open(path: &Path, select: &TokenSelect) -> Result<Self, StartError> {
         let pkcs11 = load(path)?;
+        let decrypt_once = DecryptOnce::of(path).map_err(|error| {
+            StartError::Token(format!("{} has no C_Decrypt: {}", path.display(), Failure::from(error)))
+        })?;
         let (slot, info) = choose(&pkcs11, path, select)?;
         let (label, model) = match info {
             Some(info) => (info.label().to_owned(), format!("{} {}", info.manufacturer_id(), info.model())),
             None => (format!("slot {slot}"), "token information unreadable".to_owned()),
         };
-        Ok(Self { pkcs11, slot, label, model })
+        Ok(Self { pkcs11, decrypt_once, slot, label, model })
     }
 
     /// Logs the whole process in, once. The login lasts as long as a session is open: keep the one returned.
@@ -60,7 +67,7 @@ impl Module {
         }
         let session = self.pkcs11.open_ro_session(self.slot).map_err(|error| self.no_session(&error))?;
         match session.login(UserType::User, Some(&AuthPin::from(pin.expose()))) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(Hands { session }),
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(self.with(session)),
             Err(error) => Err(self.login_refused(&error, before.as_ref())),
         }
     }
@@ -93,12 +100,16 @@ impl Module {
 
     /// Opens a session for one thread.
     pub(super) fn hands(&self) -> Result<Hands, Error> {
-        Ok(Hands { session: self.pkcs11.open_ro_session(self.slot)? })
+        Ok(self.with(self.pkcs11.open_ro_session(self.slot)?))
     }
 
     /// Opens a session that can make objects that stay.
     pub(super) fn making_hands(&self) -> Result<Hands, Error> {
-        Ok(Hands { session: self.pkcs11.open_rw_session(self.slot)? })
+        Ok(self.with(self.pkcs11.open_rw_session(self.slot)?))
+    }
+
+    fn with(&self, session: Session) -> Hands {
+        Hands { session, decrypt_once: self.decrypt_once }
     }
 
     /// Ends the use of the module. Only when every session is closed: modules crash otherwise.
@@ -206,9 +217,8 @@ impl Hands {
         wrapping: KeyWrapping,
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        // Calls C_Decrypt twice: for the length, then for the plaintext. In SoftHSM the first costs nothing. A module
-        // that computes each time is half as fast: then C_Decrypt would have to be called through cryptoki-sys.
-        self.session.decrypt(&oaep(wrapping), key, ciphertext).map(Zeroizing::new)
+        self.session.decrypt_init(&oaep(wrapping), key)?;
+        self.decrypt_once.decrypt(&self.session, ciphertext)
     }
 
     /// C_Sign with ECDSA. `Ok(None)` if what came back is no signature.

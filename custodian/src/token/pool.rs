@@ -349,6 +349,33 @@ impl Token for Pool {
         self.generate_in(None, template, deadline).await
     }
 
+    /// In every token, drained or not, and by every worker: each must learn that the key is gone. A token that is away may
+    /// still have it, which is an error.
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        let mut destroyed = Err(TokenError::UnknownKey(key));
+        let mut failed = None;
+        for seat in &self.seats {
+            for line in &seat.lines {
+                let outcome = match line.member() {
+                    Some(member) => {
+                        let _counted = line.begin();
+                        member.destroy(key, deadline).await
+                    }
+                    None => Err(Miss::Gone),
+                };
+                match outcome {
+                    Ok(()) => destroyed = Ok(()),
+                    Err(Miss::Error(TokenError::UnknownKey(_))) => {}
+                    Err(miss) => failed = Some(self.named(seat, &TokenError::from(miss).to_string())),
+                }
+            }
+        }
+        match failed {
+            Some(why) => Err(TokenError::Unavailable(why)),
+            None => destroyed,
+        }
+    }
+
     /// Looks into every token that is not drained. One that answers is enough; of the others it is said what is known.
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
         let lines: Vec<_> = self

@@ -67,7 +67,7 @@ pub struct Supervisor {
     pub(super) state: watch::Receiver<State>,
     restarts: Arc<AtomicU32>,
     stop: CancellationToken,
-    inventory: Arc<Inventory>,
+    pub(super) inventory: Arc<Inventory>,
 }
 
 /// Where the supervision stands.
@@ -240,6 +240,17 @@ impl Token for Supervisor {
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
         match self.ask(Task::Generate((&template).into()), deadline, Repeat::Unsafe).await? {
             Reply::Key(key) => Ok(key),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        // Before it is asked: should the worker end in the middle, the next one must not miss the key. If the key is still
+        // there, the next survey knows it again.
+        self.inventory.forget(key);
+        match self.ask(Task::Destroy(key.as_bytes().to_vec()), deadline, Repeat::Safe).await? {
+            Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(TokenError::UnknownKey(key)),
             _ => Err(unexpected()),
         }
     }

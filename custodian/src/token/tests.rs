@@ -20,8 +20,8 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::{
-    KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey, TokenSelect,
-    WorkerCommand,
+    CageConfig, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey,
+    TokenSelect, WorkerCommand,
     contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
     supervisor::State,
     worker,
@@ -160,6 +160,7 @@ impl Bench {
             environment: self.environment(),
             threads: Some(2),
             queue: 64,
+            cage: CageConfig { write: vec![self.path("tokens")], ..CageConfig::default() },
         }
     }
 

@@ -22,7 +22,10 @@ use prost::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect};
+use super::{
+    CageConfig, KeyKind, KeyTemplate, PinSource, StartError, Survey, TokenConfig, TokenKey, TokenSelect,
+    cage::{CageMessage, CageSetup},
+};
 
 /// Longest message: a survey of more than ten thousand keys.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
@@ -89,6 +92,8 @@ pub(super) struct Setup {
     pub(super) threads: u32,
     #[prost(uint32, tag = "8")]
     pub(super) queue: u32,
+    #[prost(message, optional, tag = "10")]
+    cage: Option<CageSetup>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -118,7 +123,7 @@ pub(super) struct Job {
     /// What is left of the deadline, in microseconds.
     #[prost(uint64, tag = "2")]
     pub(super) remaining: u64,
-    #[prost(oneof = "Task", tags = "3, 4, 5, 6")]
+    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7")]
     pub(super) task: Option<Task>,
 }
 
@@ -132,6 +137,9 @@ pub(super) enum Task {
     Generate(Generate),
     #[prost(message, tag = "6")]
     Survey(()),
+    /// Destroy the key pair of this id.
+    #[prost(bytes, tag = "7")]
+    Destroy(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -198,7 +206,7 @@ pub(super) struct NotReady {
 pub(super) struct Answer {
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -223,6 +231,8 @@ pub(super) enum Outcome {
     Expired(()),
     #[prost(string, tag = "10")]
     Failed(String),
+    #[prost(message, tag = "11")]
+    Destroyed(()),
 }
 
 /// A file key. Written by hand: prost decodes `bytes` through a buffer that nobody overwrites (law 9).
@@ -303,6 +313,8 @@ pub(super) struct SurveyMessage {
     keys: Vec<KeyMessage>,
     #[prost(string, repeated, tag = "5")]
     unserved: Vec<String>,
+    #[prost(message, optional, tag = "9")]
+    cage: Option<CageMessage>,
     #[prost(string, repeated, tag = "6")]
     remarks: Vec<String>,
 }
@@ -324,7 +336,12 @@ impl Setup {
             }),
             threads: count(threads),
             queue: count(config.queue),
+            cage: Some((&config.cage).into()),
         }
+    }
+
+    pub(super) fn cage(&self) -> CageConfig {
+        self.cage.clone().unwrap_or_default().into()
     }
 
     pub(super) fn module(&self) -> &Path {
@@ -414,6 +431,7 @@ impl From<&Survey> for SurveyMessage {
             wrapping: v1::KeyWrapping::from(survey.wrapping).into(),
             keys: survey.keys.iter().map(Into::into).collect(),
             unserved: survey.unserved.clone(),
+            cage: Some((&survey.cage).into()),
             remarks: survey.remarks.clone(),
         }
     }
@@ -427,6 +445,7 @@ impl SurveyMessage {
             model: self.model,
             keys: self.keys.into_iter().map(KeyMessage::into_key).collect::<Option<_>>()?,
             unserved: self.unserved,
+            cage: self.cage.unwrap_or_default().into(),
             remarks: self.remarks,
         })
     }

@@ -19,9 +19,9 @@ use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::{
-    KeyKind, KeyTemplate, StartError, Survey,
+    Cage, KeyKind, KeyTemplate, StartError, Survey,
     grip::{self, Grip, patiently},
-    keys::{KeyRing, ServedKey, generate},
+    keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
     pkcs11::{Hands, Module},
     queue::{Full, Queue},
@@ -37,9 +37,6 @@ const SICK: i32 = 2;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// How long a token that is busy may take to list its keys when the worker starts.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// The worker's main function. Speaks on standard input; returns when the other end closes.
 pub fn main() -> ExitCode {
@@ -83,6 +80,7 @@ struct Sessions {
 
 struct Worker {
     module: Module,
+    cage: Cage,
     remarks: Vec<String>,
     ring: RwLock<KeyRing>,
     queue: Queue<Waiting>,
@@ -96,26 +94,31 @@ struct Waiting {
 }
 
 impl Worker {
-    /// Finds the token, logs in, checks the keys, and opens as many sessions as there is room for.
+    /// Reads the PIN, closes the cage, finds the token, logs in, checks the keys, and opens as many sessions as there is
+    /// room for.
     fn new(setup: &Setup, output: UnixStream) -> Result<(Self, Sessions), StartError> {
         let nonsense = || StartError::Worker(wire::nonsense().to_string());
         let select = setup.select().ok_or_else(nonsense)?;
         let source = setup.pin().ok_or_else(nonsense)?;
-        let module = Module::open(setup.module(), &select)?;
-        let pin = pin::read(&source, &module.label)?;
+        let pin = pin::read(&source, &select.to_string())?;
         // Only now: a terminal does not let another process group read the PIN. From here on its Ctrl-C is not for us.
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
+        let cage = Cage::close(&setup.cage())?;
+        // Another user, another process: what was set before is gone.
+        harden().map_err(|error| StartError::Worker(format!("cannot protect the token worker: {error}")))?;
+        let module = Module::open(setup.module(), &select).map_err(|error| cage.blame(error))?;
         let idle = module.login(&pin)?;
         drop(pin);
-        let ring = patiently(Instant::now() + FIRST_LOOK, || KeyRing::find(&idle, &HashMap::new()))
+        let ring = patiently(Instant::now() + grip::LASTING, || KeyRing::find(&idle, &HashMap::new()))
             .map_err(|failure| module.unreadable(failure))?;
         let wanted = setup.threads.max(1) as usize;
         let working = module.many_hands(wanted)?;
         let remarks = fewer_sessions(wanted, working.len());
         let queue = Queue::new(setup.queue as usize);
-        let worker = Self { module, remarks, ring: RwLock::new(ring), queue, output: Mutex::new(output) };
+        let ring = RwLock::new(ring);
+        let worker = Self { module, cage, remarks, ring, queue, output: Mutex::new(output) };
         Ok((worker, Sessions { idle, working }))
     }
 
@@ -182,6 +185,7 @@ impl Worker {
                         self.generate(&mut grip, &KeyTemplate::from(&template), deadline)
                     }
                     Task::Survey(()) => self.survey_again(&mut grip, deadline),
+                    Task::Destroy(id) => self.destroy(&mut grip, &id, deadline),
                 }
             };
             self.answer(id, outcome);
@@ -218,6 +222,10 @@ impl Worker {
                 Err(failure) => failure,
             };
             if let Err(sick) = served.is_well(grip, &failure, since, deadline) {
+                if self.served(&task.key).is_none() {
+                    // Destroyed meanwhile.
+                    return Outcome::UnknownKey(());
+                }
                 return self.give_up(deadline, &sick.of(served.name()));
             }
         }
@@ -260,9 +268,31 @@ impl Worker {
                 ring.served.insert(made.key.id, Arc::new(made));
                 Outcome::Key(message)
             }
-            Err(failure) if failure.sense.is_the_end() => self.sick(&failure),
-            Err(failure) => Outcome::Failed(failure.to_string()),
+            Err(failure) if failure.sense.is_the_end() => self.sick(&self.cage.explain(&failure)),
+            Err(failure) => Outcome::Failed(self.cage.explain(&failure)),
         }
+    }
+
+    fn destroy(&self, grip: &mut Grip<'_>, id: &[u8], deadline: Instant) -> Outcome {
+        let Some(id) = KeyId::from_bytes(id) else { return Outcome::UnknownKey(()) };
+        // First: what is not in the ring is missed neither by a survey nor by an operation that it fails under.
+        let served = self.ring.write().unwrap_or_else(PoisonError::into_inner).served.remove(&id);
+        grip.let_go();
+        let destroyed = patiently(deadline, || Ok(self.module.making_hands()?))
+            .map_err(|failure| failure.of("the token opens no session for writing"))
+            .and_then(|hands| destroy(&hands.session, id));
+        let failure = match destroyed {
+            Ok(0) => return Outcome::UnknownKey(()),
+            Ok(_) => return Outcome::Destroyed(()),
+            Err(failure) => failure,
+        };
+        if failure.sense.is_the_end() {
+            self.sick(&failure);
+        }
+        if let Some(served) = served {
+            self.ring.write().unwrap_or_else(PoisonError::into_inner).served.insert(id, served);
+        }
+        Outcome::Failed(failure.to_string())
     }
 
     /// Looks at the token again: keys made with other tools appear.
@@ -272,13 +302,17 @@ impl Worker {
             Ok(found) => found,
             Err(failure) => return self.give_up(deadline, &failure),
         };
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A module that has lost its token says "0 found". Only a new start of the module tells which it is.
-        if let Some(gone) = old.values().find(|known| !found.served.contains_key(&known.key.id)) {
+        let is_gone = |known: &&Arc<ServedKey>| {
+            old.contains_key(&known.key.id) && !found.served.contains_key(&known.key.id)
+        };
+        if let Some(gone) = ring.served.values().find(is_gone) {
             self.sick(&format!("{} is no longer found", gone.name()));
         }
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        // What was generated meanwhile stays.
+        // What was generated meanwhile stays; what was destroyed meanwhile does not come back.
         let mut served = found.served;
+        served.retain(|id, _| ring.served.contains_key(id) || !old.contains_key(id));
         for (id, key) in ring.served.drain() {
             served.entry(id).or_insert(key);
         }
@@ -296,6 +330,7 @@ impl Worker {
             keys: ring.list(),
             unserved: ring.unserved.clone(),
             remarks: self.remarks.clone(),
+            cage: self.cage.clone(),
         })
     }
 

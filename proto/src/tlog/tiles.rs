@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Flaw, Hash, malformed,
-    merkle::{Node, perfect_root},
+    merkle::{self, Node, perfect_root},
 };
 
 /// Hashes in a full tile, and entries in a full bundle.
@@ -217,6 +217,15 @@ impl Edge {
         Ok(())
     }
 
+    /// The root of the tree.
+    pub fn root(&self) -> Hash {
+        let mut nodes = Nodes::new(|tile: Tile| {
+            Ok::<_, Flaw>(self.partial.get(usize::from(tile.level)).cloned().unwrap_or_default())
+        });
+        // All that the root of a tree is made of is in the edge, or in the tiles' roots above it.
+        merkle::root(self.size, &mut |node| nodes.hash(node)).unwrap_or_else(|_| Hash::of_empty_tree())
+    }
+
     /// The tiles that are begun and not full.
     pub fn partial(&self) -> impl Iterator<Item = (Tile, &[Hash])> {
         let begun = (0_u8..).zip(&self.partial).filter(|(_, hashes)| !hashes.is_empty());
@@ -231,7 +240,7 @@ impl Edge {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{super::merkle, *};
+    use super::*;
 
     fn tile(level: u8, index: u64) -> Tile {
         Tile { level, index }
@@ -281,6 +290,9 @@ mod tests {
             edge.push(Hash::of_entry(entry), keep).unwrap();
             store.extend(edge.partial().map(|(tile, hashes)| (tile, hashes.to_vec())));
             at_size(size, &store);
+            if size % 7 == 0 || size % 256 < 2 {
+                assert_eq!(edge.root(), merkle::tests::mth(&entries[..size as usize]), "{size}");
+            }
             // A restart finds the same edge.
             edge = Edge::load(size, |tile| Ok::<_, Flaw>(store[&tile].clone())).unwrap();
             assert_eq!(edge.size(), size);

@@ -7,8 +7,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Device, DeviceState, Invitation, KeyState, PasswordHash, Role, Roles, SessionId, SpkiHash, Standing,
-        User, WrappingKey,
+        Device, DeviceState, Invitation, KeyState, KeyStep, PasswordHash, Role, Roles, SessionId, SpkiHash,
+        Standing, User, WrappingKey, next,
     },
     ledger::{Change, Changed, Grant, Ledger, OK, Outcome},
     token::Drain,
@@ -313,19 +313,65 @@ pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc
     assert_eq!(world.ledger.key(key("other").id).await.unwrap(), None);
     let same_id = WrappingKey { label: "other".to_owned(), ..main.clone() };
     let same_label = WrappingKey { id: key("other").id, ..main };
-    for taken in [same_id, same_label] {
+    let version_left_out = key_version("main", 3);
+    let no_first_version = key_version("other", 2);
+    for taken in [same_id, same_label, version_left_out, no_first_version] {
         world.refuses_change(Change::AddKey(taken), Refusal::AlreadyExists).await;
     }
 }
 
-pub(crate) async fn keys_are_suspended_and_activated<L: Ledger>(ledger: Arc<L>) {
+pub(crate) async fn keys_live_as_they_should<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    for state in KeyState::ALL {
+        for step in KeyStep::ALL {
+            let id = world.has_key(&format!("{}-{step:?}", state.name()).to_lowercase(), state).await;
+            let before = world.ledger.key(id).await.unwrap().unwrap();
+            assert_eq!(before.life.state(now()), state);
+            let made = world.steps(id, step).await;
+            let after = world.ledger.key(id).await.unwrap().unwrap();
+            match next(state, step) {
+                Ok(next) if next == state => {
+                    assert!(made.is_ok());
+                    assert_eq!(before, after, "again changes nothing");
+                }
+                Ok(next) => {
+                    let Changed::Key(changed) = made.ok().unwrap() else { panic!() };
+                    assert_eq!((changed.life.state(now()), &changed), (next, &after));
+                    assert_eq!(after.reason, format!("{step:?}"));
+                    assert!(after.updated >= before.updated);
+                }
+                Err(_) => {
+                    assert_eq!(made.err().unwrap().code(), Refusal::StateConflict.code());
+                    assert_eq!(world.last_record().await.outcome, Refusal::StateConflict.code());
+                    assert_eq!(before, after);
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn a_rotation_ends_sealing_to_the_version_before<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
-    let set = |state| Change::SetKeyState { id: key("main").id, state };
-    for state in [KeyState::Suspended, KeyState::Active] {
-        let Changed::Key(changed) = world.done(set(state)).await else { panic!() };
-        assert_eq!(changed.state, state);
-        assert_eq!(world.ledger.key(changed.id).await.unwrap(), Some(changed));
-        world.refuses_change(set(state), Refusal::StateConflict).await;
+    let state = async |id| world.ledger.key(id).await.unwrap().unwrap().life.state(now());
+    let Changed::Key(second) = world.done(Change::AddKey(key_version("main", 2))).await else { panic!() };
+    assert_eq!(world.ledger.key_by_label("main").await.unwrap(), Some(second.clone()));
+    let first = world.ledger.key(key("main").id).await.unwrap().unwrap();
+    assert_eq!(first.life.state(now()), KeyState::Deactivated);
+    assert_eq!(first.reason, "replaced by version 2");
+    assert_eq!(state(second.id).await, KeyState::Active);
+    // What was sealed to it still opens.
+    assert!(world.unwraps(world.standing()).await.is_ok());
+    // Of two that rotate at the same time, one is late.
+    let late = WrappingKey { id: key("late").id, ..key_version("main", 2) };
+    world.refuses_change(Change::AddKey(late), Refusal::AlreadyExists).await;
+    // What is not active stays as it is.
+    for (version, step, stays) in
+        [(3, KeyStep::Suspend, KeyState::Suspended), (4, KeyStep::Compromise, KeyState::Compromised)]
+    {
+        let before = key_version("main", version - 1).id;
+        world.steps(before, step).await.unwrap();
+        world.done(Change::AddKey(key_version("main", version))).await;
+        assert_eq!(state(before).await, stays);
     }
 }
 
@@ -353,7 +399,8 @@ pub(crate) async fn what_is_not_there_cannot_be_changed<L: Ledger>(ledger: Arc<L
         Change::SetUserDisabled { id: anna.clone(), disabled: true },
         Change::SetPassword { id: anna.clone(), password, keep: None },
         Change::SetRoles { id: anna, roles: Roles::default() },
-        Change::SetKeyState { id: key("main").id, state: KeyState::Suspended },
+        Change::StepKey { id: key("main").id, step: KeyStep::Suspend, reason: String::new() },
+        Change::LimitKey { id: key("main").id, unwraps_until: None, reason: String::new() },
     ];
     for change in changes {
         world.refuses_change(change, Refusal::NotFound).await;

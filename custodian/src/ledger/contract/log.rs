@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{refusals::futures, world::*};
 use crate::{
-    authority::{DeviceState, KeyState, Role, Roles, Standing},
+    authority::{DeviceState, KeyStep, Role, Roles, Standing},
     ledger::{Change, Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery, TreeHead},
 };
 
@@ -93,6 +93,9 @@ pub(crate) async fn a_record_names_what_was_changed<L: Ledger>(ledger: Arc<L>) {
         state: DeviceState::Active,
         reason: String::new(),
     };
+    let (wraps, until) = (main.life.wraps(), ahead(99));
+    let added = format!("main@1, RSA-3072, sealed to from {} until {}", wraps.from(), wraps.until());
+    let limit = |unwraps_until| Change::LimitKey { id: key_id, unwraps_until, reason: String::new() };
     let changes = [
         (Change::Invite(invitation(1, "laptop-1")), "devices/laptop-1", ""),
         (enroll, "devices/laptop-1", &*format!("certificate {certificate}, invited by users/admin")),
@@ -100,11 +103,14 @@ pub(crate) async fn a_record_names_what_was_changed<L: Ledger>(ledger: Arc<L>) {
         (Change::CreateUser(anna), "users/anna", "roles: operator, auditor"),
         (Change::SetRoles { id: id.clone(), roles: Roles::default() }, "users/anna", "no roles"),
         (Change::SetUserDisabled { id, disabled: true }, "users/anna", ""),
-        (Change::AddKey(main), "", "main, RSA-3072"),
-        (Change::SetKeyState { id: key_id, state: KeyState::Suspended }, "", ""),
+        (Change::AddKey(main), "", &*added),
+        (Change::StepKey { id: key_id, step: KeyStep::Suspend, reason: String::new() }, "", ""),
+        (limit(Some(until)), "", &*format!("unwraps until {until}")),
+        (limit(None), "", "unwraps without end"),
     ];
     for (change, target, detail) in changes {
-        let is_of_key = matches!(change, Change::AddKey(_) | Change::SetKeyState { .. });
+        let is_of_key =
+            matches!(change, Change::AddKey(_) | Change::StepKey { .. } | Change::LimitKey { .. });
         world.done(change).await;
         let record = world.last_record().await;
         assert_eq!((record.target.as_str(), record.detail.as_str()), (target, detail));

@@ -6,8 +6,8 @@ use custodian_proto::refusal::Refusal;
 
 use super::world::*;
 use crate::{
-    authority::{DeviceState, KeyState, Role, Session, SessionId, SpkiHash, Standing},
-    ledger::{Change, Intent, Ledger, Outcome},
+    authority::{DeviceState, KeyState, KeyStep, Role, Session, SessionId, SpkiHash, Standing, WrappingKey},
+    ledger::{Change, Changed, Grant, Intent, Ledger, Outcome},
 };
 
 pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
@@ -79,14 +79,75 @@ pub(crate) async fn a_user_must_be_enabled_and_have_the_role<L: Ledger>(ledger: 
     world.refuses(world.standing(), Refusal::UserDisabled).await;
 }
 
-pub(crate) async fn a_wrapping_key_must_be_active<L: Ledger>(ledger: Arc<L>) {
+pub(crate) async fn a_wrapping_key_unwraps_as_its_state_allows<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
-    let unknown = Standing { key: Some(key("other").id), ..world.standing() };
-    world.refuses(unknown, Refusal::KeyUnknown).await;
-    world.done(Change::SetKeyState { id: key("main").id, state: KeyState::Suspended }).await;
-    world.refuses(world.standing(), Refusal::KeySuspended).await;
-    world.done(Change::SetKeyState { id: key("main").id, state: KeyState::Active }).await;
-    assert!(world.unwraps(world.standing()).await.is_ok());
+    let with = |id| Standing { key: Some(id), ..world.standing() };
+    world.refuses(with(key("other").id), Refusal::KeyUnknown).await;
+    for state in KeyState::ALL {
+        let id = world.has_key(state.name(), state).await;
+        match state {
+            KeyState::Active | KeyState::Deactivated => assert!(world.unwraps(with(id)).await.is_ok()),
+            KeyState::PreActive => world.refuses(with(id), Refusal::KeyNotActive).await,
+            KeyState::Suspended => world.refuses(with(id), Refusal::KeySuspended).await,
+            KeyState::Compromised => world.refuses(with(id), Refusal::KeyCompromised).await,
+            KeyState::Destroyed => world.refuses(with(id), Refusal::KeyDestroyed).await,
+        }
+    }
+}
+
+/// Law 2: what the permit was given on may have ended since.
+pub(crate) async fn a_key_that_stops_after_the_permit_unwraps_no_more<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let stops = [
+        (&[KeyStep::Suspend][..], Refusal::KeySuspended),
+        (&[KeyStep::Compromise], Refusal::KeyCompromised),
+        (&[KeyStep::Deactivate, KeyStep::Destroy], Refusal::KeyDestroyed),
+    ];
+    for (steps, refusal) in stops {
+        let id = world.has_key(&refusal.code().to_lowercase(), KeyState::Active).await;
+        let standing = Standing { key: Some(id), ..world.standing() };
+        assert!(world.unwraps(standing.clone()).await.is_ok());
+        // Begun before, settled after.
+        let early = world.ledger.begin(intent("Unwrap"));
+        for step in steps {
+            world.steps(id, *step).await.unwrap();
+        }
+        let outcome = Outcome::Granted(Grant { standing: standing.clone(), change: None });
+        assert_eq!(world.ledger.settle(early, outcome).await.err().unwrap().code(), refusal.code());
+        world.refuses(standing, refusal).await;
+    }
+}
+
+pub(crate) async fn a_wrapping_key_unwraps_within_its_period<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let lives = [
+        ("early", life(ahead(60), ahead(90), None), Some(Refusal::KeyNotActive)),
+        // The period of sealing is over, that of unwrapping is not.
+        ("old", life(ago(90), ago(60), Some(ahead(60))), None),
+        ("over", life(ago(90), ago(60), Some(ago(30))), Some(Refusal::KeyExpired)),
+    ];
+    for (label, life, refusal) in lives {
+        world.done(Change::AddKey(WrappingKey { life, ..key(label) })).await;
+        let standing = Standing { key: Some(key(label).id), ..world.standing() };
+        match refusal {
+            None => assert!(world.unwraps(standing).await.is_ok()),
+            Some(refusal) => world.refuses(standing, refusal).await,
+        }
+    }
+    let limit = |label: &str, unwraps_until| {
+        let reason = "an audit".to_owned();
+        Change::LimitKey { id: key(label).id, unwraps_until, reason }
+    };
+    let Changed::Key(limited) = world.done(limit("old", Some(ago(1)))).await else { panic!() };
+    assert_eq!(limited.reason, "an audit");
+    let old = Standing { key: Some(key("old").id), ..world.standing() };
+    world.refuses(old.clone(), Refusal::KeyExpired).await;
+    for until in [Some(ahead(60)), None] {
+        world.done(limit("old", until)).await;
+        assert!(world.unwraps(old.clone()).await.is_ok());
+    }
+    world.steps(key("old").id, KeyStep::Compromise).await.unwrap();
+    world.refuses_change(limit("old", None), Refusal::StateConflict).await;
 }
 
 pub(crate) async fn a_budget_is_not_exceeded<L: Ledger>(ledger: Arc<L>) {

@@ -15,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Role, Roles, Session, SessionId,
-        SpkiHash, Standing, User, UserId, WrappingKey,
+        Beginning, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep, PasswordHash, Role,
+        Roles, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
@@ -100,15 +100,42 @@ pub(crate) fn session(id: u8, user: &str, device: u8) -> Session {
     }
 }
 
+/// The first version of a key; sealed to for a day, unwraps without end.
 pub(crate) fn key(label: &str) -> WrappingKey {
     WrappingKey {
         id: KeyId::of_public_key(label.as_bytes()),
         label: label.to_owned(),
-        state: KeyState::Active,
+        version: 1,
+        life: life(ago(60), ahead(86_400), None),
         modulus_bits: 3072,
         wrapping: KeyWrapping::OaepSha256,
         certificate: vec![1, 2, 3],
         created: now(),
+        updated: now(),
+        reason: String::new(),
+    }
+}
+
+/// Another version of it.
+pub(crate) fn key_version(label: &str, version: u32) -> WrappingKey {
+    let id = KeyId::of_public_key(format!("{label}@{version}").as_bytes());
+    WrappingKey { id, version, ..key(label) }
+}
+
+/// The life of a key that begins on its date.
+pub(crate) fn life(from: Timestamp, until: Timestamp, unwraps_until: Option<Timestamp>) -> KeyLife {
+    KeyLife::begin(Beginning::OnItsDate, WrapPeriod::new(from, until).unwrap(), unwraps_until).unwrap()
+}
+
+/// The steps that bring a key that begins by hand to this state.
+pub(crate) fn way_to(state: KeyState) -> &'static [KeyStep] {
+    match state {
+        KeyState::PreActive => &[],
+        KeyState::Active => &[KeyStep::Activate],
+        KeyState::Suspended => &[KeyStep::Activate, KeyStep::Suspend],
+        KeyState::Deactivated => &[KeyStep::Activate, KeyStep::Deactivate],
+        KeyState::Compromised => &[KeyStep::Compromise],
+        KeyState::Destroyed => &[KeyStep::Destroy],
     }
 }
 
@@ -167,6 +194,22 @@ impl<L: Ledger> World<L> {
     pub(crate) async fn sets_device(&self, id: &str, state: DeviceState) -> Result<Changed, Denial> {
         let reason = format!("to be {}", state.name());
         self.change(Change::SetDeviceState { id: device_id(id), state, reason }).await
+    }
+
+    /// Tries a step in the life of a key.
+    pub(crate) async fn steps(&self, id: KeyId, step: KeyStep) -> Result<Changed, Denial> {
+        self.change(Change::StepKey { id, step, reason: format!("{step:?}") }).await
+    }
+
+    /// Adds a version 1 that begins by hand, and brings it to this state.
+    pub(crate) async fn has_key(&self, label: &str, state: KeyState) -> KeyId {
+        let WrappingKey { id, life, .. } = key(label);
+        let life = KeyLife::begin(Beginning::ByHand, life.wraps(), None).unwrap();
+        self.done(Change::AddKey(WrappingKey { life, ..key(label) })).await;
+        for step in way_to(state) {
+            self.steps(id, *step).await.unwrap_or_else(|denial| panic!("{}", denial.detail()));
+        }
+        id
     }
 
     /// Tries a change that nothing but itself can stop.

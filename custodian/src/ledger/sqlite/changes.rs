@@ -4,19 +4,19 @@ use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use rusqlite::{Params, params};
 
 use super::{
-    lockout,
+    keys, lockout,
     rows::{self, micros},
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, KeyState, Session, User, UserId, WrappingKey},
+    authority::{Device, DeviceId, DeviceState, Invitation, Session, User, UserId},
     ledger::{Change, Changed, entry},
 };
 
 /// How long a session that has reached its end is kept, in microseconds: so that the log can still say whose it was.
 const KEEP_ENDED_SESSIONS: i64 = 86_400_000_000;
 
-type Made = Result<Changed, Stop>;
+pub(super) type Made = Result<Changed, Stop>;
 
 /// Makes the change for an attempt that began when `since` was the last record.
 pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
@@ -46,12 +46,9 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             lockout::an_admin_remains(batch, &before)?;
             batch.changed_user(id)
         }
-        Change::AddKey(key) => batch.add_key(key),
-        Change::SetKeyState { id, state } => {
-            let found = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
-            let key = found.ok_or(Refusal::NotFound)?;
-            batch.set_key_state(key, *state)
-        }
+        Change::AddKey(key) => keys::add(batch, key),
+        Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
+        Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),
         Change::DrainToken(drain) => {
             let reason = entry::clean(&drain.reason, MAX_TEXT_LEN);
             let add = "INSERT INTO drains (token, reason, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
@@ -231,32 +228,6 @@ impl Batch<'_> {
         self.changed_user(id)
     }
 
-    fn add_key(&self, key: &WrappingKey) -> Made {
-        self.add(
-            "INSERT INTO keys (id, label, state, modulus_bits, wrapping, certificate, created)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            params![
-                key.id.as_bytes(),
-                key.label,
-                key.state.name(),
-                key.modulus_bits,
-                key.wrapping.name(),
-                key.certificate,
-                micros(key.created)
-            ],
-        )?;
-        Ok(Changed::Key(key.clone()))
-    }
-
-    fn set_key_state(&self, key: WrappingKey, state: KeyState) -> Made {
-        if key.state == state {
-            let detail = format!("it is {} already", state.name());
-            return Err(Stop::refused(Refusal::StateConflict, detail));
-        }
-        self.update("UPDATE keys SET state = ?2 WHERE id = ?1", params![key.id.as_bytes(), state.name()])?;
-        Ok(Changed::Key(WrappingKey { state, ..key }))
-    }
-
     fn changed_device(&self, id: &DeviceId) -> Made {
         Ok(Changed::Device(self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?))
     }
@@ -275,16 +246,16 @@ impl Batch<'_> {
     }
 
     /// Adds a row, unless an id or another unique part of it is in use.
-    fn add(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
+    pub(super) fn add(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
         if self.execute(sql, params)? == 0 { Err(Refusal::AlreadyExists.into()) } else { Ok(()) }
     }
 
     /// Changes one row that must be there.
-    fn update(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
+    pub(super) fn update(&self, sql: &str, params: impl Params) -> Result<(), Stop> {
         if self.execute(sql, params)? == 0 { Err(Refusal::NotFound.into()) } else { Ok(()) }
     }
 
-    fn execute(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
         self.tx.prepare_cached(sql)?.execute(params)
     }
 }

@@ -11,10 +11,10 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::FlockOperation;
 
-use super::schema;
+use super::{remembered::Remembered, schema};
 
 /// Only the custodian's own account may read or write the ledger.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 
 /// SQLite's file header: <https://www.sqlite.org/fileformat2.html#the_database_header>
 const HEADER_LEN: u64 = 100;
@@ -59,6 +59,37 @@ pub enum OpenError {
         "the ledger is damaged: {0}. Keep a copy of the file and those beside it, then restore the last backup"
     )]
     Damaged(String),
+    /// An old copy of the ledger is in the place of the newer one.
+    #[error(
+        "the ledger has {records} records, but it had {remembered} when {} was written: an old copy is in its place. What was \
+         revoked since then would be in force again. Restore the newest copy; if the records after it are lost for good, say \
+         so with custodian accept-ledger (docs/operations.md)", .path.display()
+    )]
+    RolledBack {
+        /// The file that remembers.
+        path: PathBuf,
+        /// Records it had.
+        remembered: u64,
+        /// Records it has.
+        records: u64,
+    },
+    /// The log is another one.
+    #[error(
+        "the first {remembered} records of the ledger are not those that it had when {} was written: it is another ledger, or \
+         somebody changed it. Keep a copy, and compare it with a backup; docs/operations.md tells what to do", .path.display()
+    )]
+    Rewritten {
+        /// The file that remembers.
+        path: PathBuf,
+        /// Records it had.
+        remembered: u64,
+    },
+    /// The file that remembers is missing.
+    #[error(
+        "{} is missing: it remembers how far the log was, so that an old copy of the ledger is noticed. Put it back; if it is \
+         lost, say so with custodian accept-ledger (docs/operations.md)", .0.display()
+    )]
+    NotRemembered(PathBuf),
     /// The tables are of a later version.
     #[error(
         "a newer custodian wrote this ledger (tables of version {found}, this one knows {known}). Start that version again"
@@ -157,11 +188,15 @@ fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// The one connection that writes. `patience`: how long to wait for a lock that somebody else's tool holds.
-pub(super) fn writing(path: &Path, patience: Duration) -> Result<Connection, OpenError> {
+pub(super) fn writing(
+    path: &Path,
+    patience: Duration,
+    remembered: &Remembered,
+) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     prepare(&connection, patience)?;
-    schema::migrate(&mut connection)?;
+    schema::migrate(&mut connection, remembered)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
         let why = format!("its file system does not let SQLite keep a write-ahead log (mode {mode})");

@@ -11,8 +11,8 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyState, PasswordHash, Roles, Session, SessionId,
-        SpkiHash, User, UserId, WrappingKey,
+        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, Roles, Session,
+        SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
     },
     token::Drain,
 };
@@ -26,7 +26,8 @@ pub(super) const USER: &str = "id, roles, disabled, password, created, updated";
 /// The columns of [`session`], in its order.
 pub(super) const SESSION: &str = "id, user, device, created, used, expires";
 /// The columns of [`key`], in its order.
-pub(super) const KEY: &str = "id, label, state, modulus_bits, wrapping, certificate, created";
+pub(super) const KEY: &str = "id, label, version, state, wrap_from, wrap_until, unwrap_until, modulus_bits, wrapping, \
+                              certificate, created, updated, reason";
 
 /// The columns of [`drain`], in its order.
 pub(super) const DRAIN: &str = "token, reason, since";
@@ -85,14 +86,22 @@ pub(super) fn session(row: &Row<'_>) -> Result<Session> {
 
 pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
     let id: [u8; KeyId::LEN] = row.get(0)?;
+    let wraps = WrapPeriod::new(time(row, 4)?, time(row, 5)?).map_err(|_| unreadable(5, "no period"))?;
+    let unwraps_until = match row.get::<_, Option<i64>>(6)? {
+        Some(_) => Some(time(row, 6)?),
+        None => None,
+    };
     Ok(WrappingKey {
         id: KeyId::from_bytes(&id).ok_or_else(|| unreadable(0, "no key id"))?,
         label: row.get(1)?,
-        state: named(row, 2, KeyState::from_name)?,
-        modulus_bits: row.get(3)?,
-        wrapping: named(row, 4, KeyWrapping::from_name)?,
-        certificate: row.get(5)?,
-        created: time(row, 6)?,
+        version: row.get(2)?,
+        life: KeyLife::restore(named(row, 3, KeyState::from_name)?, wraps, unwraps_until),
+        modulus_bits: row.get(7)?,
+        wrapping: named(row, 8, KeyWrapping::from_name)?,
+        certificate: row.get(9)?,
+        created: time(row, 10)?,
+        updated: time(row, 11)?,
+        reason: row.get(12)?,
     })
 }
 

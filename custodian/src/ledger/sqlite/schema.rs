@@ -2,21 +2,24 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, tree};
+use super::{OpenError, remembered::Remembered, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
-const APPLICATION_ID: u32 = 0x4353_5444;
+pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
+/// From this version on, the log's last checkpoint is kept outside the database.
+const REMEMBERED_SINCE: i64 = 5;
+
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 2] = [add_tree, add_drains];
+const STEPS: [Step; 4] = [add_tree, add_drains, upgrade::key_lives, change_nothing];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
 /// The tables of version 1.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE devices (
     id TEXT PRIMARY KEY,
     spki BLOB NOT NULL UNIQUE,
@@ -140,6 +143,11 @@ fn add_drains(tx: &Transaction<'_>) -> Result<(), OpenError> {
     )?)
 }
 
+/// Version 5: the same tables, and the log's last checkpoint beside them. See [`REMEMBERED_SINCE`].
+fn change_nothing(_: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(())
+}
+
 /// Refuses a file whose header does not say that it is ours.
 pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
     if !header.starts_with(b"SQLite format 3\0") {
@@ -153,7 +161,9 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
 
 /// Makes the tables in a new file, and brings those of an earlier version up to date; refuses a file that is not ours or
 /// newer than we are.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+///
+/// A ledger that was not remembered before is from now on.
+pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
         (id, VERSION) if id == APPLICATION_ID.into() => return Ok(()),
@@ -172,6 +182,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     };
     for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
         step(&tx)?;
+    }
+    if found < REMEMBERED_SINCE {
+        remembered.begin(&tx)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;

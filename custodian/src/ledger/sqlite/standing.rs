@@ -8,7 +8,7 @@ use super::{
     rows::{self, micros},
     writer::{Batch, Stop},
 };
-use crate::authority::{DeviceState, KeyState, Roles, Session, SessionId, SpkiHash, Standing};
+use crate::authority::{DeviceState, Roles, Session, SessionId, SpkiHash, Standing};
 
 /// The span in which a budget is spent, in microseconds.
 const HOUR: i64 = 3_600_000_000;
@@ -31,11 +31,7 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     }
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
-        match key.map(|key| key.state) {
-            None => return Err(Refusal::KeyUnknown.into()),
-            Some(KeyState::Suspended) => return Err(Refusal::KeySuspended.into()),
-            Some(KeyState::Active) => {}
-        }
+        key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
     }
     let Some(session) = session else { return Ok(()) };
     if let Some(budget) = standing.hourly_budget {

@@ -2,8 +2,10 @@
 
 mod crash;
 mod opening;
+mod remembered;
 mod tree;
 mod trouble;
+mod upgrades;
 
 use std::{
     path::{Path, PathBuf},
@@ -41,6 +43,10 @@ impl Place {
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("ledger.db")
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.directory.path().join("ledger.db.checkpoint")
     }
 
     fn open(&self) -> SqliteLedger {

@@ -77,14 +77,18 @@ pub(super) fn build(tx: &Connection) -> Result<(), TreeError> {
     append(tx, &mut edge, &leaves)
 }
 
-/// The root of the first `size` entries, or of all.
+/// The root of the first `size` entries, or of all, from one state of the ledger.
 pub(super) fn head(connection: &Connection, size: Option<u64>) -> Result<TreeHead, TreeError> {
-    let state = connection.unchecked_transaction()?;
+    head_within(&*connection.unchecked_transaction()?, size)
+}
+
+/// The same within a transaction that there is already, or where nobody writes.
+pub(super) fn head_within(connection: &Connection, size: Option<u64>) -> Result<TreeHead, TreeError> {
     let size = match size {
         Some(size) => size,
-        None => records(&state)?,
+        None => records(connection)?,
     };
-    let mut nodes = Nodes::new(|tile| hashes(&state, tile));
+    let mut nodes = Nodes::new(|tile| hashes(connection, tile));
     let root = merkle::root(size, &mut |node| nodes.hash(node))?;
     Ok(TreeHead { size, root })
 }

@@ -27,6 +27,9 @@ pub(in crate::token) trait Member: Send + Sync + 'static {
     /// Generates a key pair. Not safe to repeat.
     async fn generate(&self, template: &KeyTemplate, deadline: Instant) -> Result<TokenKey, Miss>;
 
+    /// Destroys a key pair, and forgets it whatever comes of it: its absence is no fault from now on.
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss>;
+
     /// Looks into the token.
     async fn survey(&self, deadline: Instant) -> Result<Survey, Miss>;
 
@@ -134,6 +137,15 @@ impl Member for Supervisor {
     async fn generate(&self, template: &KeyTemplate, deadline: Instant) -> Result<TokenKey, Miss> {
         match self.ask_once(&Task::Generate(template.into()), deadline).await? {
             Reply::Key(key) => Ok(key),
+            _ => Err(Miss::Error(unexpected())),
+        }
+    }
+
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss> {
+        self.inventory.forget(key);
+        match self.ask_once(&Task::Destroy(key.as_bytes().to_vec()), deadline).await? {
+            Reply::Destroyed => Ok(()),
+            Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(key))),
             _ => Err(Miss::Error(unexpected())),
         }
     }

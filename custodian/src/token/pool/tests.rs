@@ -117,6 +117,11 @@ impl Member for Double {
         self.token.generate(template.clone(), deadline).await.map_err(Miss::Error)
     }
 
+    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss> {
+        self.mooded(deadline, Some(key)).await?;
+        self.token.destroy(key, deadline).await.map_err(Miss::Error)
+    }
+
     async fn survey(&self, deadline: Instant) -> Result<Survey, Miss> {
         self.mooded(deadline, None).await?;
         self.token.survey(deadline).await.map_err(Miss::Error)

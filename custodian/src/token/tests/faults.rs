@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{Bench, command, good, kill, rsa_key, until};
 use crate::token::{
-    PinSource, Supervisor, Token, TokenConfig, TokenError,
+    CageConfig, PinSource, Supervisor, Token, TokenConfig, TokenError,
     contract::{FILE_KEY, RSA, soon, template, unwrap},
     supervisor::State,
 };
@@ -251,7 +251,12 @@ async fn custodian_process() {
     let conf = dir.join("softhsm2.conf").display().to_string();
     let mut environment = bench.environment();
     environment.insert("SOFTHSM2_CONF".to_owned(), conf);
-    let config = TokenConfig { pin: PinSource::File(dir.join("pin")), environment, ..bench.config() };
+    let config = TokenConfig {
+        pin: PinSource::File(dir.join("pin")),
+        environment,
+        cage: CageConfig { write: vec![dir.join("tokens")], ..CageConfig::default() },
+        ..bench.config()
+    };
     let token = Supervisor::start(command(), config).await.unwrap();
     println!("{WORKER_PID}{}", token.worker_pid().unwrap());
     std::future::pending().await

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 
 use super::{BE_WORKER, Bench, PIN, command, good, kill, rsa_key, serves_no_bad_keys, until};
 use crate::token::{
-    InitToken, KeyKind, PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenKey,
-    TokenSelect,
-    contract::{self, FILE_KEY, RSA, encrypt_as, soon, template, unwrap},
+    CageConfig, InitToken, KeyKind, Network, PinSource, StartError, Supervisor, Token, TokenConfig,
+    TokenError, TokenKey, TokenSelect,
+    contract::{self, FILE_KEY, encrypt_as, soon, template, unwrap},
     supervisor::State,
 };
 
@@ -70,7 +70,9 @@ impl Kryoptic {
     }
 
     fn config(&self) -> TokenConfig {
-        TokenConfig { module: KRYOPTIC.into(), environment: self.environment(), ..self.bench.config() }
+        // SQLite makes files beside the database.
+        let cage = CageConfig { write: vec![self.bench.path("")], ..CageConfig::default() };
+        TokenConfig { module: KRYOPTIC.into(), environment: self.environment(), cage, ..self.bench.config() }
     }
 
     async fn start(&self) -> Supervisor {
@@ -116,6 +118,8 @@ fn named() -> (TokenConfig, Option<Kryoptic>) {
         environment: BTreeMap::from([(BE_WORKER.to_owned(), "1".to_owned())]),
         threads: None,
         queue: 64,
+        // What the module needs, nobody knows yet.
+        cage: CageConfig { write: vec!["/".into()], network: Network::Any, ..CageConfig::default() },
     };
     (config, None)
 }
@@ -132,14 +136,13 @@ async fn the_module_named_by_the_environment_keeps_the_contract() {
     survey.unserved.iter().for_each(|reason| println!("not served: {reason}"));
     contract::holds(&token).await;
     assert_eq!(token.health().restarts, 0, "no bad ciphertext may cost a worker");
-    let survey = token.survey(soon()).await.unwrap();
-    let key = survey.keys.into_iter().find(|key| key.kind == RSA).unwrap();
-    token.shutdown().await;
+    let key = rsa_key(&token).await;
     for threads in [1, 2, 4, 8] {
         let round = if kept.is_some() { Duration::from_millis(100) } else { Duration::from_secs(2) };
         let rate = rate(TokenConfig { threads: Some(threads), ..config.clone() }, &key, round).await;
         println!("{threads} threads: {rate:.0} unwraps a second, {:.1} ms each", threads as f64 / rate * 1e3);
     }
+    token.destroy(key.id, soon()).await.unwrap();
 }
 
 /// Unwraps a second. There are always enough that wait.

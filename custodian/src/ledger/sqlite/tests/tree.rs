@@ -38,10 +38,13 @@ async fn a_ledger_of_before_the_tree_gets_one() {
     let other = other_program(&place.path());
     other.execute_batch("DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1").unwrap();
     drop(other);
+    std::fs::remove_file(place.checkpoint()).unwrap();
     let ledger = place.open();
     assert_eq!(tree_of_the_records(&ledger).await, head);
     fill(&ledger, 10).await;
     tree_of_the_records(&ledger).await;
+    let remembered = std::fs::read_to_string(place.checkpoint()).unwrap();
+    assert_eq!(remembered, format!("unsigned\n300\n{}\n", head.root), "and is remembered from now on");
 }
 
 #[tokio::test]

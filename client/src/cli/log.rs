@@ -1,0 +1,220 @@
+//! `custodianctl audit verify|prove|export` and `envelope verify-receipt`: checking the log with its public key.
+
+use std::path::PathBuf;
+
+use custodian_proto::tlog::{Receipt, VerifierKey};
+use serde::Serialize;
+
+use super::{
+    connection::Connection,
+    message::note,
+    output::{Style, print},
+    view::RecordView,
+    when::local,
+};
+use crate::{
+    error::Result,
+    interrupt::Interrupt,
+    log::{
+        Memory, Part, Proven, Source, export, prove_receipt, read_log_key, read_receipt, verify,
+        write_receipt,
+    },
+    progress::Progress,
+};
+
+/// The public key to check with.
+#[derive(Debug, clap::Args)]
+pub(super) struct LogKey {
+    /// The log's public key: the custodian's keys/log.pub
+    #[arg(long, value_name = "FILE", env = "CUSTODIAN_LOG_KEY")]
+    log_key: PathBuf,
+}
+
+impl LogKey {
+    fn read(&self) -> Result<VerifierKey> {
+        read_log_key(&self.log_key)
+    }
+}
+
+/// Check that the log is the one that was signed, that it only grew, and that no record was changed
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    /// An export to check offline; without it, the log of the custodian
+    folder: Option<PathBuf>,
+    /// Read only the records after the checkpoint that was remembered
+    #[arg(long)]
+    new: bool,
+    /// Where the last checkpoint is remembered [default: ~/.local/state/custodian/log-ID.checkpoint]
+    #[arg(long, value_name = "FILE", env = "CUSTODIAN_LOG_STATE")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    key: LogKey,
+    #[command(flatten)]
+    style: Style,
+}
+
+#[derive(Serialize)]
+struct VerifiedView {
+    log: String,
+    size: u64,
+    root: String,
+    records_checked: u64,
+    begins_with: Option<u64>,
+    state: String,
+}
+
+impl VerifyArgs {
+    /// Verifies, and remembers what verified.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let key = self.key.read()?;
+        let memory = match &self.state {
+            Some(path) => Memory::at(path),
+            None => Memory::usual(&key)?,
+        };
+        let known = memory.recall(&key)?;
+        let part = match &known {
+            Some(known) if self.new => Part::After(known.size),
+            _ => Part::All,
+        };
+        let remote;
+        let source = match &self.folder {
+            Some(folder) => Source::Folder(folder),
+            None => {
+                remote = connection.connect(interrupt)?;
+                Source::Custodian(&remote)
+            }
+        };
+        let verified = verify(source, &key, known.as_ref(), part, &Quiet(interrupt))?;
+        memory.remember(&verified.note)?;
+        let checkpoint = &verified.checkpoint;
+        let view = VerifiedView {
+            log: checkpoint.origin.clone(),
+            size: checkpoint.size,
+            root: checkpoint.root.to_string(),
+            records_checked: verified.records,
+            begins_with: verified.begins_with,
+            state: memory.path().display().to_string(),
+        };
+        let grown = match verified.begins_with {
+            Some(size) => format!("from the {size} records that were remembered, none of which changed"),
+            None => "nothing was remembered: from now on, this checkpoint is".to_owned(),
+        };
+        let facts = [
+            ("log", view.log.clone()),
+            ("signed", format!("{} records, root {}", view.size, view.root)),
+            ("checked", format!("{} records: each is the one that was logged", view.records_checked)),
+            ("grown", grown),
+            ("remembered in", view.state.clone()),
+        ];
+        self.style.one(&view, &facts)
+    }
+}
+
+/// Get the receipt of a record: proves offline that it is in the log
+#[derive(Debug, clap::Args)]
+pub(super) struct ProveArgs {
+    /// The record's number
+    #[arg(value_name = "SEQ")]
+    sequence: u64,
+    /// Where to write the receipt; without it, to standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl ProveArgs {
+    /// Asks for it.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let receipt = connection.connect(interrupt)?.receipt(self.sequence)?;
+        match &self.output {
+            Some(path) => write_receipt(path, &receipt),
+            None => print(&receipt.to_string()).map(drop),
+        }
+    }
+}
+
+/// Copy the log into a folder that anybody can check with other tools, too: C2SP tlog-tiles. Run it again to add what is new
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// The folder; made if it is missing
+    folder: PathBuf,
+    #[command(flatten)]
+    key: LogKey,
+}
+
+impl ExportArgs {
+    /// Exports.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let key = self.key.read()?;
+        let remote = connection.connect(interrupt)?;
+        let exported = export(Source::Custodian(&remote), &self.folder, &key, &Quiet(interrupt))?;
+        let size = exported.checkpoint.size;
+        note(&format!(
+            "exported {} new records to {}, which has {size} now",
+            size.saturating_sub(exported.before),
+            self.folder.display()
+        ));
+        Ok(())
+    }
+}
+
+/// Check a receipt, offline
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyReceiptArgs {
+    /// The receipt
+    receipt: PathBuf,
+    #[command(flatten)]
+    key: LogKey,
+    #[command(flatten)]
+    style: Style,
+}
+
+#[derive(Serialize)]
+struct ProvenView {
+    log: String,
+    log_size: u64,
+    record: RecordView,
+}
+
+impl VerifyReceiptArgs {
+    /// Verifies, and tells what is proven.
+    pub(super) fn run(&self) -> Result<()> {
+        let key = self.key.read()?;
+        let receipt: Receipt = read_receipt(&self.receipt)?;
+        let Proven { record, checkpoint } = prove_receipt(&receipt, &key)?;
+        let claims = record.claims.clone().unwrap_or_default();
+        let claimed = |text: String| if text.is_empty() { text } else { format!("{text} (claimed)") };
+        let facts = [
+            ("proven", format!("record {} of {}", record.sequence, checkpoint.origin)),
+            ("time", local(record.time.as_ref())),
+            ("operation", record.operation.clone()),
+            ("outcome", record.outcome.clone()),
+            ("user", record.user.clone()),
+            ("device", record.device.clone()),
+            ("address", record.peer_ip.clone()),
+            ("key", record.key.clone()),
+            ("wrapped key", record.wrapped_key_sha256.clone()),
+            ("file", claimed(claims.file_name)),
+            ("reason", claimed(claims.reason)),
+            ("about", record.target.clone()),
+            ("detail", record.detail.clone()),
+            ("request", record.request_id.clone()),
+        ];
+        let view = ProvenView {
+            log: checkpoint.origin,
+            log_size: checkpoint.size,
+            record: RecordView::from(&record),
+        };
+        self.style.one(&view, &facts)
+    }
+}
+
+/// Shows nothing, and stops at Ctrl-C.
+struct Quiet<'a>(&'a Interrupt);
+
+impl Progress for Quiet<'_> {
+    fn total(&self, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn interrupted(&self) -> bool {
+        self.0.happened()
+    }
+}

@@ -1,0 +1,131 @@
+//! RecipientInfos (RFC 5652 §6.2): whom a message is encrypted to, and which of them a custodian can serve.
+
+use cms::{
+    content_info::CmsVersion,
+    enveloped_data::{KeyTransRecipientInfo, RecipientIdentifier, RecipientInfo, RecipientInfos},
+};
+use custodian_proto::key::{KeyId, WrappedKey};
+use der::{
+    Decode, Encode,
+    asn1::{ObjectIdentifier, OctetString},
+};
+use x509_cert::ext::pkix::SubjectKeyIdentifier;
+
+use super::ber::{Reader, SEQUENCE, SET, context_constructed};
+use crate::{
+    envelope::{MAX_RECIPIENTS, oaep, unsupported},
+    error::{Error, Result},
+};
+
+/// PKCS #1 v1.5.
+const ID_RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// Longest description of one recipient, in bytes. RSA-4096 and a long name take 2 KiB.
+const MAX_LEN: u64 = 16 * 1024;
+/// How many recipients an error names.
+const TOLD: usize = 3;
+
+/// Whom a message is encrypted to.
+#[derive(Default)]
+pub(super) struct Recipients {
+    /// The file key, wrapped for those that a custodian can serve.
+    pub(super) served: Vec<WrappedKey>,
+    /// The others: who, and why not.
+    pub(super) others: Vec<String>,
+}
+
+impl Recipients {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Integrity`] if they are no RecipientInfos; [`crate::Kind::Local`] if they are too many.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let mut recipients = Self::default();
+        reader.enter(SET)?;
+        while let Some(tag) = reader.next_tag()? {
+            if recipients.served.len() + recipients.others.len() == MAX_RECIPIENTS {
+                return Err(unsupported(format!("it has more than {MAX_RECIPIENTS} recipients")));
+            }
+            if tag != SEQUENCE {
+                reader.skip()?;
+                recipients.others.push(other_kind(tag).to_owned());
+                continue;
+            }
+            match RecipientInfo::from_der(&reader.element(&mut { MAX_LEN })?) {
+                Ok(RecipientInfo::Ktri(info)) => match wrapped_key(&info) {
+                    Ok(wrapped) => recipients.served.push(wrapped),
+                    Err(why) => recipients.others.push(why),
+                },
+                _ => recipients.others.push("a recipient that cannot be read".to_owned()),
+            }
+        }
+        reader.leave()?;
+        Ok(recipients)
+    }
+
+    /// Why nobody can be asked for the file key.
+    pub(super) fn unserved(&self) -> Error {
+        if self.others.is_empty() {
+            return unsupported("it is encrypted to nobody");
+        }
+        let mut who = self.others.iter().take(TOLD).map(String::as_str).collect::<Vec<_>>().join("; ");
+        if self.others.len() > TOLD {
+            who.push_str(&format!("; and {} more", self.others.len() - TOLD));
+        }
+        unsupported(format!("no custodian serves its recipients: {who}")).hint(
+            "have it sealed by envelope seal, or by openssl cms -encrypt -aes-256-gcm -keyid -keyopt rsa_padding_mode:oaep",
+        )
+    }
+}
+
+/// RecipientInfos in DER.
+pub(super) fn write(wrapped: &[WrappedKey]) -> der::Result<Vec<u8>> {
+    let infos = wrapped.iter().map(recipient_info).collect::<der::Result<Vec<_>>>()?;
+    RecipientInfos::try_from(infos)?.to_der()
+}
+
+fn recipient_info(wrapped: &WrappedKey) -> der::Result<RecipientInfo> {
+    let id = OctetString::new(wrapped.key_id().as_bytes().as_slice())?;
+    Ok(RecipientInfo::Ktri(KeyTransRecipientInfo {
+        // RFC 5652 §6.2.1: 2 for a recipient named by its key identifier.
+        version: CmsVersion::V2,
+        rid: RecipientIdentifier::SubjectKeyIdentifier(SubjectKeyIdentifier(id)),
+        key_enc_alg: oaep::to_algorithm(wrapped.wrapping())?,
+        enc_key: OctetString::new(wrapped.ciphertext())?,
+    }))
+}
+
+/// What a custodian can unwrap, or who it is and why not.
+fn wrapped_key(info: &KeyTransRecipientInfo) -> std::result::Result<WrappedKey, String> {
+    let (who, key_id) = match (&info.rid, info.version) {
+        (RecipientIdentifier::SubjectKeyIdentifier(id), CmsVersion::V2) => {
+            (format!("keys/{}", hex::encode(id.0.as_bytes())), KeyId::from_bytes(id.0.as_bytes()))
+        }
+        (RecipientIdentifier::IssuerAndSerialNumber(name), CmsVersion::V0) => {
+            let serial = hex::encode(name.serial_number.as_bytes());
+            (format!("certificate {serial} of “{}”", name.issuer), None)
+        }
+        _ => return Err("a recipient whose version is wrong".to_owned()),
+    };
+    if info.key_enc_alg.oid == ID_RSA_ENCRYPTION {
+        return Err(format!("{who} by RSA PKCS #1 v1.5, not OAEP"));
+    }
+    let wrapping = oaep::from_algorithm(&info.key_enc_alg)
+        .ok_or_else(|| format!("{who} by a kind of key transport that is not known here"))?;
+    let key_id = key_id.ok_or_else(|| format!("{who}, not named by a 20-byte key identifier"))?;
+    WrappedKey::new(key_id, wrapping, info.enc_key.as_bytes().to_vec())
+        .ok_or_else(|| format!("{who} by a wrapped key of {} bytes", info.enc_key.as_bytes().len()))
+}
+
+/// RFC 5652 §6.2.
+fn other_kind(tag: u8) -> &'static str {
+    const KEY_AGREEMENT: u8 = context_constructed(1);
+    const SHARED_KEY: u8 = context_constructed(2);
+    const PASSWORD: u8 = context_constructed(3);
+    match tag {
+        KEY_AGREEMENT => "somebody by key agreement",
+        SHARED_KEY => "whoever has a certain symmetric key",
+        PASSWORD => "whoever knows a password",
+        _ => "a recipient of a kind that is not known here",
+    }
+}

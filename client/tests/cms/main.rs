@@ -1,0 +1,16 @@
+//! The promises of the CMS format, from outside: seal and extract as the command line uses them.
+
+// A test fails by panicking, and helpers are part of it.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
+mod damage;
+mod foreign;
+mod hostile;
+mod peers;
+mod roundtrip;
+
+/// What the shared helpers run with.
+const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Cms;

@@ -1,0 +1,125 @@
+//! Making a wrapping key: a key pair in the token, and a certificate for it.
+
+use std::time::{Duration, Instant};
+
+use custodian_proto::{key::KeyId, limits::DEFAULT_MODULUS_BITS};
+use jiff::Timestamp;
+
+use super::{Api, call::invalid};
+use crate::{
+    authority::{BadPeriods, Beginning, KeyLife, WrapPeriod, WrappingKey},
+    custody::{Denial, Fault},
+    pki::{DeviceCa, Validity, peer::CertificateFacts},
+    token::{KeyKind, KeyTemplate, Token, TokenKey},
+};
+
+/// RSA-4096 may take a token many seconds.
+pub(crate) const GENERATION: Duration = Duration::from_secs(60);
+
+/// What a new wrapping key is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct NewKey {
+    pub(crate) label: String,
+    pub(crate) version: u32,
+    pub(crate) modulus_bits: u32,
+    pub(crate) beginning: Beginning,
+    /// `None`: now.
+    pub(crate) wraps_from: Option<Timestamp>,
+    /// `None`: after the days that the configuration says.
+    pub(crate) wraps_until: Option<Timestamp>,
+    /// `None`: no end.
+    pub(crate) unwraps_until: Option<Timestamp>,
+}
+
+impl NewKey {
+    /// A first version with nothing special about it.
+    pub(crate) fn first(label: String) -> Self {
+        Self {
+            label,
+            version: 1,
+            modulus_bits: DEFAULT_MODULUS_BITS,
+            beginning: Beginning::OnItsDate,
+            wraps_from: None,
+            wraps_until: None,
+            unwraps_until: None,
+        }
+    }
+
+    /// Generates it in the token and certifies it. What is not certified is destroyed again.
+    pub(crate) async fn make(
+        self,
+        token: &dyn Token,
+        ca: &DeviceCa,
+        days: u32,
+        deadline: Instant,
+    ) -> Result<WrappingKey, Denial> {
+        let validity = self.validity(days)?;
+        // In the token, versions must be told apart, too. Labels have no dot.
+        let label = match self.version {
+            1 => self.label.clone(),
+            version => format!("{}.v{version}", self.label),
+        };
+        let template = KeyTemplate { label, kind: KeyKind::RsaUnwrap { modulus_bits: self.modulus_bits } };
+        let key = token.generate(template, deadline).await?;
+        let id = key.id;
+        match self.certify(&key, ca, validity).await {
+            Ok(made) => Ok(made),
+            Err(denial) => {
+                discard(token, id, deadline).await;
+                Err(denial)
+            }
+        }
+    }
+
+    /// Checked before there is a key.
+    fn validity(&self, days: u32) -> Result<Validity, Denial> {
+        let usual = Validity::days(days)?;
+        let validity = Validity {
+            not_before: self.wraps_from.unwrap_or(usual.not_before),
+            not_after: self.wraps_until.unwrap_or(usual.not_after),
+        };
+        self.life(validity.not_before, validity.not_after)?;
+        Ok(validity)
+    }
+
+    async fn certify(self, key: &TokenKey, ca: &DeviceCa, validity: Validity) -> Result<WrappingKey, Denial> {
+        let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the new key has no wrapping".into()))?;
+        let certificate = ca.certify_wrapping_key(key, &self.label, validity).await?;
+        // What the certificate says, not what was asked for: it may end earlier, with its CA.
+        let facts = CertificateFacts::read(&certificate)
+            .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?;
+        let now = Timestamp::now();
+        Ok(WrappingKey {
+            id: key.id,
+            life: self.life(facts.not_before, facts.not_after)?,
+            label: self.label,
+            version: self.version,
+            modulus_bits: self.modulus_bits,
+            wrapping,
+            certificate,
+            created: now,
+            updated: now,
+            reason: String::new(),
+        })
+    }
+
+    fn life(&self, from: Timestamp, until: Timestamp) -> Result<KeyLife, Denial> {
+        let life = WrapPeriod::new(from, until)
+            .and_then(|wraps| KeyLife::begin(self.beginning, wraps, self.unwraps_until));
+        life.map_err(|error: BadPeriods| invalid(format!("periods: {error}")))
+    }
+}
+
+async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {
+    if let Err(error) = token.destroy(id, deadline).await {
+        tracing::warn!(key = %id, %error, "an unused key stays in the token: see custodian check");
+    }
+}
+
+impl Api {
+    pub(super) async fn make(&self, new: NewKey) -> Result<WrappingKey, Denial> {
+        let deadline = self.custodian.token_deadline() + GENERATION;
+        let days = self.lifetimes.wrapping_key_days;
+        new.make(self.custodian.token().as_ref(), &self.ca, days, deadline).await
+    }
+}

@@ -1,0 +1,124 @@
+//! Keys: made in the token and in the ledger, and destroyed in both. What happens in the token cannot be rolled back, so
+//! the order matters.
+
+use std::sync::Arc;
+
+use custodian_proto::{key::KeyId, refusal::Refusal};
+
+use super::{Call, Custodian, Denial, Fault, to_the_end};
+use crate::{
+    authority::{KeyStep, Need, Role, Standing, WrappingKey},
+    ledger::{Change, Changed, Grant, Intent, Outcome},
+    token::TokenError,
+};
+
+/// The operation of the record that says whether the token destroyed a key's objects.
+const ERASE: &str = "EraseKey";
+
+impl Custodian {
+    /// Makes a key pair if the caller is an administrator, and adds it to the ledger. `make` makes it ready, and runs once
+    /// the caller is known. If the ledger refuses it then (its label was taken meanwhile), the pair is destroyed again.
+    pub async fn make_key(
+        self: &Arc<Self>,
+        call: Call,
+        intent: Intent,
+        make: impl Future<Output = Result<WrappingKey, Denial>> + Send + 'static,
+    ) -> Result<WrappingKey, Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let attempt = custodian.ledger.begin(intent);
+            let made = match custodian.authority.permit(&call.caller, Need::Role(Role::Admin)).await {
+                Ok(permit) => make.await.map(|key| (permit.redeem(), key)),
+                Err(denial) => Err(denial),
+            };
+            let (outcome, id) = match made {
+                Ok((standing, key)) => {
+                    let id = key.id;
+                    (Outcome::Granted(Grant { standing, change: Some(Change::AddKey(key)) }), Some(id))
+                }
+                Err(denial) => (Outcome::Denied(denial), None),
+            };
+            let settled = custodian.ledger.settle(attempt, outcome).await.and_then(|(_, changed)| key(changed));
+            match (&settled, id) {
+                (Err(Denial::Refused { .. }), Some(id)) => discard(&custodian, id).await,
+                // Whether the ledger has the key is not known: it may not be destroyed.
+                (Err(Denial::Failed(_)), Some(id)) => {
+                    tracing::warn!(key = %id, "the token has a new key that the ledger may not know: see custodian check");
+                }
+                _ => {}
+            }
+            settled
+        })
+        .await
+    }
+
+    /// Destroys a key if the caller is an administrator: first in the ledger, so that nothing uses it any more, then its
+    /// objects in the token, with a record of its own. On a key that is destroyed already, only the latter.
+    pub async fn destroy_key(
+        self: &Arc<Self>,
+        call: Call,
+        id: KeyId,
+        confirm_label: String,
+        reason: String,
+    ) -> Result<WrappingKey, Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let intent = Intent { key: Some(id), reason: reason.clone(), ..call.intent("DestroyKey") };
+            let attempt = custodian.ledger.begin(intent);
+            let prepared = match custodian.authority.permit(&call.caller, Need::Role(Role::Admin)).await {
+                Ok(permit) => custodian.confirmed(id, &confirm_label).await.map(|()| permit.redeem()),
+                Err(denial) => Err(denial),
+            };
+            let outcome = match prepared {
+                Ok(standing) => {
+                    let change = Some(Change::StepKey { id, step: KeyStep::Destroy, reason });
+                    Outcome::Granted(Grant { standing, change })
+                }
+                Err(denial) => Outcome::Denied(denial),
+            };
+            let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;
+            let destroyed = key(changed)?;
+            custodian.erase(&call, id).await?;
+            Ok(destroyed)
+        })
+        .await
+    }
+
+    async fn confirmed(&self, id: KeyId, label: &str) -> Result<(), Denial> {
+        let key = self.ledger.key(id).await?.ok_or(Refusal::NotFound)?;
+        if key.label == label {
+            return Ok(());
+        }
+        let detail = "confirm_label: is not the label of this key".to_owned();
+        Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail })
+    }
+
+    /// Destroys the objects of a key that the ledger says is destroyed, and records how that went.
+    async fn erase(&self, call: &Call, id: KeyId) -> Result<(), Denial> {
+        // Another attempt than the one that is settled, of the same caller.
+        let request_id = uuid::Uuid::now_v7();
+        let attempt = self.ledger.begin(Intent { request_id, key: Some(id), ..call.intent(ERASE) });
+        let outcome = match self.token.destroy(id, self.token_deadline()).await {
+            // Unknown: an earlier try was recorded as failed, and was not.
+            Ok(()) | Err(TokenError::UnknownKey(_)) => {
+                Outcome::Granted(Grant { standing: Standing::default(), change: None })
+            }
+            Err(error) => Outcome::Denied(error.into()),
+        };
+        self.ledger.settle(attempt, outcome).await.map(drop)
+    }
+}
+
+/// Destroys a pair that no ledger knows.
+async fn discard(custodian: &Custodian, id: KeyId) {
+    if let Err(error) = custodian.token.destroy(id, custodian.token_deadline()).await {
+        tracing::warn!(key = %id, %error, "an unused key stays in the token: see custodian check");
+    }
+}
+
+fn key(changed: Changed) -> Result<WrappingKey, Denial> {
+    match changed {
+        Changed::Key(key) => Ok(key),
+        _ => Err(Fault::Internal("a key's change left no key".into()).into()),
+    }
+}

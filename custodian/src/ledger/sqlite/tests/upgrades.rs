@@ -1,0 +1,68 @@
+//! Ledgers of earlier versions open, and keep what they hold.
+
+use jiff::Timestamp;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rusqlite::params;
+
+use super::*;
+use crate::{
+    authority::KeyState,
+    ledger::sqlite::{schema, upgrade},
+};
+
+/// A ledger of version 1 with one key of each state it knew.
+fn version_1(path: &Path, certificate: &[u8]) {
+    let connection = other_program(path);
+    connection.execute_batch(schema::TABLES).unwrap();
+    connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    for (label, state) in [("main", "active"), ("other", "suspended")] {
+        let key = world::key(label);
+        connection
+            .execute(
+                "INSERT INTO keys VALUES (?, ?, ?, 3072, 'RSA-OAEP-SHA256', ?, 1700000000000000)",
+                params![key.id.as_bytes(), label, state, certificate],
+            )
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keys_of_version_1_get_the_period_of_their_certificate() {
+    let place = Place::new();
+    let mut certificate = CertificateParams::default();
+    certificate.not_before = date_time_ymd(2024, 1, 1);
+    certificate.not_after = date_time_ymd(2034, 1, 1);
+    let certificate = certificate.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    version_1(&place.path(), certificate.der());
+    let created = Timestamp::from_second(1_700_000_000).unwrap();
+    // Once, and then again as it is now.
+    for _ in 0..2 {
+        let ledger = place.open();
+        for (label, state) in [("main", KeyState::Active), ("other", KeyState::Suspended)] {
+            let key = ledger.key(world::key(label).id).await.unwrap().unwrap();
+            assert_eq!((key.label.as_str(), key.version), (label, 1));
+            assert_eq!((key.life.set(), key.life.unwraps_until()), (state, None));
+            let wraps = key.life.wraps();
+            assert_eq!(wraps.from().to_string(), "2024-01-01T00:00:00Z");
+            assert_eq!(wraps.until().to_string(), "2034-01-01T00:00:00Z");
+            assert_eq!((key.created, key.updated), (created, created));
+            assert_eq!(key.certificate, certificate.der().to_vec());
+        }
+    }
+    // And goes on: the next version finds its place.
+    let world = World::empty(Arc::new(place.open()));
+    world.done(crate::ledger::Change::AddKey(world::key_version("main", 2))).await;
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_named_and_nothing_is_changed() {
+    let place = Place::new();
+    version_1(&place.path(), b"no certificate");
+    let error = SqliteLedger::open(&place.path(), world::options()).err().unwrap().to_string();
+    assert!(error.contains("the certificate of the key main"), "{error}");
+    let mut connection = other_program(&place.path());
+    assert_eq!(connection.query_row("SELECT count(*) FROM keys", [], |row| row.get(0)), Ok(2));
+    let tx = connection.transaction().unwrap();
+    assert!(upgrade::key_lives(&tx).is_err());
+}

@@ -1,0 +1,44 @@
+//! Receipts: a record, and the way from it to a signed checkpoint.
+
+use std::time::Duration;
+
+use custodian_proto::{refusal::Refusal, tlog::Receipt};
+
+use super::{Log, LogState};
+use crate::custody::{Denial, Fault};
+
+/// How long to wait for the checkpoint that covers a record.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Log {
+    /// The receipt of a record, once a checkpoint covers it.
+    ///
+    /// # Errors
+    /// There is no such record; no checkpoint covers it in time; the record is not the one that was logged.
+    pub async fn receipt(&self, sequence: u64) -> Result<Receipt, Denial> {
+        let last = *self.ledger.last_sequence().borrow();
+        let index = sequence.checked_sub(1).filter(|index| *index < last);
+        let index = index.ok_or(Refusal::NotFound)?;
+        let mut state = self.state();
+        let covers =
+            |state: &LogState| state.newest.as_ref().is_some_and(|newest| newest.checkpoint.size > index);
+        let signed = match tokio::time::timeout(PATIENCE, state.wait_for(covers)).await {
+            Ok(Ok(state)) => state.newest.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let Some(signed) = signed else {
+            let why = self.state.borrow().trouble.clone();
+            let why = why.unwrap_or_else(|| "no checkpoint covers the record yet".to_owned());
+            return Err(Fault::TokenUnavailable(why).into());
+        };
+        let entry = self.ledger.entries(index, 1).await?.pop();
+        let entry = entry.ok_or_else(|| Fault::Internal(format!("record {sequence} is gone")))?;
+        let proof = self.ledger.inclusion(index, signed.checkpoint.size).await?;
+        let receipt = Receipt { entry, index, proof, checkpoint: signed.note.clone() };
+        // What does not verify here would verify nowhere, and somebody should know.
+        receipt.verify(&self.verifier).map_err(|flaw| {
+            Fault::Internal(format!("record {sequence} of the ledger was changed: {flaw}"))
+        })?;
+        Ok(receipt)
+    }
+}
