@@ -37,8 +37,8 @@ use cryptoki::{
 use custodian::{
     authority::{
         Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
-        PeerCertificate, PeerKind, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId,
-        WrapPeriod, WrappingKey,
+        PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing,
+        User, UserId, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -122,6 +122,7 @@ async fn compare(folder: &Path) {
 /// Kills the worker, again and again: how long the next unwrap takes each time. None may fail.
 async fn recoveries(token: &Supervisor, authority: &Authority, wrapped: &WrappedKey) -> Vec<Duration> {
     let caller = caller();
+    let intent = Intent::new(Uuid::now_v7(), Instant::now(), "Unwrap", &caller);
     let mut times = Vec::new();
     let mut last = None;
     while times.len() < KILLS {
@@ -135,7 +136,7 @@ async fn recoveries(token: &Supervisor, authority: &Authority, wrapped: &Wrapped
         let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
         kill_process(process, Signal::KILL).unwrap();
         let begun = Instant::now();
-        let Ok(permit) = authority.permit(&caller, Need::Unwrap(wrapped)).await else {
+        let Ok(permit) = authority.permit(&caller, Need::Unwrap(wrapped), &intent).await else {
             unreachable!("nothing is missing")
         };
         token.unwrap(permit, wrapped, begun + Duration::from_secs(10)).await.map(drop).unwrap();
@@ -157,11 +158,11 @@ async fn serve(
             let (token, authority, wrapped) = (Arc::clone(token), Arc::clone(authority), Arc::clone(wrapped));
             tokio::spawn(async move {
                 let caller = caller();
+                let intent = Intent::new(Uuid::now_v7(), start, "Unwrap", &caller);
                 let mut done = 0;
                 while start.elapsed() < ROUND {
-                    let Ok(permit) = authority.permit(&caller, Need::Unwrap(&wrapped)).await else {
-                        unreachable!("nothing is missing")
-                    };
+                    let permit = authority.permit(&caller, Need::Unwrap(&wrapped), &intent).await;
+                    let Ok(permit) = permit else { unreachable!("nothing is missing") };
                     token.unwrap(permit, &wrapped, Instant::now() + ROUND).await.map(drop).unwrap();
                     done += 1;
                 }
@@ -270,7 +271,8 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
     let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
-    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules)), ledger)
+    let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
+    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }
 
 /// Puts the key's metadata into the ledger.

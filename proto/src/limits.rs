@@ -27,6 +27,9 @@ pub const MAX_PAGE_SIZE: u32 = 1_000;
 /// Longest free text that is recorded: a reason, a claimed file name. In bytes.
 pub const MAX_TEXT_LEN: usize = 1_024;
 
+/// Longest policy, in bytes: with everything else of its request it is one message.
+pub const MAX_POLICY_LEN: usize = 48 * 1024;
+
 /// Longest claimed format name, in bytes.
 pub const MAX_FORMAT_LEN: usize = 32;
 

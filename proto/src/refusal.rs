@@ -82,6 +82,14 @@ refusals! {
     RoleMissing = "ROLE_MISSING",
         "your roles do not allow this",
         "ask an administrator for the role, or use another account";
+    /// The organisation's policy does not allow it.
+    PolicyDenied = "POLICY_DENIED",
+        "the policy does not allow this",
+        "ask an administrator, who can see in the log which policy it was";
+    /// The policy changed between the decision and its record. Trying again helps.
+    PolicyChanged = "POLICY_CHANGED",
+        "the policy changed while this was done",
+        "try again";
     /// No such wrapping key in the custodian.
     KeyUnknown = "KEY_UNKNOWN",
         "the custodian has no such wrapping key",

@@ -93,7 +93,12 @@ impl Dev {
 
     /// What [`Dev::start`] makes, stopped, with a change of its configuration.
     pub fn configured(change: impl FnOnce(&mut toml::Table, &Path)) -> TempDir {
-        let (folder, ran) = Self::start().stop();
+        Self::start().reconfigured(change)
+    }
+
+    /// What is left of this one, with a change of its configuration.
+    pub fn reconfigured(self, change: impl FnOnce(&mut toml::Table, &Path)) -> TempDir {
+        let (folder, ran) = self.stop();
         ran.expect(0);
         let path = folder.path().join("dev/custodian.toml");
         let mut config: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! | environment | |
 //! |---|---|
-//! | `SCHEDULES` | how many; without it, as many as fit into `SCHEDULE_SECONDS` (60) |
+//! | `SCHEDULES` | how many; without it, as many as fit into `SCHEDULE_SECONDS` (40) |
 //! | `SCHEDULE_SEED` | only this one; again and again if `SCHEDULES` is given, since threads never run twice alike |
 
 use std::{
@@ -25,6 +25,9 @@ use tonic_types::StatusExt;
 /// The deadline of one token operation.
 const DEADLINE: Duration = Duration::from_millis(500);
 
+/// The same with two tokens: as long as another can do it, a token gets half of the time.
+const DEADLINE_OF_TWO: Duration = Duration::from_secs(2);
+
 /// How long after its deadline a call may be answered: the deadline of a commit.
 const COMMIT: Duration = Duration::from_secs(2);
 
@@ -40,20 +43,12 @@ const GARBAGE: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_module_does_the_laws_hold_and_the_service_comes_back() {
-    let plan = Plan::of_environment();
-    let begun = Instant::now();
-    let mut bench = Bench::new().await;
-    let mut tally = Tally::default();
-    let mut seed = plan.first;
-    while plan.goes_on(&tally, begun) {
-        let schedule = Schedule::of(seed);
-        if let Err(why) = bench.run(&schedule, &mut tally).await {
-            bench.broken(&schedule, &why);
-        }
-        seed += u64::from(plan.only.is_none());
-    }
-    println!("{tally} in {:?}", begun.elapsed());
-    bench.end(&tally).await;
+    Plan::of_environment().carry_out(Bench::with(Tokens::One).await, Schedule::of).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_one_of_two_modules_does_no_request_is_lost() {
+    Plan::of_environment().carry_out(Bench::with(Tokens::Two).await, Schedule::of_one_of_two).await;
 }
 
 /// Which schedules.
@@ -69,8 +64,23 @@ impl Plan {
         let number = |name| env::var(name).ok().map(|text: String| text.parse::<u64>().expect(name));
         let only = number("SCHEDULE_SEED");
         let count = number("SCHEDULES").or(only.map(|_| 1)).map(|count| count as usize);
-        let time = Duration::from_secs(number("SCHEDULE_SECONDS").unwrap_or(60));
+        let time = Duration::from_secs(number("SCHEDULE_SECONDS").unwrap_or(40));
         Self { first: only.unwrap_or(1), only, count, time }
+    }
+
+    async fn carry_out(&self, mut bench: Bench, schedule: impl Fn(u64) -> Schedule) {
+        let begun = Instant::now();
+        let mut tally = Tally::default();
+        let mut seed = self.first;
+        while self.goes_on(&tally, begun) {
+            let schedule = schedule(seed);
+            if let Err(why) = bench.run(&schedule, &mut tally).await {
+                bench.broken(&schedule, &why);
+            }
+            seed += u64::from(self.only.is_none());
+        }
+        println!("{:?}: {tally} in {:?}", bench.tokens, begun.elapsed());
+        bench.end(&tally).await;
     }
 
     fn goes_on(&self, tally: &Tally, begun: Instant) -> bool {
@@ -110,8 +120,27 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// A custodian whose token fails as it is told, and the log as an auditor sees it grow.
+/// Of how many one fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tokens {
+    /// It alone: while it fails, calls may find the token unavailable.
+    One,
+    /// Another has the same keys: every call is served.
+    Two,
+}
+
+impl Tokens {
+    fn deadline(self) -> Duration {
+        match self {
+            Self::One => DEADLINE,
+            Self::Two => DEADLINE_OF_TWO,
+        }
+    }
+}
+
+/// A custodian with a token that fails as it is told, and the log as an auditor sees it grow.
 struct Bench {
+    tokens: Tokens,
     dev: Dev,
     faults: Faults,
     caller: Caller,
@@ -130,17 +159,24 @@ struct Answer {
 }
 
 impl Bench {
-    async fn new() -> Self {
+    async fn with(tokens: Tokens) -> Self {
+        let dev = match tokens {
+            Tokens::One => Dev::start(),
+            Tokens::Two => Dev::with_two_tokens(),
+        };
         let mut faults = None;
-        let folder = Dev::configured(|config, folder| {
+        let folder = dev.reconfigured(|config, folder| {
             let mut change = |table: &str, name: &str, value: toml::Value| {
                 config[table].as_table_mut().unwrap().insert(name.into(), value);
             };
             change("budget", "unwraps_per_user_and_hour", i64::from(u32::MAX).into());
             change("sessions", "idle", "10h".into());
-            let token = config["token"][0].as_table_mut().unwrap();
-            token.insert("deadline".into(), format!("{}ms", DEADLINE.as_millis()).into());
-            faults = Some(Faults::before(token, folder.join("faults")));
+            for token in config["token"].as_array_mut().unwrap() {
+                let token = token.as_table_mut().unwrap();
+                token.insert("deadline".into(), format!("{}ms", tokens.deadline().as_millis()).into());
+                // Before the first only.
+                faults.get_or_insert_with(|| Faults::before(token, folder.join("faults")));
+            }
         });
         let dev = Dev::start_in(folder);
         let auditor = Wire::login(&dev, Person::Auditor).await;
@@ -148,7 +184,7 @@ impl Bench {
         let tail = v1::TailRecordsRequest { filter: Some(filter), from_start: true, ..Default::default() };
         let log = auditor.audit().tail_records(auditor.request(tail)).await.unwrap().into_inner();
         let caller = Caller::new(&dev).await;
-        Self { dev, faults: faults.unwrap(), caller, log }
+        Self { tokens, dev, faults: faults.unwrap(), caller, log }
     }
 
     /// One schedule. The error says which law was broken.
@@ -187,6 +223,13 @@ impl Bench {
             }
         }
         let back = ended.elapsed();
+        // The other serves meanwhile. The next schedule begins with both.
+        while self.tokens == Tokens::Two && !self.dev.all_tokens_serve() {
+            answers.push(self.caller.call(&dice.file_key()).await?);
+            if ended.elapsed() > BACK + DEADLINE_OF_TWO {
+                return Err(format!("the token is not back: {:?}", self.dev.tokens()));
+            }
+        }
         while let Some(called) = callers.join_next().await {
             answers.extend(called.unwrap()?);
         }
@@ -196,6 +239,10 @@ impl Bench {
         let codes = deeds.iter().filter(|deed| is_a_code_at_work(&deed.done)).count();
         if 2 * blamed > codes {
             return Err(format!("{blamed} good keys were called bad after {codes} errors"));
+        }
+        let lost = answers.iter().filter(|answer| answer.outcome == fault::TOKEN_UNAVAILABLE).count();
+        if self.tokens == Tokens::Two && lost > 0 {
+            return Err(format!("{lost} requests were lost"));
         }
         tally.back.push(back);
         tally.faults += deeds.len();
@@ -219,7 +266,7 @@ impl Bench {
             }
         }
         match answers.iter().map(|answer| answer.took).max() {
-            Some(most) if most > DEADLINE + COMMIT => Err(format!("an answer took {most:?}")),
+            Some(most) if most > self.tokens.deadline() + COMMIT => Err(format!("an answer took {most:?}")),
             _ => Ok(()),
         }
     }
@@ -242,11 +289,15 @@ impl Bench {
         let lines: Vec<_> = ran.stderr.lines().collect();
         let log = lines[lines.len().saturating_sub(40)..].join("\n");
         let Schedule { seed, callers, load, control } = schedule;
+        let test = match self.tokens {
+            Tokens::One => "the_module_does",
+            Tokens::Two => "one_of_two",
+        };
         let faults: String = control.faults.iter().map(|fault| format!("  {fault:?}\n")).collect();
         panic!(
             "schedule {seed}: {why}\n\
              {callers} callers for {load:?}; {:?}\n{faults}\
-             again: SCHEDULE_SEED={seed} SCHEDULES=20 cargo nextest run -p softhsm-tests --test schedules\n\
+             again: SCHEDULE_SEED={seed} SCHEDULES=20 cargo nextest run -p softhsm-tests --test schedules {test}\n\
              the custodian's log:\n{log}",
             control.token
         );

@@ -14,6 +14,7 @@ use super::{
     key::KeyCommand,
     login::{LoginHereArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
+    policy::PolicyCommand,
     status::StatusArgs,
     token::TokenCommand,
     user::UserCommand,
@@ -44,6 +45,9 @@ enum Command {
     /// The tokens that hold the keys
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What the organisation asks for beyond device, login and role
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -72,6 +76,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::User(command) => command.run(&connection, interrupt),
         Command::Key(command) => command.run(&connection, interrupt),
         Command::Token(command) => command.run(&connection, interrupt),
+        Command::Policy(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

@@ -16,6 +16,7 @@ mod log;
 mod login;
 mod message;
 mod output;
+mod policy;
 mod progress;
 mod seal;
 mod status;

@@ -38,6 +38,15 @@ impl Style {
         print(&text).map(drop)
     }
 
+    /// Prints a text of several lines, or a JSON object.
+    pub(super) fn text<T: Serialize>(self, thing: &T, text: &str) -> Result<()> {
+        if self.json {
+            return json(thing);
+        }
+        let lines: String = text.lines().map(|line| printable(line).into_owned() + "\n").collect();
+        print(&lines).map(drop)
+    }
+
     /// Prints several: as a table, or as a JSON array.
     pub(super) fn many<T: Serialize>(
         self,

@@ -9,6 +9,7 @@ mod enroll;
 mod identity;
 mod keys;
 mod log;
+mod policies;
 mod session;
 mod status;
 mod tls;

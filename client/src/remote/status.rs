@@ -40,9 +40,9 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let refusal = reason.and_then(Refusal::from_code);
 
     let (kind, text, hint) = match (refusal, reason) {
-        // The message says which of the caller's own arguments it is, and why.
-        (Some(Refusal::InvalidArgument), _) if !status.message().is_empty() => {
-            (Kind::Refused, status.message().to_owned(), Refusal::InvalidArgument.hint())
+        // The message says what about the request is wrong.
+        (Some(refusal @ Refusal::InvalidArgument), _) if !status.message().is_empty() => {
+            (kind_of(refusal), status.message().to_owned(), refusal.hint())
         }
         (Some(refusal), _) => (kind_of(refusal), refusal.text().to_owned(), refusal.hint()),
         (None, Some(reason)) => of_fault(reason).unwrap_or_else(|| of_code(status)),
@@ -64,7 +64,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         // It is the file that is bad, as with any other damage to it. Nothing was released.
         Refusal::WrappedKeyRejected => Kind::Integrity,
         // It cannot serve now: the same command works in a moment.
-        Refusal::Overloaded => Kind::Unreachable,
+        Refusal::Overloaded | Refusal::PolicyChanged => Kind::Unreachable,
         Refusal::CertificateRefused
         | Refusal::CertificateExpired
         | Refusal::DeviceUnknown
@@ -76,6 +76,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::NotLoggedIn
         | Refusal::UserDisabled
         | Refusal::RoleMissing
+        | Refusal::PolicyDenied
         | Refusal::KeyUnknown
         | Refusal::KeySuspended
         | Refusal::KeyNotActive

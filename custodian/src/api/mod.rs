@@ -9,6 +9,7 @@ mod import;
 mod keys;
 mod log;
 mod new_key;
+mod policies;
 mod resource;
 mod session;
 mod status;
@@ -23,9 +24,9 @@ use custodian_proto::{
     v1::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
         device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        log_service_server::LogServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
-        user_service_server::UserServiceServer,
+        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -144,6 +145,7 @@ impl Api {
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
     }

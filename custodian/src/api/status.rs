@@ -43,6 +43,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::DeviceRevoked
         | Refusal::UserDisabled
         | Refusal::RoleMissing
+        | Refusal::PolicyDenied
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
         Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::Overloaded => Code::ResourceExhausted,
         Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
@@ -55,6 +56,8 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,
+        // The very code of a transaction that met another (AIP-193).
+        Refusal::PolicyChanged => Code::Aborted,
     }
 }
 
@@ -67,6 +70,7 @@ fn retry(refusal: Refusal) -> Option<Duration> {
             let second = jiff::Timestamp::now().as_second().rem_euclid(3600);
             Some(Duration::from_secs(3600 - second.unsigned_abs()))
         }
+        Refusal::PolicyChanged => Some(Duration::from_millis(50)),
         Refusal::Overloaded => Some(Duration::from_millis(500)),
         _ => None,
     }

@@ -5,10 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Caller, DeviceState, Peer, PeerKind, Permit, Role, SessionId, Standing};
+use super::{
+    Caller, DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Standing, WrappingKey,
+};
 use crate::{
-    custody::Denial,
-    ledger::{Identity, Ledger},
+    custody::{Denial, Fault},
+    ledger::{Identity, Intent, Ledger},
 };
 
 /// The rules that can change while the custodian runs.
@@ -41,12 +43,27 @@ pub enum Need<'a> {
 pub struct Authority {
     ledger: Arc<dyn Ledger>,
     rules: RwLock<Rules>,
+    policy: RwLock<Arc<Policy>>,
 }
 
 impl Authority {
-    /// Judges by this ledger and these rules.
-    pub fn new(ledger: Arc<dyn Ledger>, rules: Rules) -> Self {
-        Self { ledger, rules: RwLock::new(rules) }
+    /// Judges by this ledger, these rules and this policy.
+    pub fn new(ledger: Arc<dyn Ledger>, rules: Rules, policy: Policy) -> Self {
+        Self { ledger, rules: RwLock::new(rules), policy: RwLock::new(Arc::new(policy)) }
+    }
+
+    /// The policy now in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another policy in force: the one that the ledger has just recorded as applied. Until then, what the old one
+    /// allowed is refused when it is settled. An older one than is in force is passed over.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut current = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+        if policy.version() > current.version() {
+            *current = Arc::new(policy);
+        }
     }
 
     /// The rules now in force.
@@ -76,10 +93,11 @@ impl Authority {
         Ok(Caller { peer, device, session, user, spent })
     }
 
-    /// Certificate AND device AND session AND role AND budget AND key, or the first that is missing (law 3).
+    /// Certificate AND device AND session AND role AND budget AND key AND policy, or the first that is missing (law 3).
+    /// `intent` is what the policy is asked about.
     ///
     /// An exhausted budget keeps the caller from the token (law 5). It is charged when the attempt is settled.
-    pub async fn permit(&self, caller: &Caller, need: Need<'_>) -> Result<Permit, Denial> {
+    pub async fn permit(&self, caller: &Caller, need: Need<'_>, intent: &Intent) -> Result<Permit, Denial> {
         let now = Timestamp::now();
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
         let role = match need {
@@ -101,11 +119,40 @@ impl Authority {
                 let detail = format!("{budget} unwraps within this hour (UTC)");
                 return Err(Denial::Refused { refusal: Refusal::BudgetExhausted, detail });
             }
-            self.key(wrapped, now).await?;
+            let key = self.key(wrapped, now).await?;
             standing.key = Some(wrapped.key_id());
             standing.hourly_budget = Some(budget);
+            standing.policy = Some(self.ask(caller, intent, Some(key), now)?);
+        } else if role.is_some() {
+            let key = match intent.key {
+                Some(id) => self.ledger.key(id).await?,
+                None => None,
+            };
+            standing.policy = Some(self.ask(caller, intent, key, now)?);
         }
         Ok(Permit::new(standing))
+    }
+
+    /// The version of the policy that allows this.
+    fn ask(
+        &self,
+        caller: &Caller,
+        intent: &Intent,
+        key: Option<WrappingKey>,
+        now: Timestamp,
+    ) -> Result<u64, Denial> {
+        let policy = self.policy();
+        let question = Question::of(caller, intent.operation, now)
+            .ok_or_else(|| Fault::Internal("a policy was asked about nobody".to_owned()))?;
+        let question = Question {
+            key: key.map(|key| (key.id, key.label)),
+            target: intent.target.clone(),
+            reason: intent.reason.clone(),
+            claims: intent.claims.clone().unwrap_or_default(),
+            ..question
+        };
+        policy.decide(&question)?.require(policy.version())?;
+        Ok(policy.version())
     }
 
     fn session(&self, caller: &Caller, role: Option<Role>, now: Timestamp) -> Result<SessionId, Denial> {
@@ -136,13 +183,13 @@ impl Authority {
         }
     }
 
-    async fn key(&self, wrapped: &WrappedKey, now: Timestamp) -> Result<(), Denial> {
+    async fn key(&self, wrapped: &WrappedKey, now: Timestamp) -> Result<WrappingKey, Denial> {
         let key = self.ledger.key(wrapped.key_id()).await?.ok_or(Refusal::KeyUnknown)?;
         key.life.may_unwrap(now)?;
         if key.wrapping != wrapped.wrapping() {
             return Err(Refusal::WrappedKeyRejected.into());
         }
-        Ok(())
+        Ok(key)
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Standing {
     pub(crate) role: Option<Role>,
     /// This wrapping key must unwrap at that time: its state and its periods must allow it.
     pub(crate) key: Option<KeyId>,
+    /// This version of the policy must be the one in force.
+    pub(crate) policy: Option<u64>,
     /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.
     pub(crate) hourly_budget: Option<u32>,
 }

@@ -34,7 +34,7 @@ impl Custodian {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent);
-            let prepared = match custodian.authority.permit(&call.caller, need).await {
+            let prepared = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
                 Ok(permit) => prepare.await.map(|prepared| (permit.redeem(), prepared)),
                 Err(denial) => Err(denial),
             };

@@ -35,7 +35,7 @@ impl Custodian {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent);
-            let made = match custodian.authority.permit(&call.caller, Need::Role(Role::Admin)).await {
+            let made = match custodian.authority.permit(&call.caller, Need::Role(Role::Admin), attempt.intent()).await {
                 Ok(permit) => make.await.map(|key| (permit.redeem(), key)),
                 Err(denial) => Err(denial),
             };
@@ -73,7 +73,11 @@ impl Custodian {
         to_the_end(call.place.clone(), async move {
             let intent = Intent { key: Some(id), reason: reason.clone(), ..call.intent("DestroyKey") };
             let attempt = custodian.ledger.begin(intent);
-            let prepared = match custodian.authority.permit(&call.caller, Need::Role(Role::Admin)).await {
+            let prepared = match custodian
+                .authority
+                .permit(&call.caller, Need::Role(Role::Admin), attempt.intent())
+                .await
+            {
                 Ok(permit) => custodian.confirmed(id, &confirm_label).await.map(|()| permit.redeem()),
                 Err(denial) => Err(denial),
             };
@@ -105,7 +109,7 @@ impl Custodian {
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(Intent { key: Some(key), ..call.intent("AttestKey") });
             let need = Need::Either(Role::Admin, Role::Auditor);
-            let signed = match custodian.authority.permit(&call.caller, need).await {
+            let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
                 Ok(permit) => {
                     let signed = custodian.signed_statement(key, signer, statement).await;
                     signed.map(|signed| Withheld::new(signed, permit.redeem()))

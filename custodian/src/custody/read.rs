@@ -13,7 +13,7 @@ impl Custodian {
     ///
     /// What is allowed counts as a use of the session: whoever only reads stays signed in, too.
     pub async fn admit(&self, call: &Call, need: Need<'_>, operation: &'static str) -> Result<(), Denial> {
-        match self.authority.permit(&call.caller, need).await {
+        match self.authority.permit(&call.caller, need, &call.intent(operation)).await {
             Ok(permit) => {
                 if permit.redeem().session.is_some() {
                     self.touch(call);

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Role,
-        Rules, SessionId, SpkiHash, WrappingKey,
+        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Policy,
+        PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -124,8 +124,9 @@ impl Scene {
             session_lifetime: SignedDuration::from_hours(1),
             hourly_budget: 100,
         };
+        let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
-        let authority = Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules));
+        let authority = Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy));
         let custodian =
             Custodian::new(authority, token, Arc::clone(&ledger) as Arc<dyn Ledger>, Duration::from_secs(60));
         let wrapped = WrappedKey::new(key.id, KeyWrapping::OaepSha256, ciphertext).unwrap();
@@ -210,7 +211,11 @@ async fn a_permit_is_given_only_for_keys_that_unwrap_now() {
         let id = world.has_key(state.name(), state).await;
         let wrapped = WrappedKey::new(id, KeyWrapping::OaepSha256, vec![1; 384]).unwrap();
         let call = scene.call().await;
-        let permit = scene.custodian.authority().permit(&call.caller, Need::Unwrap(&wrapped)).await;
+        let permit = scene
+            .custodian
+            .authority()
+            .permit(&call.caller, Need::Unwrap(&wrapped), &call.intent("Unwrap"))
+            .await;
         let code = permit.map(drop).map_err(|denial| denial.code());
         let expected = match state {
             KeyState::Active | KeyState::Deactivated => Ok(()),

@@ -37,7 +37,7 @@ impl Custodian {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent(&call, &request));
-            let key = custodian.permitted_unwrap(&call, &request).await;
+            let key = custodian.permitted_unwrap(&call, &request, attempt.intent()).await;
             let (release, _) = custodian.ledger.settle(attempt, custodian.outcome(&key)).await?;
             let sequence = release.sequence();
             Ok(Unwrapped { file_key: key?.release(release), sequence })
@@ -59,8 +59,10 @@ impl Custodian {
         &self,
         call: &Call,
         request: &UnwrapRequest,
+        intent: &Intent,
     ) -> Result<Withheld<FileKey>, Denial> {
-        let permit = self.authority.permit(&call.caller, Need::Unwrap(&request.wrapped)).await?;
+        let need = Need::Unwrap(&request.wrapped);
+        let permit = self.authority.permit(&call.caller, need, intent).await?;
         Ok(self.token.unwrap(permit, &request.wrapped, self.token_deadline()).await?)
     }
 }

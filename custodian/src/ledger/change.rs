@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, Roles, Session, SessionId, User,
-        UserId, WrappingKey,
+        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText, Roles, Session,
+        SessionId, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -93,6 +93,8 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Puts a policy in force. Its version must follow the one in force (STATE_CONFLICT).
+    ApplyPolicy(PolicyText),
     /// Takes a token out of service. Drained already: no change, no error.
     DrainToken(Drain),
     /// Puts a token into service again. Not drained: no change, no error.
@@ -110,4 +112,6 @@ pub enum Changed {
     User(User),
     /// The key as it is now.
     Key(WrappingKey),
+    /// The policy that is in force now.
+    Policy(PolicyText),
 }

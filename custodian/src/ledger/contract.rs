@@ -28,7 +28,7 @@ macro_rules! ledger_keeps_its_contract {
             refusals: a_device_must_be_active, a_session_must_be_alive, a_session_works_on_its_device_alone,
                 a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows,
                 a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_budget_is_not_exceeded,
-                rejected_ciphertexts_are_charged, a_role_needs_a_session;
+                rejected_ciphertexts_are_charged, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,
                 a_denied_attempt_is_recorded_and_denied;
         }

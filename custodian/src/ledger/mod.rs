@@ -24,7 +24,9 @@ pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
 pub use sqlite::{LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
-    authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
+    authority::{
+        Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
+    },
     custody::{Denial, Fault},
     token::Drain,
 };
@@ -80,6 +82,11 @@ pub trait Ledger: Send + Sync + 'static {
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
     async fn keys(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappingKey>, LedgerError>;
+
+    /// The policy in force; `None`: the one that comes with the program.
+    async fn policy(&self) -> Result<Option<PolicyText>, LedgerError>;
+    /// Up to `limit` policies with versions below `before`, newest first.
+    async fn policies(&self, before: Option<u64>, limit: u32) -> Result<Vec<PolicyText>, LedgerError>;
 
     /// The tokens that are drained, in the order of their names.
     async fn drains(&self) -> Result<Vec<Drain>, LedgerError>;

@@ -91,6 +91,11 @@ impl Attempt {
     pub fn request_id(&self) -> Uuid {
         self.intent.request_id
     }
+
+    /// What is tried.
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
 }
 
 /// How an attempt ended, as far as everyone but the ledger is concerned.

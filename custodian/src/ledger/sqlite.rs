@@ -42,7 +42,9 @@ use super::{
     committer::{Committer, Job},
 };
 use crate::{
-    authority::{Device, DeviceId, Invitation, Session, SessionId, SpkiHash, User, UserId, WrappingKey},
+    authority::{
+        Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
+    },
     custody::Denial,
     token::Drain,
 };
@@ -282,6 +284,19 @@ impl Ledger for SqliteLedger {
         let from = (rows::KEY, "keys WHERE id > ? ORDER BY id LIMIT ?");
         let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
         self.long.read(move |connection| rows::many(connection, from, params![after, limit], rows::key)).await
+    }
+
+    async fn policy(&self) -> Result<Option<PolicyText>, LedgerError> {
+        let from = (rows::POLICY, "policies ORDER BY version DESC LIMIT 1");
+        self.quick.read(move |connection| rows::one(connection, from, [], rows::policy)).await
+    }
+
+    async fn policies(&self, before: Option<u64>, limit: u32) -> Result<Vec<PolicyText>, LedgerError> {
+        let from = (rows::POLICY, "policies WHERE version < ? ORDER BY version DESC LIMIT ?");
+        let before = before.map_or(i64::MAX, |version| i64::try_from(version).unwrap_or(i64::MAX));
+        self.long
+            .read(move |connection| rows::many(connection, from, params![before, limit], rows::policy))
+            .await
     }
 
     async fn drains(&self) -> Result<Vec<Drain>, LedgerError> {

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{files, log_key};
 use crate::{
     api::{Api, Signers},
-    authority::{Authority, LoginRate, LoginThrottle, Passwords},
+    authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText},
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
@@ -50,7 +50,8 @@ impl Parts {
         let token: Arc<dyn Token> = tokens.clone();
         let ca = Arc::new(open_ca(config, &tokens).await?);
         let log = log_key::open(config, &ledger, &tokens, &ca).await?;
-        let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules));
+        let policy = policy_in_force(ledger.as_ref()).await?;
+        let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
         let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
         let api = Api::new(
@@ -110,6 +111,16 @@ pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn L
 pub(super) fn ledger_options(config: &Config, missing: Missing) -> LedgerOptions {
     let (checkpoint, deadline) = (config.ledger_checkpoint.clone(), config.ledger_deadline);
     LedgerOptions { missing, checkpoint, deadline, ..LedgerOptions::default() }
+}
+
+/// The policy that the ledger keeps, or the one that comes with the program.
+async fn policy_in_force(ledger: &dyn Ledger) -> Result<Policy, Trouble> {
+    let text = ledger.policy().await.map_err(|error| Trouble::new("cannot read the policy", error))?;
+    let text = text.unwrap_or_else(PolicyText::initial);
+    Policy::parse(text.version, &text.text).map_err(|error| {
+        Trouble::new(format!("cannot use version {} of the policy", text.version), error)
+            .hint("it was applied with another version of this program: start that one, and apply a policy that both take")
+    })
 }
 
 /// Starts the tokens' workers. One token that serves is enough.

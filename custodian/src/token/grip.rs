@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What has not passed after this long is not going to pass in this process.
-pub(super) const LASTING: Duration = Duration::from_secs(2);
+const LASTING: Duration = Duration::from_secs(2);
 
 /// A thread's session, or the right to open one.
 pub(super) struct Grip<'a> {

@@ -38,6 +38,10 @@ const SICK: i32 = 2;
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long a token that is busy is waited for at the start. Less than a worker is given to start, so that it can say
+/// what is wrong.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// The worker's main function. Speaks on standard input; returns when the other end closes.
 pub fn main() -> ExitCode {
     match run() {
@@ -111,7 +115,7 @@ impl Worker {
         let module = Module::open(setup.module(), &select).map_err(|error| cage.blame(error))?;
         let idle = module.login(&pin)?;
         drop(pin);
-        let ring = patiently(Instant::now() + grip::LASTING, || KeyRing::find(&idle, &HashMap::new()))
+        let ring = patiently(Instant::now() + FIRST_LOOK, || KeyRing::find(&idle, &HashMap::new()))
             .map_err(|failure| module.unreadable(failure))?;
         let wanted = setup.threads.max(1) as usize;
         let working = module.many_hands(wanted)?;

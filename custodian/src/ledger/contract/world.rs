@@ -175,6 +175,7 @@ impl<L: Ledger> World<L> {
             session: Some(SessionId([1; 32])),
             role: Some(Role::Operator),
             key: Some(key("main").id),
+            policy: None,
             hourly_budget: None,
         }
     }

@@ -6,10 +6,11 @@ use rusqlite::{Params, params};
 use super::{
     keys, lockout,
     rows::{self, micros},
+    standing,
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, Session, User, UserId},
+    authority::{Device, DeviceId, DeviceState, Invitation, PolicyText, Session, User, UserId},
     ledger::{Change, Changed, entry},
 };
 
@@ -46,6 +47,7 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             lockout::an_admin_remains(batch, &before)?;
             batch.changed_user(id)
         }
+        Change::ApplyPolicy(policy) => batch.apply_policy(policy),
         Change::AddKey(key) => keys::add(batch, key),
         Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
         Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),
@@ -226,6 +228,28 @@ impl Batch<'_> {
             self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;
         }
         self.changed_user(id)
+    }
+
+    fn apply_policy(&self, policy: &PolicyText) -> Made {
+        let current = standing::policy_version(self.tx)?;
+        if policy.version != current + 1 {
+            let detail =
+                format!("version {current} is in force, and version {} does not follow it", policy.version);
+            return Err(Stop::refused(Refusal::StateConflict, detail));
+        }
+        let policy = PolicyText { reason: entry::clean(&policy.reason, MAX_TEXT_LEN), ..policy.clone() };
+        let applied_by = policy.applied_by.as_ref().map(UserId::as_str);
+        self.add(
+            "INSERT INTO policies (version, text, applied_by, applied, reason) VALUES (?, ?, ?, ?, ?)",
+            params![
+                policy.version.cast_signed(),
+                policy.text,
+                applied_by,
+                micros(policy.applied),
+                policy.reason
+            ],
+        )?;
+        Ok(Changed::Policy(policy))
     }
 
     fn changed_device(&self, id: &DeviceId) -> Made {

@@ -11,8 +11,8 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, Roles, Session,
-        SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, PolicyText, Roles,
+        Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
     },
     token::Drain,
 };
@@ -102,6 +102,23 @@ pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
         created: time(row, 10)?,
         updated: time(row, 11)?,
         reason: row.get(12)?,
+    })
+}
+
+/// The columns of [`policy`], in its order.
+pub(super) const POLICY: &str = "version, text, applied_by, applied, reason";
+
+pub(super) fn policy(row: &Row<'_>) -> Result<PolicyText> {
+    let applied_by = match row.get::<_, Option<String>>(2)? {
+        Some(_) => Some(parsed::<UserId>(row, 2)?),
+        None => None,
+    };
+    Ok(PolicyText {
+        version: row.get::<_, i64>(0)?.unsigned_abs(),
+        text: row.get(1)?,
+        applied_by,
+        applied: time(row, 3)?,
+        reason: row.get(4)?,
     })
 }
 

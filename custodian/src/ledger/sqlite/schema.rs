@@ -7,9 +7,6 @@ use super::{OpenError, remembered::Remembered, tree, upgrade};
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
-/// The same as SQLite's pragma gives it.
-const OURS: i64 = APPLICATION_ID as i64;
-
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
 
@@ -17,9 +14,22 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 4] = [add_tree, add_drains, upgrade::key_lives, change_nothing];
+const STEPS: [Step; 5] = [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
+
+/// Version 6: the versions of the policy. Version 0 of it comes with the program.
+fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "CREATE TABLE policies (
+            version INTEGER PRIMARY KEY,
+            text TEXT NOT NULL,
+            applied_by TEXT,
+            applied INTEGER NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT;",
+    )?)
+}
 
 /// The tables of version 1.
 pub(super) const TABLES: &str = "
@@ -169,11 +179,11 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), OpenError> {
 pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> Result<(), OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = match (number(&tx, "application_id")?, number(&tx, "user_version")?) {
-        (OURS, VERSION) => return Ok(()),
-        (OURS, version) if version > VERSION => {
+        (id, VERSION) if id == i64::from(APPLICATION_ID) => return Ok(()),
+        (id, version) if id == i64::from(APPLICATION_ID) && version > VERSION => {
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
-        (OURS, version) if version >= 1 => {
+        (id, version) if id == i64::from(APPLICATION_ID) && version >= 1 => {
             tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
             version
         }

@@ -29,6 +29,13 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
         }
         None => {}
     }
+    if let Some(version) = standing.policy {
+        let now = policy_version(batch.tx)?;
+        if now != version {
+            let detail = format!("decided by policy version {version}, but {now} is in force");
+            return Err(Stop::refused(Refusal::PolicyChanged, detail));
+        }
+    }
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
@@ -89,6 +96,12 @@ fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result
         Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
         _ => Ok(()),
     }
+}
+
+/// The version of the policy in force; 0 for the one that comes with the program.
+pub(super) fn policy_version(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut version = connection.prepare_cached("SELECT coalesce(max(version), 0) FROM policies")?;
+    version.query_row([], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
 }
 
 /// Charges one unwrap, if the budget has room for it.

@@ -120,12 +120,12 @@ async fn a_ledger_of_an_older_version_opens_with_all_it_has() {
     let place = Place::new();
     let before = World::peopled(Arc::new(place.open())).await.all_records().await;
     let old = other_program(&place.path());
-    // What version 2 did not have.
-    old.execute_batch("DROP TABLE drains; PRAGMA user_version = 2").unwrap();
+    // What version 5 did not have.
+    old.execute_batch("DROP TABLE policies; PRAGMA user_version = 5").unwrap();
     drop(old);
     let world = World::empty(Arc::new(place.open()));
     assert_eq!(world.all_records().await, before);
-    assert_eq!(world.ledger.drains().await.unwrap(), []);
+    assert_eq!(world.ledger.policy().await.unwrap(), None);
     assert!(world.unwraps(world.standing()).await.is_ok());
     drop(world);
     place.open();

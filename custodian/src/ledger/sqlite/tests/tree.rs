@@ -36,7 +36,9 @@ async fn a_ledger_of_before_the_tree_gets_one() {
     let head = tree_of_the_records(&ledger).await;
     drop(ledger);
     let other = other_program(&place.path());
-    other.execute_batch("DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1").unwrap();
+    other
+        .execute_batch("DROP TABLE policies; DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1")
+        .unwrap();
     drop(other);
     std::fs::remove_file(place.checkpoint()).unwrap();
     let ledger = place.open();

@@ -1,0 +1,319 @@
+//! `PolicyService`.
+
+use std::{collections::HashMap, net::IpAddr, net::Ipv4Addr};
+
+use custodian_proto::{
+    refusal::Refusal,
+    v1::{self, policy_service_server::PolicyService},
+};
+use jiff::{SignedDuration, Timestamp};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api,
+    call::invalid,
+    resource::{device_id, from_timestamp, key_id, page, page_size, reason, rows_for, timestamp, user_id},
+};
+use crate::{
+    authority::{Answer, Device, Need, Policy, PolicyText, Question, Role, User, Verdict},
+    custody::{Denial, Fault},
+    ledger::{Change, Changed, Intent, OK, RecordQuery},
+};
+
+/// Records that are read at once when a policy is tried on them.
+const AT_ONCE: u32 = 1_000;
+
+/// Most records that a policy is tried on.
+const MOST_RECORDS: u64 = 20_000;
+
+/// Most differences that are listed.
+const MOST_DIFFERENCES: usize = 1_000;
+
+/// How many days back a policy is tried, unless told otherwise, and at most.
+const DAYS: u32 = 30;
+const MOST_DAYS: u32 = 366;
+
+#[tonic::async_trait]
+impl PolicyService for Api {
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "GetPolicy").await?;
+        let policy = self.custodian.ledger().policy().await;
+        let policy = policy.map_err(|error| accepted.status(error.into()))?;
+        Ok(Response::new(v1::GetPolicyResponse {
+            policy: Some(policy.unwrap_or_else(PolicyText::initial).into()),
+            schema: Policy::schema_text(),
+        }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListPolicies").await?;
+        let request = request.into_inner();
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
+            }
+        };
+        let size = page_size(request.page_size);
+        let policies = self.custodian.ledger().policies(before, rows_for(size)).await;
+        let policies = policies.map_err(|error| accepted.status(error.into()))?;
+        let (policies, next_page_token) = page(policies, size, |policy| policy.version.to_string());
+        let policies = policies.into_iter().map(|policy| PolicyText { text: String::new(), ..policy }.into());
+        Ok(Response::new(v1::ListPoliciesResponse { policies: policies.collect(), next_page_token }))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::ApplyPolicyRequest { text, base_version, reason: why } = request.into_inner();
+        let version = base_version.saturating_add(1);
+        let reason = self.parsed(&accepted, "ApplyPolicy", reason(why)).await?;
+        let intent = Intent {
+            target: format!("policies/{version}"),
+            reason: reason.clone(),
+            ..accepted.call.intent("ApplyPolicy")
+        };
+        let caller = accepted.call.caller.clone();
+        let applied_by = caller.user.as_ref().map(|user| user.id.clone());
+        let question = Question::of(&caller, "ApplyPolicy", Timestamp::now()).map(|question| Question {
+            target: intent.target.clone(),
+            reason: reason.clone(),
+            ..question
+        });
+        let apply = async move {
+            let policy = read(version, text.clone()).await?;
+            let question = question.ok_or(Refusal::NotLoggedIn)?;
+            let verdict = policy.decide(&question)?;
+            if verdict.decision == Answer::Denied {
+                let why = format!("text: with it you could not apply the next one: {verdict}");
+                return Err(invalid(why));
+            }
+            let applied = Timestamp::now();
+            Ok((Change::ApplyPolicy(PolicyText { version, text, applied_by, applied, reason }), policy))
+        };
+        let need = Need::Role(Role::Admin);
+        let applied = self.custodian.change(accepted.call.clone(), need, intent, apply).await;
+        match applied.map_err(|denial| accepted.status(denial))? {
+            (Changed::Policy(text), policy) => {
+                self.custodian.authority().set_policy(policy);
+                Ok(Response::new(text.into()))
+            }
+            _ => Err(accepted.status(Fault::Internal("the ledger returned no policy".into()).into())),
+        }
+    }
+
+    async fn test_policy(
+        &self,
+        request: Request<v1::TestPolicyRequest>,
+    ) -> Result<Response<v1::TestPolicyResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "TestPolicy").await?;
+        let v1::TestPolicyRequest { text, days } = request.into_inner();
+        let tested = async {
+            let policy = self.policy_or_read(text).await?;
+            let days = if days == 0 { DAYS } else { days };
+            if days > MOST_DAYS {
+                return Err(invalid(format!("days: may be {MOST_DAYS}")));
+            }
+            self.try_policy(&policy, Timestamp::now() - SignedDuration::from_hours(24 * i64::from(days)))
+                .await
+        };
+        tested.await.map(Response::new).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn explain_policy(
+        &self,
+        request: Request<v1::ExplainPolicyRequest>,
+    ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ExplainPolicy").await?;
+        let mut request = request.into_inner();
+        let text = std::mem::take(&mut request.text);
+        let explained = async {
+            let policy = self.policy_or_read(text).await?;
+            let question = self.question(request).await?;
+            let Verdict { decision, because } =
+                policy.decide(&question).map_err(|fault| invalid(fault.detail()))?;
+            let allowed = decision == Answer::Allowed;
+            Ok(v1::ExplainPolicyResponse { allowed, policies: because, version: policy.version() })
+        };
+        explained.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
+    }
+}
+
+impl Api {
+    /// The policy of a request's text, or the one in force.
+    async fn policy_or_read(&self, text: String) -> Result<std::sync::Arc<Policy>, Denial> {
+        if text.is_empty() {
+            Ok(self.custodian.authority().policy())
+        } else {
+            Ok(read(0, text).await?.into())
+        }
+    }
+
+    async fn question(&self, request: v1::ExplainPolicyRequest) -> Result<Question, Denial> {
+        let ledger = self.custodian.ledger();
+        let missing = |what: &str| invalid(format!("{what}: there is none of that name"));
+        let user = ledger.user(&user_id(&request.user)?).await?.ok_or_else(|| missing("user"))?;
+        let device = ledger.device(&device_id(&request.device)?).await?.ok_or_else(|| missing("device"))?;
+        let key = match request.key.as_str() {
+            "" => None,
+            name => Some(ledger.key(key_id(name)?).await?.ok_or_else(|| missing("key"))?),
+        };
+        let now = match request.time {
+            Some(time) => from_timestamp(time, "time")?,
+            None => Timestamp::now(),
+        };
+        let ip = match request.ip.as_str() {
+            "" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            text => text.parse().map_err(|_| invalid("ip: is no address"))?,
+        };
+        Ok(Question {
+            user: user.id,
+            roles: user.roles,
+            device: device.id,
+            enrolled: device.enrolled,
+            operation: request.operation,
+            key: key.map(|key| (key.id, key.label)),
+            target: String::new(),
+            reason: reason(request.reason)?,
+            ip,
+            now,
+            signed_in: now,
+            claims: v1::Claims::default(),
+        })
+    }
+
+    async fn try_policy(&self, policy: &Policy, start: Timestamp) -> Result<v1::TestPolicyResponse, Denial> {
+        let mut tested = v1::TestPolicyResponse::default();
+        let mut known = Known::default();
+        let mut beyond = None;
+        for _ in 0..MOST_RECORDS / u64::from(AT_ONCE) {
+            let query = RecordQuery {
+                start: Some(start),
+                beyond,
+                newest_first: true,
+                limit: AT_ONCE,
+                ..RecordQuery::default()
+            };
+            let records = self.custodian.ledger().records(query).await?;
+            beyond = records.last().map(|record| record.sequence);
+            let is_last = records.len() < AT_ONCE as usize;
+            for record in records {
+                let Some(question) = known.question(self, &record).await? else { continue };
+                let Ok(verdict) = policy.decide(&question) else { continue };
+                tested.decided += 1;
+                let differences = match (record.outcome.as_str(), verdict.decision) {
+                    (OK, Answer::Denied) => &mut tested.newly_refused,
+                    (outcome, Answer::Allowed) if outcome == Refusal::PolicyDenied.code() => {
+                        &mut tested.newly_allowed
+                    }
+                    _ => continue,
+                };
+                if differences.len() < MOST_DIFFERENCES {
+                    differences.push(v1::Difference {
+                        sequence: record.sequence,
+                        request_id: record.request_id,
+                        user: record.user,
+                        device: record.device,
+                        operation: record.operation,
+                        policies: verdict.because,
+                    });
+                }
+            }
+            if is_last {
+                break;
+            }
+            // Others have their turn.
+            tokio::task::yield_now().await;
+        }
+        Ok(tested)
+    }
+}
+
+/// What was looked up already.
+#[derive(Default)]
+struct Known {
+    users: HashMap<String, Option<User>>,
+    devices: HashMap<String, Option<Device>>,
+    labels: HashMap<String, Option<String>>,
+}
+
+impl Known {
+    /// The question that a record answers. `None` if its user, device or key is gone, or it had none.
+    async fn question(&mut self, api: &Api, record: &v1::Record) -> Result<Option<Question>, Denial> {
+        let ledger = api.custodian.ledger();
+        if !self.users.contains_key(&record.user) {
+            let user = match user_id(&record.user) {
+                Ok(id) => ledger.user(&id).await?,
+                Err(_) => None,
+            };
+            self.users.insert(record.user.clone(), user);
+        }
+        if !self.devices.contains_key(&record.device) {
+            let device = match device_id(&record.device) {
+                Ok(id) => ledger.device(&id).await?,
+                Err(_) => None,
+            };
+            self.devices.insert(record.device.clone(), device);
+        }
+        let (Some(Some(user)), Some(Some(device))) =
+            (self.users.get(&record.user), self.devices.get(&record.device))
+        else {
+            return Ok(None);
+        };
+        let key = match key_id(&record.key) {
+            Err(_) => None,
+            Ok(id) => {
+                if !self.labels.contains_key(&record.key) {
+                    let label = ledger.key(id).await?.map(|key| key.label);
+                    self.labels.insert(record.key.clone(), label);
+                }
+                let Some(Some(label)) = self.labels.get(&record.key) else { return Ok(None) };
+                Some((id, label.clone()))
+            }
+        };
+        let time = record.time.ok_or_else(|| Fault::Internal("a record has no time".into()))?;
+        let now = from_timestamp(time, "time")?;
+        Ok(Some(Question {
+            user: user.id.clone(),
+            roles: user.roles,
+            device: device.id.clone(),
+            enrolled: device.enrolled,
+            operation: record.operation.clone(),
+            key,
+            target: record.target.clone(),
+            reason: String::new(),
+            ip: record.peer_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            now,
+            signed_in: now,
+            claims: record.claims.clone().unwrap_or_default(),
+        }))
+    }
+}
+
+/// Reads a policy on a thread where it may take its time.
+async fn read(version: u64, text: String) -> Result<Policy, Denial> {
+    match tokio::task::spawn_blocking(move || Policy::parse(version, &text)).await {
+        Ok(read) => read.map_err(|error| invalid(format!("text: {error}"))),
+        Err(error) => Err(Fault::Internal(format!("reading a policy did not end: {error}")).into()),
+    }
+}
+
+impl From<PolicyText> for v1::Policy {
+    fn from(policy: PolicyText) -> Self {
+        Self {
+            name: format!("policies/{}", policy.version),
+            text: policy.text,
+            applied_by: policy.applied_by.map(|user| user.resource_name()).unwrap_or_default(),
+            apply_time: Some(timestamp(policy.applied)),
+            reason: policy.reason,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Policy: what the organisation asks for beyond certificate, device, login and role. Written in Cedar.
+//!
+//! A policy can only narrow: the roles stand before it, the budget and the key's state beside it. Stopping somebody or
+//! something is never asked of it.
+
+mod operation;
+mod question;
+mod schema;
+
+use std::{fmt, sync::OnceLock};
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Decision, ParseErrors, PolicyId, PolicySet, Schema, ValidationMode,
+    Validator,
+};
+use custodian_proto::{limits::MAX_POLICY_LEN, refusal::Refusal};
+use jiff::Timestamp;
+
+pub use question::Question;
+
+use super::UserId;
+use crate::custody::{Denial, Fault};
+
+/// Most policies in one text.
+const MAX_POLICIES: usize = 1_000;
+
+/// What holds in a custodian to which no policy was applied yet: version 0.
+const DEFAULT: &str = include_str!("default.cedar");
+
+/// A version of the policy, as the ledger keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicyText {
+    /// Counts from 1. 0 is the policy that comes with the program.
+    pub version: u64,
+    /// In Cedar.
+    pub text: String,
+    /// Who applied it. `None` for version 0.
+    pub applied_by: Option<UserId>,
+    /// When.
+    pub applied: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+impl PolicyText {
+    /// What comes with the program.
+    pub fn initial() -> Self {
+        Self {
+            version: 0,
+            text: DEFAULT.to_owned(),
+            applied_by: None,
+            applied: Timestamp::UNIX_EPOCH,
+            reason: "comes with the program".to_owned(),
+        }
+    }
+}
+
+/// A policy that is ready to decide.
+#[derive(Debug)]
+pub struct Policy {
+    version: u64,
+    set: PolicySet,
+}
+
+/// What a policy says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Whether it allows.
+    pub decision: Answer,
+    /// The ids of the policies that made the difference, in order. None for a refusal: nothing permits it.
+    pub because: Vec<String>,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Some policy permits, none forbids.
+    Allowed,
+    /// A policy forbids, or none permits.
+    Denied,
+}
+
+/// A text that is no policy of this custodian. Says where and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PolicyError(pub String);
+
+impl Policy {
+    /// Reads a policy and checks it against the schema: a policy that compares what cannot be compared, or speaks of what
+    /// does not exist, is refused here and not found out at three in the morning.
+    ///
+    /// # Errors
+    /// No Cedar, against the schema, a policy without an `@id` of its own, or too much of it.
+    pub fn parse(version: u64, text: &str) -> Result<Self, PolicyError> {
+        if text.len() > MAX_POLICY_LEN {
+            return Err(PolicyError(format!("it is longer than {MAX_POLICY_LEN} bytes")));
+        }
+        let set: PolicySet = text.parse().map_err(|error| PolicyError(spelled(&error)))?;
+        if set.num_of_templates() > 0 {
+            return Err(PolicyError(
+                "it has a template (?principal or ?resource), which nothing fills".into(),
+            ));
+        }
+        if set.num_of_policies() > MAX_POLICIES {
+            return Err(PolicyError(format!("it has more than {MAX_POLICIES} policies")));
+        }
+        let set = named(&set)?;
+        let validation = Validator::new(schema()?.clone()).validate(&set, ValidationMode::Strict);
+        let errors: Vec<_> =
+            validation.validation_errors().map(|error| format!("{}: {error}", error.policy_id())).collect();
+        if !errors.is_empty() {
+            return Err(PolicyError(errors.join("; ")));
+        }
+        Ok(Self { version, set })
+    }
+
+    /// Which version it is.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Decides. A policy that cannot be evaluated (an overflow) counts as one that forbids: Cedar would pass over it.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] for an operation that the schema does not know: a defect of ours.
+    pub fn decide(&self, question: &Question) -> Result<Verdict, Fault> {
+        if operation::ALWAYS_ALLOWED.contains(&question.operation.as_str()) {
+            return Ok(Verdict { decision: Answer::Allowed, because: vec!["always-allowed".to_owned()] });
+        }
+        if !operation::OPERATIONS.iter().any(|(name, _)| *name == question.operation) {
+            return Err(Fault::Internal(format!(
+                "the policy's schema has no operation {}",
+                question.operation
+            )));
+        }
+        let schema = schema().map_err(|error| Fault::Internal(error.0))?;
+        let (request, entities) = question.to_cedar(schema).map_err(Fault::Internal)?;
+        let response = Authorizer::new().is_authorized(&request, &self.set, &entities);
+        let errors = response.diagnostics().errors();
+        let errors: Vec<_> =
+            errors.map(|AuthorizationError::PolicyEvaluationError(error)| error.policy_id()).collect();
+        let (decision, mut because) = match (errors.is_empty(), response.decision()) {
+            (true, Decision::Allow) => (Answer::Allowed, ids(response.diagnostics().reason())),
+            (true, Decision::Deny) => (Answer::Denied, ids(response.diagnostics().reason())),
+            (false, _) => (Answer::Denied, ids(errors)),
+        };
+        because.sort();
+        Ok(Verdict { decision, because })
+    }
+
+    /// The schema that policies are checked against, with comments for people.
+    pub fn schema_text() -> String {
+        schema::text()
+    }
+}
+
+impl Verdict {
+    /// What follows from a refusal, for the caller and the record.
+    ///
+    /// # Errors
+    /// [`Refusal::PolicyDenied`], with the policies that forbid.
+    pub fn require(self, version: u64) -> Result<(), Denial> {
+        match self.decision {
+            Answer::Allowed => Ok(()),
+            Answer::Denied => {
+                let detail = format!("{self} (policy version {version})");
+                Err(Denial::Refused { refusal: Refusal::PolicyDenied, detail })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let because = self.because.join(", ");
+        match (self.decision, self.because.is_empty()) {
+            (Answer::Allowed, _) => write!(f, "permitted by {because}"),
+            (Answer::Denied, false) => write!(f, "forbidden by {because}"),
+            (Answer::Denied, true) => f.write_str("no policy permits it"),
+        }
+    }
+}
+
+fn ids<'a>(ids: impl IntoIterator<Item = &'a PolicyId>) -> Vec<String> {
+    ids.into_iter().map(ToString::to_string).collect()
+}
+
+/// The same policies under their `@id`s: refusals name them by these.
+fn named(set: &PolicySet) -> Result<PolicySet, PolicyError> {
+    let mut named = PolicySet::new();
+    for policy in set.policies() {
+        let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
+            let start = start_of(policy);
+            return Err(PolicyError(format!("a policy has no @id(\"…\"): {start}")));
+        };
+        let policy = policy.new_id(PolicyId::new(id));
+        named.add(policy).map_err(|_| PolicyError(format!("two policies have the @id {id:?}")))?;
+    }
+    Ok(named)
+}
+
+/// As much of a policy as tells which it is.
+fn start_of(policy: &cedar_policy::Policy) -> String {
+    let text = policy.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect()
+}
+
+/// An error of Cedar's parser with the line it is about.
+fn spelled(error: &ParseErrors) -> String {
+    let causes: Vec<_> = error.iter().map(ToString::to_string).collect();
+    causes.join("; ")
+}
+
+fn schema() -> Result<&'static Schema, PolicyError> {
+    static SCHEMA: OnceLock<Result<Schema, String>> = OnceLock::new();
+    SCHEMA.get_or_init(schema::parse).as_ref().map_err(|error| PolicyError(error.clone()))
+}
+
+#[cfg(test)]
+mod tests;

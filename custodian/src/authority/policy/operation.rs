@@ -1,0 +1,65 @@
+//! What a policy is asked about: the operations of the API that need a role.
+
+use self::Group::{Administer, Audit, Open};
+
+/// Which of the default roles an operation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Group {
+    /// `Action::"Open"`: what operators do.
+    Open,
+    /// `Action::"Audit"`.
+    Audit,
+    /// `Action::"Administer"`.
+    Administer,
+}
+
+impl Group {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Open => "Open",
+            Self::Audit => "Audit",
+            Self::Administer => "Administer",
+        }
+    }
+}
+
+/// Every operation that a policy decides on, as the log names it, and the groups it is in.
+pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
+    ("Unwrap", &[Open]),
+    ("ListRecords", &[Audit]),
+    ("TailRecords", &[Audit]),
+    ("GetCheckpoint", &[Audit]),
+    ("GetTile", &[Audit]),
+    ("GetEntries", &[Audit]),
+    ("InviteDevice", &[Administer]),
+    ("ListDevices", &[Administer]),
+    ("GetDevice", &[Administer]),
+    ("ActivateDevice", &[Administer]),
+    ("CreateUser", &[Administer]),
+    ("ListUsers", &[Administer]),
+    ("EnableUser", &[Administer]),
+    ("SetPassword", &[Administer]),
+    ("SetRoles", &[Administer]),
+    ("CreateKey", &[Administer]),
+    ("RotateKey", &[Administer]),
+    ("ImportKey", &[Administer]),
+    ("ListUnusedKeys", &[Administer]),
+    ("AttestKey", &[Audit, Administer]),
+    ("ActivateKey", &[Administer]),
+    ("LimitKey", &[Administer]),
+    ("DestroyKey", &[Administer]),
+    ("ListUnwrapped", &[Audit, Administer]),
+    ("ListTokens", &[Administer]),
+    ("DrainToken", &[Administer]),
+    ("ResumeToken", &[Administer]),
+    ("GetPolicy", &[Administer]),
+    ("ListPolicies", &[Administer]),
+    ("ApplyPolicy", &[Administer]),
+    ("TestPolicy", &[Administer]),
+    ("ExplainPolicy", &[Administer]),
+];
+
+/// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever
+/// policy somebody applied.
+pub(super) const ALWAYS_ALLOWED: &[&str] =
+    &["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey"];

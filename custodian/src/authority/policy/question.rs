@@ -1,0 +1,127 @@
+//! One question to a policy: who wants to do what, and under which circumstances.
+
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
+};
+use custodian_proto::{key::KeyId, v1};
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::authority::{Caller, DeviceId, Roles, UserId};
+
+/// What is asked, with everything a policy can look at.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Who asks.
+    pub user: UserId,
+    /// The roles of that user.
+    pub roles: Roles,
+    /// The workstation.
+    pub device: DeviceId,
+    /// Since when it is enrolled with its present key.
+    pub enrolled: Timestamp,
+    /// The operation, as the log names it.
+    pub operation: String,
+    /// The wrapping key it uses, and that key's label.
+    pub key: Option<(KeyId, String)>,
+    /// What it is about, if that is no key: `devices/laptop-7`.
+    pub target: String,
+    /// The reason given, or empty.
+    pub reason: String,
+    /// The caller's address.
+    pub ip: std::net::IpAddr,
+    /// When.
+    pub now: Timestamp,
+    /// When the user signed in.
+    pub signed_in: Timestamp,
+    /// What the caller claims about the file.
+    pub claims: v1::Claims,
+}
+
+impl Question {
+    /// The question that this caller's operation raises. `None` for a caller without device or login: no policy helps
+    /// there.
+    pub fn of(caller: &Caller, operation: &str, now: Timestamp) -> Option<Self> {
+        let (user, device, session) =
+            (caller.user.as_ref()?, caller.device.as_ref()?, caller.session.as_ref()?);
+        Some(Self {
+            user: user.id.clone(),
+            roles: user.roles,
+            device: device.id.clone(),
+            enrolled: device.enrolled,
+            operation: operation.to_owned(),
+            key: None,
+            target: String::new(),
+            reason: String::new(),
+            ip: caller.peer.ip,
+            now,
+            signed_in: session.created,
+            claims: v1::Claims::default(),
+        })
+    }
+
+    /// As Cedar sees it.
+    pub(super) fn to_cedar(&self, schema: &Schema) -> Result<(Request, Entities), String> {
+        let user = uid("User", self.user.as_str())?;
+        let device = uid("Device", self.device.as_str())?;
+        let (resource, facts) = match &self.key {
+            Some((id, label)) => (uid("Key", &id.to_string())?, vec![("label", string(label))]),
+            None => (uid("Custodian", "custodian")?, vec![]),
+        };
+        let roles = self.roles.iter().map(|role| string(role.name()));
+        let entities = [
+            entity(&user, vec![("roles", RestrictedExpression::new_set(roles))])?,
+            entity(&device, vec![("enrolled", long(self.enrolled.as_second()))])?,
+            entity(&resource, facts)?,
+        ];
+        let action = uid("Action", &self.operation)?;
+        let request =
+            Request::new(user, action, resource, self.context(device)?, Some(schema)).map_err(text)?;
+        // With the schema come the groups that actions are in.
+        Ok((request, Entities::from_entities(entities, Some(schema)).map_err(text)?))
+    }
+
+    fn context(&self, device: EntityUid) -> Result<Context, String> {
+        let at = self.now.to_zoned(TimeZone::UTC);
+        let size = i64::try_from(self.claims.file_size).unwrap_or(i64::MAX);
+        let pairs = [
+            ("device", RestrictedExpression::new_entity_uid(device)),
+            ("ip", RestrictedExpression::new_ip(self.ip.to_canonical().to_string())),
+            ("now", long(self.now.as_second())),
+            ("hour", long(at.hour().into())),
+            ("minute", long(at.minute().into())),
+            ("weekday", long(at.weekday().to_monday_one_offset().into())),
+            ("login_age", long(self.now.duration_since(self.signed_in).as_secs().max(0))),
+            ("reason", string(if self.reason.is_empty() { &self.claims.reason } else { &self.reason })),
+            ("target", string(&self.target)),
+            ("file_name", string(&self.claims.file_name)),
+            ("file_size", long(size)),
+            ("file_format", string(&self.claims.format)),
+        ];
+        Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(text)
+    }
+}
+
+fn entity(uid: &EntityUid, facts: Vec<(&str, RestrictedExpression)>) -> Result<Entity, String> {
+    let facts: HashMap<_, _> = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Entity::new(uid.clone(), facts, HashSet::new()).map_err(text)
+}
+
+/// The id is data, not syntax: nothing in it can become part of a policy.
+pub(super) fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
+    let kind: EntityTypeName = kind.parse().map_err(text)?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+fn string(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+fn long(value: i64) -> RestrictedExpression {
+    RestrictedExpression::new_long(value)
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
