@@ -41,8 +41,8 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
 
     let (kind, text, hint) = match (refusal, reason) {
         // The message says what about the request is wrong.
-        (Some(refusal @ Refusal::InvalidArgument), _) if !status.message().is_empty() => {
-            (kind_of(refusal), status.message().to_owned(), refusal.hint())
+        (Some(refusal @ Refusal::InvalidArgument), _) if status.message() != refusal.text() => {
+            (kind_of(refusal), format!("{}: {}", refusal.text(), status.message()), refusal.hint())
         }
         (Some(refusal), _) => (kind_of(refusal), refusal.text().to_owned(), refusal.hint()),
         (None, Some(reason)) => of_fault(reason).unwrap_or_else(|| of_code(status)),
