@@ -203,6 +203,10 @@ fn a_restored_old_ledger_is_refused_and_auditors_see_what_was_accepted() {
 
     let dev = Dev::start_in(folder);
     dev.ctl(Person::Admin, ["device", "revoke", "operator-laptop", "--reason", "stolen"]).expect(0);
+    let listed = dev.ctl(Person::Auditor, ["audit", "ls", "--operation", "RevokeDevice", "--json"]);
+    let sequence = listed.expect(0).json()[0]["sequence"].to_string();
+    // A receipt waits for the checkpoint that covers its record.
+    dev.ctl(Person::Auditor, ["audit", "prove", &sequence]).expect(0);
     dev.ctl(Person::Auditor, ["audit", "verify"]).expect(0);
     // Killed, so that nothing is tidied up; what was signed for is remembered all the same.
     let folder = dev.kill();
