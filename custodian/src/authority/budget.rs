@@ -302,7 +302,7 @@ impl Tally {
         let Some(lacking) = self.beyond(budget, cost).max_by_key(|lack| lack.span.end(lack.window)) else {
             return Ok(());
         };
-        if self.lift.as_ref().is_some_and(|lift| lift.left >= self.from_lift(budget, cost)) {
+        if self.lift.as_ref().is_some_and(|lift| lift.left >= self.lifted(budget, cost)) {
             return Ok(());
         }
         Err(lacking.pause(spender, cost))
@@ -310,7 +310,7 @@ impl Tally {
 
     /// Charges what there is room for.
     pub fn charge(&mut self, budget: &Budget, cost: Cost) {
-        let lifted = self.from_lift(budget, cost);
+        let lifted = self.lifted(budget, cost);
         if let Some(lift) = self.lift.as_mut().filter(|_| lifted > 0) {
             lift.left = lift.left.saturating_sub(lifted);
         }
@@ -322,7 +322,7 @@ impl Tally {
     }
 
     /// How many of these unwraps are beyond a budget, at most.
-    fn from_lift(&self, budget: &Budget, cost: Cost) -> u32 {
+    fn lifted(&self, budget: &Budget, cost: Cost) -> u32 {
         let most = |measure| {
             let beyond = self.beyond(budget, cost).filter(|lack| lack.measure == measure);
             beyond.map(|lack| lack.by).max().unwrap_or_default()
