@@ -2,7 +2,7 @@
 //!
 //! | environment | |
 //! |---|---|
-//! | `SCHEDULES` | how many; without it, as many as fit into `SCHEDULE_SECONDS` (60) |
+//! | `SCHEDULES` | how many; without it, as many as fit into `SCHEDULE_SECONDS` (40) |
 //! | `SCHEDULE_SEED` | only this one; again and again if `SCHEDULES` is given, since threads never run twice alike |
 
 use std::{
@@ -64,7 +64,7 @@ impl Plan {
         let number = |name| env::var(name).ok().map(|text: String| text.parse::<u64>().expect(name));
         let only = number("SCHEDULE_SEED");
         let count = number("SCHEDULES").or(only.map(|_| 1)).map(|count| count as usize);
-        let time = Duration::from_secs(number("SCHEDULE_SECONDS").unwrap_or(60));
+        let time = Duration::from_secs(number("SCHEDULE_SECONDS").unwrap_or(40));
         Self { first: only.unwrap_or(1), only, count, time }
     }
 
