@@ -9,7 +9,7 @@ use std::{
 
 use custodian_client::{
     Kind,
-    extract::{ExtractTo, extract},
+    extract::{ExtractJob, ExtractTo, extract},
     progress::{Progress, Silent},
     seal::{SealTo, seal},
 };
@@ -291,7 +291,7 @@ fn listing_tells_what_would_be_extracted_and_writes_nothing() {
     seal_to(SoftKey::shared(), &source, &envelope);
     let mut job = extract_job(&envelope, Path::new("unused"));
     job.output = ExtractTo::List;
-    let listed = |job| {
+    let listed = |job: &ExtractJob| {
         let report = extract(job, SoftKey::shared(), &Silent).expect("listed");
         assert_eq!(report.entries, report.listed.len() as u64);
         report.listed.into_iter().map(|entry| (entry.path, entry.size)).collect::<Vec<_>>()
