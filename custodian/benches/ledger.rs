@@ -154,9 +154,7 @@ async fn write(scene: Arc<Scene>, began: Instant) -> Vec<Duration> {
         let wrapped = WrappedKey::new(scene.key, KeyWrapping::OaepSha256, ciphertext.to_vec()).unwrap();
         let attempt = scene.ledger.begin(intent(request_id, &wrapped, &scene.caller));
         let need = Need::Unwrap(&wrapped);
-        let Ok(permit) = scene.authority.permit(&scene.caller, need, attempt.intent()).await else {
-            panic!("no permit")
-        };
+        let permit = scene.authority.permit(&scene.caller, need, attempt.intent()).await.ok().unwrap();
         let grant = Grant { standing: permit.redeem(), change: None };
         scene.ledger.settle(attempt, Outcome::Granted(grant)).await.unwrap();
         times.push(start.elapsed());
