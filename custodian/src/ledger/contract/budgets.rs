@@ -46,6 +46,9 @@ async fn busy<L: Ledger>(ledger: Arc<L>, clock: &TestClock) -> World<L> {
     world
 }
 
+/// Sets one limit.
+type Limit = fn(&mut Budget);
+
 /// Who asks, on which device, with which key.
 #[derive(Clone, Copy)]
 struct Who {
@@ -117,7 +120,7 @@ pub(crate) async fn each_budget_has_its_boundary<L: Ledger>(ledger: Arc<L>, cloc
             SpenderKind::Device => "devices/laptop-1".to_owned(),
             SpenderKind::Key => key("main").id.resource_name(),
         };
-        let limits: [(&str, Span, fn(&mut Budget)); 4] = [
+        let limits: [(&str, Span, Limit); 4] = [
             ("files", Span::Hour, |budget| budget.hour.files = 2),
             ("unwraps", Span::Hour, |budget| budget.hour.unwraps = 2),
             ("files", Span::Day, |budget| budget.day.files = 2),
