@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ApiLimits, Lifetimes},
     authority::Rules,
+    log::{CopyConfig, OnFailure},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -50,6 +51,8 @@ pub struct Config {
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
     pub log_key: Option<PathBuf>,
+    /// Where a copy of the log is kept. `None`: nowhere.
+    pub log_copy: Option<CopyConfig>,
     /// What can change while the custodian runs.
     pub rules: Rules,
     /// How many passwords are hashed at once.
@@ -115,6 +118,39 @@ pub(crate) struct RawLedger {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLog {
     pub(crate) key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) copy: Option<RawCopy>,
+}
+
+impl RawLog {
+    pub(crate) fn of_key(path: &str) -> Self {
+        Self { key: path.into(), copy: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCopy {
+    pub(crate) directory: PathBuf,
+    pub(crate) on_failure: RawOnFailure,
+}
+
+/// `"require"` or `{ lag = 1000 }`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawOnFailure {
+    Require,
+    Lag(u64),
+}
+
+impl RawCopy {
+    fn check(self, folder: &Path) -> CopyConfig {
+        let on_failure = match self.on_failure {
+            RawOnFailure::Require => OnFailure::Require,
+            RawOnFailure::Lag(records) => OnFailure::Lag(records),
+        };
+        CopyConfig { directory: folder.join(self.directory), on_failure }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -348,6 +384,10 @@ impl Config {
 impl RawConfig {
     /// Every value makes sense, or one sentence that says which does not.
     fn check(mut self, folder: &Path) -> Result<Config, String> {
+        let (log_key, log_copy) = match self.log {
+            Some(log) => (Some(folder.join(log.key)), log.copy.map(|copy| copy.check(folder))),
+            None => (None, None),
+        };
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.sessions.logins_at_once == 0 {
@@ -377,7 +417,8 @@ impl RawConfig {
             ledger: folder.join(self.ledger.path),
             ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
-            log_key: self.log.map(|log| folder.join(log.key)),
+            log_key,
+            log_copy,
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
@@ -531,6 +572,20 @@ mod tests {
         assert_eq!(config.tls_key, Path::new("/etc/custodian/server.key"));
         assert_eq!(config.rules.session_idle, SignedDuration::from_mins(15));
         assert!(!config.reflection);
+    }
+
+    #[test]
+    fn a_second_place_says_what_depends_on_it() {
+        let with = |copy: &str| read(&LEAST.replace("[[token]]", &format!("[log]\nkey = \"k\"\n{copy}\n[[token]]")));
+        let copy = |on_failure| Some(CopyConfig { directory: "/mnt/log".into(), on_failure });
+        let given = |on_failure: &str| format!("[log.copy]\ndirectory = \"/mnt/log\"\n{on_failure}");
+        let require = with(&given("on_failure = \"require\"")).ok().unwrap();
+        assert_eq!(require.log_copy, copy(OnFailure::Require));
+        assert_eq!(with(&given("on_failure = { lag = 50 }")).ok().unwrap().log_copy, copy(OnFailure::Lag(50)));
+        assert_eq!(with("").ok().unwrap().log_copy, None);
+        for wrong in ["", "on_failure = \"hope\"", "on_failure = { lag = -1 }", "on_failure = \"require\"\nlag = 3"] {
+            assert!(with(&given(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl VerifyReceiptArgs {
 }
 
 /// Shows nothing, and stops at Ctrl-C.
-struct Quiet<'a>(&'a Interrupt);
+pub(super) struct Quiet<'a>(pub(super) &'a Interrupt);
 
 impl Progress for Quiet<'_> {
     fn total(&self, _: u64) {}

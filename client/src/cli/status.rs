@@ -35,6 +35,14 @@ struct LogView {
     checkpoint_size: u64,
     checkpoint_time: Option<String>,
     trouble: String,
+    copy: Option<CopyView>,
+}
+
+/// The second place.
+#[derive(Serialize)]
+struct CopyView {
+    record_count: u64,
+    trouble: String,
 }
 
 #[derive(Serialize)]
@@ -68,6 +76,7 @@ impl StatusArgs {
             ("records", status.record_count.to_string()),
             ("log", log.name.clone()),
             ("signed for", signed),
+            ("second place", log.copy.as_ref().map(second_place).unwrap_or_default()),
             ("token", format!("{} ({})", token.label, token.model)),
             ("token is", state(&token)),
             ("worker restarts", token.worker_restarts.to_string()),
@@ -88,9 +97,17 @@ impl StatusArgs {
                 checkpoint_size: log.checkpoint_size,
                 checkpoint_time: rfc3339(log.checkpoint_time.as_ref()),
                 trouble: log.trouble,
+                copy: log.copy.map(|copy| CopyView { record_count: copy.record_count, trouble: copy.trouble }),
             },
         };
         self.style.one(&view, &facts)
+    }
+}
+
+fn second_place(copy: &v1::LogCopyStatus) -> String {
+    match copy.trouble.as_str() {
+        "" => format!("{} records", copy.record_count),
+        trouble => format!("{} records only: {trouble}", copy.record_count),
     }
 }
 

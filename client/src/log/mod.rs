@@ -4,6 +4,7 @@
 mod export;
 mod memory;
 mod receipt;
+mod search;
 mod source;
 mod verify;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 pub use export::{Exported, export};
 pub use memory::Memory;
 pub use receipt::{Proven, prove_receipt, read_receipt, record_of, write_receipt};
+pub use search::{matches, search};
 pub use source::Source;
 pub use verify::{Part, Verified, verify};
 

@@ -51,6 +51,18 @@ pub fn verify(
     part: Part,
     progress: &dyn Progress,
 ) -> Result<Verified> {
+    verify_each(source, key, known, part, progress, &mut |_, _| Ok(()))
+}
+
+/// The same. Each record that is read goes to `each`, with its number: to be believed only once this has returned `Ok`.
+pub(super) fn verify_each(
+    source: Source<'_>,
+    key: &VerifierKey,
+    known: Option<&Checkpoint>,
+    part: Part,
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<Verified> {
     let note = source.checkpoint()?;
     let checkpoint = Checkpoint::open(&note, key)
         .map_err(|flaw| broken("the log's checkpoint is not to be trusted", flaw).hint(KEY_HINT))?;
@@ -66,7 +78,7 @@ pub fn verify(
     for index in start / WIDTH as u64..checkpoint.size.div_ceil(WIDTH as u64) {
         progress::check(progress)?;
         let width = Tile { level: 0, index }.width(checkpoint.size);
-        check.bundle(source, index, width)?;
+        check.bundle(source, index, width, each)?;
         progress.advance(width as u64);
     }
     check.end(&checkpoint)?;
@@ -135,7 +147,13 @@ impl Check {
         Ok(Self { of_records: edge.clone(), of_hashes: edge, changed: Vec::new() })
     }
 
-    fn bundle(&mut self, source: Source<'_>, index: u64, width: usize) -> Result<()> {
+    fn bundle(
+        &mut self,
+        source: Source<'_>,
+        index: u64,
+        width: usize,
+        each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let entries = source.entries(index, width)?;
         let first = index * WIDTH as u64 + 1;
         if entries.len() < width {
@@ -149,8 +167,11 @@ impl Check {
         }
         let ignore = &mut |_: Tile, _: &[Hash]| Ok::<_, Error>(());
         for (sequence, (entry, hash)) in (first..).zip(entries.iter().zip(hashes)) {
-            let entry = Hash::of_entry(entry);
-            if entry != hash {
+            let bytes = entry;
+            let entry = Hash::of_entry(bytes);
+            if entry == hash {
+                each(sequence, bytes)?;
+            } else {
                 self.changed.push(sequence);
             }
             self.of_records.push(entry, ignore)?;

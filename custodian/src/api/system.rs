@@ -27,6 +27,10 @@ impl StatusService for Api {
             checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
             checkpoint_time: newest.and_then(|newest| newest.time).map(timestamp),
             trouble: log.trouble.unwrap_or_default(),
+            copy: self.custodian.second_place().state().map(|copy| v1::LogCopyStatus {
+                record_count: copy.copied,
+                trouble: copy.trouble.unwrap_or_default(),
+            }),
         };
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),

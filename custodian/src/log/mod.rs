@@ -6,6 +6,7 @@
 mod checkpointer;
 mod key;
 mod receipt;
+mod second;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use key::{LogKeyError, make_log_key};
+pub use second::{Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, SecondPlace};
 
 use crate::{
     ledger::{Ledger, LedgerError},

@@ -14,14 +14,14 @@ use super::*;
 use crate::{
     authority::{Permit, Standing},
     custody::Withheld,
-    ledger::{Grant, Outcome, SqliteLedger, contract::world},
+    ledger::{Grant, Outcome, Release, SqliteLedger, contract::world},
     token::{Health, KeyDescription, KeyTemplate, Survey, TokenKey, memory::MemoryToken},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A token that can be taken away.
-struct Away {
+pub(super) struct Away {
     token: MemoryToken,
     away: AtomicBool,
 }
@@ -60,18 +60,18 @@ impl Token for Away {
     }
 }
 
-struct Scene {
-    directory: tempfile::TempDir,
-    ledger: Arc<SqliteLedger>,
+pub(super) struct Scene {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) ledger: Arc<SqliteLedger>,
     token: Arc<Away>,
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
     ends: CancellationToken,
     signing: tokio::task::JoinHandle<()>,
 }
 
 impl Scene {
     /// A log that is being signed.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token = MemoryToken::new(KeyWrapping::OaepSha256);
         let token = Arc::new(Away { token, away: AtomicBool::new(false) });
@@ -90,7 +90,7 @@ impl Scene {
     }
 
     /// Ends as a custodian does, and starts again.
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         let Self { directory, ledger, token, log, ends, signing } = self;
         ends.cancel();
         signing.await.unwrap();
@@ -99,11 +99,15 @@ impl Scene {
         Self::in_directory(directory, token, verifier).await
     }
 
-    async fn settle(&self) -> u64 {
+    pub(super) async fn settle(&self) -> u64 {
+        self.release().await.sequence()
+    }
+
+    pub(super) async fn release(&self) -> Release {
         let grant = Grant { standing: Standing::default(), change: None };
         let attempt = self.ledger.begin(world::intent("Unwrap"));
         let settled = self.ledger.settle(attempt, Outcome::Granted(grant)).await;
-        settled.unwrap_or_else(|denial| panic!("{denial}")).0.sequence()
+        settled.unwrap_or_else(|denial| panic!("{denial}")).0
     }
 
     async fn until(&self, wanted: impl FnMut(&LogState) -> bool) -> LogState {
@@ -112,7 +116,7 @@ impl Scene {
         state.clone()
     }
 
-    async fn covered(&self, size: u64) -> Arc<SignedCheckpoint> {
+    pub(super) async fn covered(&self, size: u64) -> Arc<SignedCheckpoint> {
         let covers = |state: &LogState| state.newest.as_ref().is_some_and(|it| it.checkpoint.size >= size);
         self.until(covers).await.newest.unwrap()
     }

@@ -202,7 +202,7 @@ impl Plan {
             tls: RawTls { certificate: "server.crt".into(), key: "server.key".into() },
             ca: RawCa { certificate: "ca.crt".into() },
             ledger: RawLedger::at("ledger.db"),
-            log: Some(RawLog { key: log_key::PATH.into() }),
+            log: Some(RawLog::of_key(log_key::PATH)),
             sessions: RawSessions::default(),
             budget: RawBudget::default(),
             certificates: RawCertificates::default(),

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
-    log::Log,
+    log::{Copier, CopyError, Log, SecondPlace},
     pki::DeviceCa,
     server::Tls,
     token::{Drain, Pool, Token, WorkerCommand},
@@ -34,6 +34,8 @@ pub struct Parts {
     pub ca: Arc<DeviceCa>,
     /// What signs checkpoints of the ledger's log.
     pub log: Arc<Log>,
+    /// What copies the log to a second place, if there is one.
+    pub copier: Option<Copier>,
     /// What new connections use.
     pub tls: watch::Sender<Arc<Tls>>,
     /// Cancelled: everything stops.
@@ -53,7 +55,14 @@ impl Parts {
         let policy = policy_in_force(ledger.as_ref()).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
-        let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
+        let (copier, second_place) = open_copy(config, &ledger, &log).await?;
+        let custodian = Custodian::with_second_place(
+            authority,
+            token,
+            Arc::clone(&ledger),
+            second_place,
+            config.token_deadline,
+        );
         let api = Api::new(
             Arc::clone(&custodian),
             Arc::clone(&tokens),
@@ -64,7 +73,8 @@ impl Parts {
             config.api_limits,
             shutdown.clone(),
         );
-        Ok(Self { api, custodian, tokens, ledger, ca, log, tls: watch::Sender::new(Arc::new(tls)), shutdown })
+        let tls = watch::Sender::new(Arc::new(tls));
+        Ok(Self { api, custodian, tokens, ledger, ca, log, copier, tls, shutdown })
     }
 }
 
@@ -99,6 +109,27 @@ fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
     Tls::new(chain, key, ca.into()).map_err(|error| {
         Trouble::new("cannot set up TLS", error).hint("check [tls] and [ca] in the configuration")
     })
+}
+
+/// The second place. One that cannot be reached now is tried again; one with another log in it is not written to.
+async fn open_copy(
+    config: &Config,
+    ledger: &Arc<dyn Ledger>,
+    log: &Arc<Log>,
+) -> Result<(Option<Copier>, SecondPlace), Trouble> {
+    let Some(copy) = config.log_copy.clone() else { return Ok((None, SecondPlace::none())) };
+    let on_failure = copy.on_failure;
+    let what = format!("cannot copy the log to {}", copy.directory.display());
+    let copier = Copier::open(Arc::clone(ledger), Arc::clone(log), copy).await;
+    let copier = copier.map_err(|error| {
+        let hint = match error {
+            CopyError::Foreign(_) => "docs/operations.md, The second place",
+            CopyError::Io { .. } | CopyError::Ledger(_) => "check [log.copy] in the configuration",
+        };
+        Trouble::new(what, error).hint(hint)
+    })?;
+    let second_place = SecondPlace::required(&copier, on_failure, config.ledger_deadline);
+    Ok((Some(copier), second_place))
 }
 
 pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn Ledger>, Trouble> {

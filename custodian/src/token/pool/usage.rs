@@ -74,7 +74,7 @@ impl Usage for Signing<'_> {
     }
 
     fn fits(&self, key: &TokenKey) -> Fit {
-        if key.kind == KeyKind::EcdsaP256Sign { Fit::Good } else { Fit::Bad }
+        if key.kind.signs() { Fit::Good } else { Fit::Bad }
     }
 
     async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<Vec<u8>, Miss> {
