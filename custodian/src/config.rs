@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ApiLimits, Lifetimes},
     authority::Rules,
-    log::{CopyConfig, OnFailure},
+    log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -53,6 +53,10 @@ pub struct Config {
     pub log_key: Option<PathBuf>,
     /// Where a copy of the log is kept. `None`: nowhere.
     pub log_copy: Option<CopyConfig>,
+    /// Who cosigns the log.
+    pub log_witnesses: Vec<WitnessConfig>,
+    /// How old a cosignature may be for a policy to count it.
+    pub cosigners_within: Duration,
     /// What can change while the custodian runs.
     pub rules: Rules,
     /// How many passwords are hashed at once.
@@ -120,11 +124,44 @@ pub(crate) struct RawLog {
     pub(crate) key: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) copy: Option<RawCopy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) witness: Vec<RawWitness>,
+    #[serde(default = "ten_minutes")]
+    #[serde(serialize_with = "friendly")]
+    pub(crate) cosigners_within: SignedDuration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawWitness {
+    pub(crate) key: String,
+    pub(crate) url: String,
+}
+
+impl RawWitness {
+    fn check(&self) -> Result<WitnessConfig, String> {
+        let key = self.key.parse().map_err(|flaw| format!("log.witness.key: {flaw}"))?;
+        let url = self.url.parse().map_err(|why| format!("log.witness.url: {why}"))?;
+        Ok(WitnessConfig { key, url })
+    }
+}
+
+/// Each witness counts once.
+fn check_witnesses(raw: &[RawWitness]) -> Result<Vec<WitnessConfig>, String> {
+    let mut witnesses: Vec<WitnessConfig> = Vec::new();
+    for witness in raw {
+        let witness = witness.check()?;
+        if witnesses.iter().any(|other| other.key.is_of(&witness.key) || other.key.name() == witness.key.name()) {
+            return Err(format!("log.witness: {} is given twice", witness.key.name()));
+        }
+        witnesses.push(witness);
+    }
+    Ok(witnesses)
 }
 
 impl RawLog {
     pub(crate) fn of_key(path: &str) -> Self {
-        Self { key: path.into(), copy: None }
+        Self { key: path.into(), copy: None, witness: Vec::new(), cosigners_within: ten_minutes() }
     }
 }
 
@@ -304,6 +341,10 @@ fn two_seconds() -> SignedDuration {
     SignedDuration::from_secs(2)
 }
 
+fn ten_minutes() -> SignedDuration {
+    SignedDuration::from_mins(10)
+}
+
 fn five_seconds() -> SignedDuration {
     SignedDuration::from_secs(5)
 }
@@ -384,10 +425,10 @@ impl Config {
 impl RawConfig {
     /// Every value makes sense, or one sentence that says which does not.
     fn check(mut self, folder: &Path) -> Result<Config, String> {
-        let (log_key, log_copy) = match self.log {
-            Some(log) => (Some(folder.join(log.key)), log.copy.map(|copy| copy.check(folder))),
-            None => (None, None),
-        };
+        let log = self.log.unwrap_or_else(|| RawLog::of_key(""));
+        let log_key = Some(log.key).filter(|key| !key.as_os_str().is_empty()).map(|key| folder.join(key));
+        let log_copy = log.copy.map(|copy| copy.check(folder));
+        let log_witnesses = check_witnesses(&log.witness)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.sessions.logins_at_once == 0 {
@@ -419,6 +460,8 @@ impl RawConfig {
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
             log_key,
             log_copy,
+            log_witnesses,
+            cosigners_within: positive("log.cosigners_within", log.cosigners_within)?,
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,

@@ -14,6 +14,7 @@ use super::{
     search::{FilterArgs, ProofArgs},
     view::{RecordView, id_of},
     when::local,
+    witness::WitnessCommand,
 };
 use crate::{
     error::Result,
@@ -60,6 +61,9 @@ pub(super) enum AuditCommand {
     },
     Opened(OpenedArgs),
     Verify(VerifyArgs),
+    /// Watch logs from another machine, and cosign them
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     Prove(ProveArgs),
     Export(ExportArgs),
 }
@@ -79,6 +83,7 @@ impl AuditCommand {
             Self::Verify(args) => args.run(connection, interrupt),
             Self::Prove(args) => args.run(connection, interrupt),
             Self::Export(args) => args.run(connection, interrupt),
+            Self::Witness(command) => command.run(interrupt),
             Self::Opened(args) => args.run(connection, interrupt),
             Self::Ls { filter, limit, newest, format, style, proof } => {
                 let order = if newest { Order::NewestFirst } else { Order::OldestFirst };

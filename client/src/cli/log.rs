@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use custodian_proto::tlog::{Receipt, VerifierKey};
+use custodian_proto::tlog::{Cosignature, Receipt, VerifierKey};
 use serde::Serialize;
 
 use super::{
@@ -10,14 +10,14 @@ use super::{
     message::note,
     output::{Style, print},
     view::RecordView,
-    when::local,
+    when::{local, rfc3339},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     interrupt::Interrupt,
     log::{
-        Memory, Part, Proven, Source, export, prove_receipt, read_log_key, read_receipt, verify,
-        write_receipt,
+        Memory, Part, Proven, Source, export, prove_receipt, read_log_key, read_receipt, read_witness_key,
+        require_cosignatures, verify, write_receipt,
     },
     progress::Progress,
 };
@@ -36,6 +36,53 @@ impl LogKey {
     }
 }
 
+/// Who must have cosigned.
+#[derive(Debug, clap::Args)]
+pub(super) struct Witnesses {
+    /// A witness's public key: NAME+ID+KEY, or a file with it. Once for each witness
+    #[arg(long = "witness", value_name = "KEY")]
+    keys: Vec<String>,
+    /// How many of them must have cosigned the checkpoint [default: all]
+    #[arg(long, value_name = "K", requires = "keys")]
+    quorum: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct CosignatureView {
+    witness: String,
+    time: Option<String>,
+}
+
+impl Witnesses {
+    /// The cosignatures of a checkpoint; the failure if they are too few.
+    fn check(&self, note: &str) -> Result<Vec<Cosignature>> {
+        let keys = self.keys.iter().map(|key| read_witness_key(key)).collect::<Result<Vec<_>>>()?;
+        let quorum = self.quorum.unwrap_or(keys.len());
+        if quorum > keys.len() || (quorum == 0 && !keys.is_empty()) {
+            let why = format!("{quorum} of {} witnesses is no quorum", keys.len());
+            return Err(Error::new(Kind::Usage, "cannot check the cosignatures", why));
+        }
+        require_cosignatures(note, &keys, quorum)
+    }
+}
+
+fn cosigned_by(cosignatures: &[Cosignature]) -> String {
+    let by = |cosignature: &Cosignature| format!("{} at {}", cosignature.name, local(Some(&time_of(cosignature))));
+    cosignatures.iter().map(by).collect::<Vec<_>>().join(", ")
+}
+
+fn time_of(cosignature: &Cosignature) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: i64::try_from(cosignature.time).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+fn views(cosignatures: Vec<Cosignature>) -> Vec<CosignatureView> {
+    let view = |cosignature: Cosignature| CosignatureView {
+        time: rfc3339(Some(&time_of(&cosignature))),
+        witness: cosignature.name,
+    };
+    cosignatures.into_iter().map(view).collect()
+}
+
 /// Check that the log is the one that was signed, that it only grew, and that no record was changed
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
@@ -50,6 +97,8 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     key: LogKey,
     #[command(flatten)]
+    witnesses: Witnesses,
+    #[command(flatten)]
     style: Style,
 }
 
@@ -60,6 +109,7 @@ struct VerifiedView {
     root: String,
     records_checked: u64,
     begins_with: Option<u64>,
+    cosignatures: Vec<CosignatureView>,
     state: String,
 }
 
@@ -85,6 +135,7 @@ impl VerifyArgs {
             }
         };
         let verified = verify(source, &key, known.as_ref(), part, &Quiet(interrupt))?;
+        let cosignatures = self.witnesses.check(&verified.note)?;
         memory.remember(&verified.note)?;
         let checkpoint = &verified.checkpoint;
         let view = VerifiedView {
@@ -93,6 +144,7 @@ impl VerifyArgs {
             root: checkpoint.root.to_string(),
             records_checked: verified.records,
             begins_with: verified.begins_with,
+            cosignatures: views(cosignatures.clone()),
             state: memory.path().display().to_string(),
         };
         let grown = match verified.begins_with {
@@ -104,6 +156,7 @@ impl VerifyArgs {
             ("signed", format!("{} records, root {}", view.size, view.root)),
             ("checked", format!("{} records: each is the one that was logged", view.records_checked)),
             ("grown", grown),
+            ("cosigned by", cosigned_by(&cosignatures)),
             ("remembered in", view.state.clone()),
         ];
         self.style.one(&view, &facts)
@@ -165,6 +218,8 @@ pub(super) struct VerifyReceiptArgs {
     #[command(flatten)]
     key: LogKey,
     #[command(flatten)]
+    witnesses: Witnesses,
+    #[command(flatten)]
     style: Style,
 }
 
@@ -172,6 +227,7 @@ pub(super) struct VerifyReceiptArgs {
 struct ProvenView {
     log: String,
     log_size: u64,
+    cosignatures: Vec<CosignatureView>,
     record: RecordView,
 }
 
@@ -181,6 +237,7 @@ impl VerifyReceiptArgs {
         let key = self.key.read()?;
         let receipt: Receipt = read_receipt(&self.receipt)?;
         let Proven { record, checkpoint } = prove_receipt(&receipt, &key)?;
+        let cosignatures = self.witnesses.check(&receipt.checkpoint)?;
         let claims = record.claims.clone().unwrap_or_default();
         let claimed = |text: String| if text.is_empty() { text } else { format!("{text} (claimed)") };
         let facts = [
@@ -198,10 +255,12 @@ impl VerifyReceiptArgs {
             ("about", record.target.clone()),
             ("detail", record.detail.clone()),
             ("request", record.request_id.clone()),
+            ("cosigned by", cosigned_by(&cosignatures)),
         ];
         let view = ProvenView {
             log: checkpoint.origin,
             log_size: checkpoint.size,
+            cosignatures: views(cosignatures),
             record: RecordView::from(&record),
         };
         self.style.one(&view, &facts)

@@ -28,6 +28,7 @@ mod token;
 mod user;
 mod view;
 mod when;
+mod witness;
 
 pub use ctl::custodianctl;
 pub use envelope::envelope;

@@ -36,6 +36,15 @@ struct LogView {
     checkpoint_time: Option<String>,
     trouble: String,
     copy: Option<CopyView>,
+    witnesses: Vec<WitnessView>,
+}
+
+#[derive(Serialize)]
+struct WitnessView {
+    name: String,
+    checkpoint_size: u64,
+    cosign_time: Option<String>,
+    trouble: String,
 }
 
 /// The second place.
@@ -86,6 +95,7 @@ impl StatusArgs {
         if status.tokens.len() > 1 {
             facts.extend(status.tokens.iter().map(|one| ("", format!("{} is {}", one.name, state(one)))));
         }
+        facts.extend(log.witnesses.iter().map(|witness| ("witness", witness_state(witness))));
         let view = StatusView {
             version: status.version,
             start_time: rfc3339(status.start_time.as_ref()),
@@ -97,6 +107,7 @@ impl StatusArgs {
                 checkpoint_size: log.checkpoint_size,
                 checkpoint_time: rfc3339(log.checkpoint_time.as_ref()),
                 trouble: log.trouble,
+                witnesses: log.witnesses.into_iter().map(WitnessView::from).collect(),
                 copy: log.copy.map(|copy| CopyView { record_count: copy.record_count, trouble: copy.trouble }),
             },
         };
@@ -108,6 +119,28 @@ fn second_place(copy: &v1::LogCopyStatus) -> String {
     match copy.trouble.as_str() {
         "" => format!("{} records", copy.record_count),
         trouble => format!("{} records only: {trouble}", copy.record_count),
+    }
+}
+
+fn witness_state(witness: &v1::WitnessStatus) -> String {
+    let when = match &witness.cosign_time {
+        Some(time) => format!("cosigned {} records at {}", witness.checkpoint_size, local(Some(time))),
+        None => "has cosigned nothing yet".to_owned(),
+    };
+    match witness.trouble.as_str() {
+        "" => format!("{} {when}", witness.name),
+        trouble => format!("{} {when}; now: {trouble}", witness.name),
+    }
+}
+
+impl From<v1::WitnessStatus> for WitnessView {
+    fn from(witness: v1::WitnessStatus) -> Self {
+        Self {
+            cosign_time: rfc3339(witness.cosign_time.as_ref()),
+            name: witness.name,
+            checkpoint_size: witness.checkpoint_size,
+            trouble: witness.trouble,
+        }
     }
 }
 

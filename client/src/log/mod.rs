@@ -7,6 +7,7 @@ mod receipt;
 mod search;
 mod source;
 mod verify;
+mod witnesses;
 
 use std::{fs, path::Path};
 
@@ -16,10 +17,12 @@ use crate::error::{Error, Kind, Result};
 
 pub use export::{Exported, export};
 pub use memory::Memory;
+pub(crate) use memory::write_durably;
 pub use receipt::{Proven, prove_receipt, read_receipt, record_of, write_receipt};
 pub use search::{matches, search};
 pub use source::Source;
 pub use verify::{Part, Verified, verify};
+pub use witnesses::{read_witness_key, require_cosignatures};
 
 /// The longest file with a log key, in bytes.
 const MAX_KEY_LEN: u64 = 4_096;

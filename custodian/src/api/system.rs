@@ -27,6 +27,19 @@ impl StatusService for Api {
             checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
             checkpoint_time: newest.and_then(|newest| newest.time).map(timestamp),
             trouble: log.trouble.unwrap_or_default(),
+            witnesses: log
+                .witnesses
+                .into_iter()
+                .map(|witness| v1::WitnessStatus {
+                    name: witness.name,
+                    checkpoint_size: witness.size,
+                    cosign_time: witness.time.map(|time| prost_types::Timestamp {
+                        seconds: i64::try_from(time).unwrap_or(i64::MAX),
+                        nanos: 0,
+                    }),
+                    trouble: witness.trouble.unwrap_or_default(),
+                })
+                .collect(),
             copy: self.custodian.second_place().state().map(|copy| v1::LogCopyStatus {
                 record_count: copy.copied,
                 trouble: copy.trouble.unwrap_or_default(),

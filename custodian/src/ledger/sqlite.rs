@@ -320,6 +320,10 @@ impl Ledger for SqliteLedger {
         self.quick.read(move |connection| tree::inclusion(connection, index, size)).await
     }
 
+    async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
+        self.quick.read(move |connection| tree::consistency(connection, old, new)).await
+    }
+
     async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError> {
         self.long.read(move |connection| tree::hashes(connection, tile)).await
     }

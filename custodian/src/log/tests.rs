@@ -81,22 +81,42 @@ impl Scene {
     }
 
     async fn in_directory(directory: tempfile::TempDir, token: Arc<Away>, verifier: VerifierKey) -> Self {
+        Self::watched(directory, token, verifier, Vec::new()).await
+    }
+
+    /// The same log again, with these witnesses.
+    pub(super) async fn watched_by(self, witnesses: Vec<WitnessConfig>) -> Self {
+        let (directory, token, verifier) = self.end().await;
+        Self::watched(directory, token, verifier, witnesses).await
+    }
+
+    async fn watched(
+        directory: tempfile::TempDir,
+        token: Arc<Away>,
+        verifier: VerifierKey,
+        witnesses: Vec<WitnessConfig>,
+    ) -> Self {
         let ledger = SqliteLedger::open(&directory.path().join("ledger.db"), world::options()).unwrap();
         let ledger = Arc::new(ledger);
         let log = Log::open(ledger.clone(), token.clone(), verifier, PATIENCE).await.unwrap();
-        let (log, ends) = (Arc::new(log), CancellationToken::new());
+        let (log, ends) = (Arc::new(log.watched_by(witnesses)), CancellationToken::new());
         let signing = tokio::spawn(Arc::clone(&log).keep_signing(ends.clone()));
         Self { directory, ledger, token, log, ends, signing }
     }
 
     /// Ends as a custodian does, and starts again.
     pub(super) async fn restart(self) -> Self {
+        let (directory, token, verifier) = self.end().await;
+        Self::in_directory(directory, token, verifier).await
+    }
+
+    async fn end(self) -> (tempfile::TempDir, Arc<Away>, VerifierKey) {
         let Self { directory, ledger, token, log, ends, signing } = self;
         ends.cancel();
         signing.await.unwrap();
         let verifier = log.verifier().clone();
         drop((ledger, log));
-        Self::in_directory(directory, token, verifier).await
+        (directory, token, verifier)
     }
 
     pub(super) async fn settle(&self) -> u64 {
@@ -110,7 +130,7 @@ impl Scene {
         settled.unwrap_or_else(|denial| panic!("{denial}")).0
     }
 
-    async fn until(&self, wanted: impl FnMut(&LogState) -> bool) -> LogState {
+    pub(super) async fn until(&self, wanted: impl FnMut(&LogState) -> bool) -> LogState {
         let mut state = self.log.state();
         let state = tokio::time::timeout(PATIENCE, state.wait_for(wanted)).await.unwrap().unwrap();
         state.clone()

@@ -51,6 +51,8 @@ pub async fn serve(
     let routes = routes(&parts, config.reflection, &shutdown)?;
     let no_more_records = CancellationToken::new();
     let signing = tokio::spawn(Arc::clone(&parts.log).keep_signing(no_more_records.clone()));
+    let refresh = config.cosigners_within / 3;
+    let cosigning = tokio::spawn(Arc::clone(&parts.log).keep_cosigned(refresh, shutdown.clone()));
     let no_more_checkpoints = CancellationToken::new();
     let copying = parts.copier.take().map(|copier| copier.start(no_more_checkpoints.clone())).transpose();
     let copying = copying.map_err(|error| Trouble::new("cannot copy the log", error))?;
@@ -72,6 +74,9 @@ pub async fn serve(
     no_more_records.cancel();
     if let Err(error) = signing.await {
         tracing::error!("the last checkpoint of the log is not signed: {error}");
+    }
+    if let Err(error) = cosigning.await {
+        tracing::error!("the witnesses were not asked to the end: {error}");
     }
     no_more_checkpoints.cancel();
     if let Some(copying) = copying {

@@ -53,6 +53,11 @@ impl CosignerKey {
         &self.name
     }
 
+    /// Whether both are the same key, whatever they are called.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
     /// The id that stands in front of this key's signatures.
     pub fn id(&self) -> [u8; 4] {
         let hash = Sha256::new()
@@ -123,7 +128,7 @@ pub fn cosignatures(note: &str, witnesses: &[CosignerKey]) -> Result<Vec<Cosigna
     Ok(found)
 }
 
-/// The note without its signatures by others than the log, and with these instead.
+/// The note with these signature lines added.
 ///
 /// # Errors
 /// If it is no note.

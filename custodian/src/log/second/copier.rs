@@ -119,7 +119,7 @@ impl Copier {
         loop {
             let last_time = ends.is_cancelled();
             let last = *records.borrow_and_update();
-            let newest = log.borrow_and_update().newest.clone();
+            let newest = log.borrow_and_update().best();
             let copied = self.copy(last, newest.as_ref().map(|signed| (&signed.checkpoint, signed.note.as_str())));
             let well = copied.is_ok();
             self.note(copied);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
 use super::member::{Member, Miss};
-use crate::token::{KeyKind, TokenKey};
+use crate::token::TokenKey;
 
 /// One use of a key.
 #[async_trait]
