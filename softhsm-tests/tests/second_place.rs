@@ -140,16 +140,17 @@ fn without_the_second_place_nothing_is_released_and_devices_are_still_revoked() 
     }
     extract(&dev, "after").expect(0);
     assert!(dev.scratch("after").join("file").exists());
-    // What did not leave is on record: the one that found out has two records, as its first cannot be changed.
+    // What did not leave is on record as such. One that finds out only after its record has two: the first cannot be changed.
     let (_folder, ran) = dev.stop();
     ran.expect(0);
-    let unwraps: Vec<_> = records(&folder).into_iter().filter(|record| record.operation == "Unwrap").collect();
+    let unwraps: Vec<_> =
+        records(&folder).into_iter().filter(|record| record.operation == "Unwrap").collect();
     let outcomes: Vec<_> = unwraps.iter().map(|record| record.outcome.as_str()).collect();
     assert_eq!(outcomes.first(), Some(&"OK"));
     assert_eq!(outcomes.last(), Some(&"OK"));
     let denied: Vec<_> = unwraps.iter().filter(|record| record.outcome == "LEDGER_UNAVAILABLE").collect();
-    assert!(denied[0].detail.contains("what it allows did not leave"), "{:?}", denied[0]);
-    assert!(denied.iter().any(|record| record.detail.contains("does not take records")), "{denied:?}");
+    assert!(denied.len() >= 2, "{denied:?}");
+    assert!(denied.iter().all(|record| record.detail.contains("second place")), "{denied:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,7 +120,9 @@ fn what_witnesses_cosign_is_proven_offline_and_a_rolled_back_log_is_not_cosigned
     drop(witnesses.pop());
     let receipt = extract(&dev, "three");
     verify_receipt(&dev, &receipt, &both, "1").expect(0);
-    verify_receipt(&dev, &receipt, &both, "2").expect(5).says("1 of 2 cosignatures are there, none by two.example");
+    verify_receipt(&dev, &receipt, &both, "2")
+        .expect(5)
+        .says("1 of 2 cosignatures are there, none by two.example");
 
     // The ledger, and all that it remembers by itself, put back to what it was: only the witness knows better.
     let folder = dev.kill();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     connection::Connection,
     csv,
-    log::{ExportArgs, ProveArgs, VerifyArgs},
+    log::{CompareArgs, ExportArgs, ForgetArgs, ProveArgs, VerifyArgs},
     message::note,
     opened::OpenedArgs,
     output::{Style, print},
@@ -66,6 +66,8 @@ pub(super) enum AuditCommand {
     Witness(WitnessCommand),
     Prove(ProveArgs),
     Export(ExportArgs),
+    Compare(CompareArgs),
+    Forget(ForgetArgs),
 }
 
 /// What a list is written as, for other programs.
@@ -83,6 +85,8 @@ impl AuditCommand {
             Self::Verify(args) => args.run(connection, interrupt),
             Self::Prove(args) => args.run(connection, interrupt),
             Self::Export(args) => args.run(connection, interrupt),
+            Self::Forget(args) => args.run(interrupt),
+            Self::Compare(args) => args.run(interrupt),
             Self::Witness(command) => command.run(interrupt),
             Self::Opened(args) => args.run(connection, interrupt),
             Self::Ls { filter, limit, newest, format, style, proof } => {

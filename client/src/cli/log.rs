@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use custodian_proto::tlog::{Cosignature, Receipt, VerifierKey};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -10,14 +11,14 @@ use super::{
     message::note,
     output::{Style, print},
     view::RecordView,
-    when::{local, rfc3339},
+    when::{local, parse_instant, rfc3339},
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     log::{
-        Memory, Part, Proven, Source, export, prove_receipt, read_log_key, read_receipt, read_witness_key,
-        require_cosignatures, verify, write_receipt,
+        Memory, Part, Proven, Removal, Retention, Source, compare, export, forget, prove_receipt,
+        read_log_key, read_receipt, read_witness_key, require_cosignatures, verify, write_receipt,
     },
     progress::Progress,
 };
@@ -67,7 +68,8 @@ impl Witnesses {
 }
 
 fn cosigned_by(cosignatures: &[Cosignature]) -> String {
-    let by = |cosignature: &Cosignature| format!("{} at {}", cosignature.name, local(Some(&time_of(cosignature))));
+    let by =
+        |cosignature: &Cosignature| format!("{} at {}", cosignature.name, local(Some(&time_of(cosignature))));
     cosignatures.iter().map(by).collect::<Vec<_>>().join(", ")
 }
 
@@ -110,6 +112,9 @@ struct VerifiedView {
     records_checked: u64,
     begins_with: Option<u64>,
     cosignatures: Vec<CosignatureView>,
+    /// Payloads that are not there any more, on purpose.
+    records_removed: u64,
+    removals: Vec<Removal>,
     state: String,
 }
 
@@ -145,6 +150,8 @@ impl VerifyArgs {
             records_checked: verified.records,
             begins_with: verified.begins_with,
             cosignatures: views(cosignatures.clone()),
+            records_removed: verified.removed,
+            removals: self.folder.as_deref().map(Retention::read).transpose()?.unwrap_or_default().removals,
             state: memory.path().display().to_string(),
         };
         let grown = match verified.begins_with {
@@ -157,9 +164,58 @@ impl VerifyArgs {
             ("checked", format!("{} records: each is the one that was logged", view.records_checked)),
             ("grown", grown),
             ("cosigned by", cosigned_by(&cosignatures)),
+            ("removed", removed(&view)),
             ("remembered in", view.state.clone()),
         ];
         self.style.one(&view, &facts)
+    }
+}
+
+/// What is not there any more, since when, and who did it.
+fn removed(view: &VerifiedView) -> String {
+    if view.records_removed == 0 {
+        return String::new();
+    }
+    let each = view.removals.iter().map(|removal| {
+        let Removal { time, by, reason, first, last } = removal;
+        format!("{first} to {last} at {time} by {by} ({reason})")
+    });
+    let each: Vec<_> = each.collect();
+    format!(
+        "the payloads of {} records, under retention; their hashes are right: {}",
+        view.records_removed,
+        each.join(", ")
+    )
+}
+
+/// Remove the payloads of old records from a copy of the log. Their hashes stay, so that everything still verifies
+#[derive(Debug, clap::Args)]
+pub(super) struct ForgetArgs {
+    /// An export, or a second place
+    folder: PathBuf,
+    /// Records from before this time, in whole bundles of 256
+    #[arg(long, value_name = "TIME", value_parser = parse_instant)]
+    before: Timestamp,
+    /// Who does it; stands in the folder's retention list
+    #[arg(long, value_name = "NAME")]
+    by: String,
+    /// Why; stands there as well
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    key: LogKey,
+}
+
+impl ForgetArgs {
+    /// Removes.
+    pub(super) fn run(&self, interrupt: &Interrupt) -> Result<()> {
+        let said = (self.by.as_str(), self.reason.as_str());
+        let removed = forget(&self.folder, &self.key.read()?, self.before, said, &Quiet(interrupt))?;
+        note(&match removed {
+            Some(Removal { first, last, .. }) => format!("removed the payloads of records {first} to {last}"),
+            None => "there is no whole bundle of 256 records that old".to_owned(),
+        });
+        Ok(())
     }
 }
 
@@ -207,6 +263,40 @@ impl ExportArgs {
             self.folder.display()
         ));
         Ok(())
+    }
+}
+
+/// Compare two copies of the log, offline: one must begin with the other
+#[derive(Debug, clap::Args)]
+pub(super) struct CompareArgs {
+    /// An export, or a second place
+    one: PathBuf,
+    /// Another one
+    other: PathBuf,
+    #[command(flatten)]
+    key: LogKey,
+    #[command(flatten)]
+    style: Style,
+}
+
+#[derive(Serialize)]
+struct ComparedView {
+    log: String,
+    shorter: u64,
+    longer: u64,
+}
+
+impl CompareArgs {
+    /// Compares.
+    pub(super) fn run(&self, interrupt: &Interrupt) -> Result<()> {
+        let compared = compare((&self.one, &self.other), &self.key.read()?, &Quiet(interrupt))?;
+        let (shorter, longer) = (compared.shorter.size, compared.longer.size);
+        let view = ComparedView { log: compared.longer.origin, shorter, longer };
+        let facts = [
+            ("log", view.log.clone()),
+            ("same", format!("the first {shorter} records; the longer copy has {longer}")),
+        ];
+        self.style.one(&view, &facts)
     }
 }
 

@@ -94,7 +94,8 @@ impl Opened {
     }
 
     fn cells(&self) -> Vec<String> {
-        let ids = |names: &BTreeSet<String>| names.iter().map(|name| id_of(name)).collect::<Vec<_>>().join(" ");
+        let ids =
+            |names: &BTreeSet<String>| names.iter().map(|name| id_of(name)).collect::<Vec<_>>().join(" ");
         vec![
             self.wrapped_key_sha256.clone(),
             self.times.to_string(),
@@ -107,7 +108,8 @@ impl Opened {
     }
 
     fn csv(&self) -> String {
-        let names = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
+        let names =
+            |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
         let (times, first, last) =
             (self.times.to_string(), self.first_sequence.to_string(), self.last_sequence.to_string());
         csv::row([

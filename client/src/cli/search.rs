@@ -134,9 +134,11 @@ impl ProofArgs {
 fn whole_id(key: &WhichKey) -> Result<KeyId> {
     match key {
         WhichKey::Id(id) => Ok(*id),
-        WhichKey::Like(like) => {
-            Err(Error::new(Kind::Usage, format!("cannot find the key {like:?}"), "offline there are no labels")
-                .hint("give the key's whole id, as records have it"))
-        }
+        WhichKey::Like(like) => Err(Error::new(
+            Kind::Usage,
+            format!("cannot find the key {like:?}"),
+            "offline there are no labels",
+        )
+        .hint("give the key's whole id, as records have it")),
     }
 }

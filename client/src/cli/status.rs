@@ -27,6 +27,13 @@ struct StatusView {
     token: TokenView,
     tokens: Vec<TokenView>,
     log: LogView,
+    siem: Option<SiemView>,
+}
+
+#[derive(Serialize)]
+struct SiemView {
+    received: u64,
+    trouble: String,
 }
 
 #[derive(Serialize)]
@@ -96,22 +103,33 @@ impl StatusArgs {
             facts.extend(status.tokens.iter().map(|one| ("", format!("{} is {}", one.name, state(one)))));
         }
         facts.extend(log.witnesses.iter().map(|witness| ("witness", witness_state(witness))));
+        facts.extend(status.siem.iter().map(|siem| ("SIEM", siem_state(siem))));
         let view = StatusView {
             version: status.version,
             start_time: rfc3339(status.start_time.as_ref()),
             record_count: status.record_count,
             token: token.into(),
             tokens: status.tokens.into_iter().map(TokenView::from).collect(),
+            siem: status.siem.map(|siem| SiemView { received: siem.received, trouble: siem.trouble }),
             log: LogView {
                 name: log.name,
                 checkpoint_size: log.checkpoint_size,
                 checkpoint_time: rfc3339(log.checkpoint_time.as_ref()),
                 trouble: log.trouble,
                 witnesses: log.witnesses.into_iter().map(WitnessView::from).collect(),
-                copy: log.copy.map(|copy| CopyView { record_count: copy.record_count, trouble: copy.trouble }),
+                copy: log
+                    .copy
+                    .map(|copy| CopyView { record_count: copy.record_count, trouble: copy.trouble }),
             },
         };
         self.style.one(&view, &facts)
+    }
+}
+
+fn siem_state(siem: &v1::SiemStatus) -> String {
+    match siem.trouble.as_str() {
+        "" => format!("has received {} records", siem.received),
+        trouble => format!("has received {} records; now: {trouble}", siem.received),
     }
 }
 

@@ -51,8 +51,10 @@ impl WitnessCommand {
                 for log in witness.logs() {
                     note(&format!("watching {}", log.name()));
                 }
-                let cannot = |why: std::io::Error| Error::new(Kind::Local, format!("cannot listen on {listen}"), why);
-                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(cannot)?;
+                let cannot =
+                    |why: std::io::Error| Error::new(Kind::Local, format!("cannot listen on {listen}"), why);
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(cannot)?;
                 // If nobody reads it, there is nobody to tell.
                 let ready = |address| drop(print(&format!("ready {address}\n")));
                 runtime.block_on(serve(witness, listen, ready, note, interrupt.wait())).map_err(cannot)

@@ -1,9 +1,11 @@
 //! Checking the log: that it is the one that was signed, that it only grew, and that one record is in it. All of it with
 //! the log's public key alone, whether the log comes from a custodian or from a folder.
 
+mod compare;
 mod export;
 mod memory;
 mod receipt;
+mod retention;
 mod search;
 mod source;
 mod verify;
@@ -15,10 +17,12 @@ use custodian_proto::tlog::{Flaw, VerifierKey};
 
 use crate::error::{Error, Kind, Result};
 
+pub use compare::{Compared, compare};
 pub use export::{Exported, export};
 pub use memory::Memory;
 pub(crate) use memory::write_durably;
 pub use receipt::{Proven, prove_receipt, read_receipt, record_of, write_receipt};
+pub use retention::{Removal, Retention, forget};
 pub use search::{matches, search};
 pub use source::Source;
 pub use verify::{Part, Verified, verify};

@@ -6,10 +6,7 @@ use custodian_proto::{
 };
 use prost::Message as _;
 
-use super::{
-    Part, Source, Verified, broken,
-    verify::verify_each,
-};
+use super::{Part, Source, Verified, broken, verify::verify_each};
 use crate::{error::Result, progress::Progress};
 
 /// The outcome that a filter for all refusals and faults asks for.
@@ -54,7 +51,10 @@ pub fn search(
         let record = v1::Record::decode(entry)
             .map_err(|error| broken(what, format!("entry {sequence} is no record: {error}")))?;
         if record.sequence != sequence {
-            return Err(broken(what, format!("record {sequence} says that it is record {}", record.sequence)));
+            return Err(broken(
+                what,
+                format!("record {sequence} says that it is record {}", record.sequence),
+            ));
         }
         if matches(filter, &record) { found(record) } else { Ok(()) }
     })

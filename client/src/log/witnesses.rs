@@ -27,7 +27,11 @@ pub fn read_witness_key(text: &str) -> Result<CosignerKey> {
 ///
 /// # Errors
 /// [`Kind::Integrity`] if they are fewer.
-pub fn require_cosignatures(note: &str, witnesses: &[CosignerKey], quorum: usize) -> Result<Vec<Cosignature>> {
+pub fn require_cosignatures(
+    note: &str,
+    witnesses: &[CosignerKey],
+    quorum: usize,
+) -> Result<Vec<Cosignature>> {
     let what = "the checkpoint is not witnessed";
     let found = cosignature::cosignatures(note, witnesses).map_err(|flaw| broken(what, flaw))?;
     if found.len() >= quorum {

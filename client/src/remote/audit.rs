@@ -57,7 +57,8 @@ impl Remote {
                 page_token,
                 newest_first: order == Order::NewestFirst,
             };
-            let page = self.call(what, async |service| client(service).list_records(request.clone()).await)?;
+            let page =
+                self.call(what, async |service| client(service).list_records(request.clone()).await)?;
             page_token = page.next_page_token;
             let more = !page_token.is_empty() || page.records.len() > left;
             for record in page.records.into_iter().take(left) {

@@ -57,12 +57,14 @@ impl Folder {
         }
         let secret = Zeroizing::new(format!("{name}\n{}\n", hex::encode(seed.as_ref())));
         let mut file = OpenOptions::new();
-        let mut file = file.write(true).create_new(true).mode(0o600).open(path.join(SECRET)).map_err(|error| {
-            cannot(&error).hint("a witness's key is never replaced: choose another folder")
-        })?;
+        let mut file =
+            file.write(true).create_new(true).mode(0o600).open(path.join(SECRET)).map_err(|error| {
+                cannot(&error).hint("a witness's key is never replaced: choose another folder")
+            })?;
         file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| cannot(&error))?;
         let folder = Self { path: path.to_owned() };
-        write_durably(&path.join(PUBLIC), path, format!("{key}\n").as_bytes()).map_err(|error| cannot(&error))?;
+        write_durably(&path.join(PUBLIC), path, format!("{key}\n").as_bytes())
+            .map_err(|error| cannot(&error))?;
         Ok((folder, key))
     }
 
@@ -80,9 +82,9 @@ impl Folder {
         let path = self.path.join(SECRET);
         let what = format!("cannot use the witness's key {}", path.display());
         let cannot = |why: &dyn std::fmt::Display| Error::new(Kind::Local, &what, why);
-        let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
-            cannot(&error).hint("custodianctl audit witness init makes it")
-        })?;
+        let text = fs::read_to_string(&path)
+            .map(Zeroizing::new)
+            .map_err(|error| cannot(&error).hint("custodianctl audit witness init makes it"))?;
         let no_key = || cannot(&"it is none: a name and 64 hex digits, on two lines");
         let (name, seed) = text.trim_ascii_end().split_once('\n').ok_or_else(no_key)?;
         let seed = hex::decode(seed).map(Zeroizing::new).map_err(|_| no_key())?;
@@ -169,7 +171,10 @@ impl Folder {
     }
 }
 
-fn public(name: &str, pair: &Ed25519KeyPair) -> std::result::Result<CosignerKey, custodian_proto::tlog::Flaw> {
+fn public(
+    name: &str,
+    pair: &Ed25519KeyPair,
+) -> std::result::Result<CosignerKey, custodian_proto::tlog::Flaw> {
     let mut key = [0; 32];
     key.copy_from_slice(pair.public_key().as_ref());
     CosignerKey::new(name, key)

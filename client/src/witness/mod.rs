@@ -93,7 +93,11 @@ impl Witness {
         if let Err(flaw) = merkle::verify_consistency(last, next, &proof) {
             // Signed by the log, and not what it signed before: this may be the only copy.
             folder.keep_evidence(request).map_err(|error| Answer::Failed(error.to_string()))?;
-            let answer = if old == new.size { Answer::Conflict(size) } else { Answer::NotConsistent(flaw.to_string()) };
+            let answer = if old == new.size {
+                Answer::Conflict(size)
+            } else {
+                Answer::NotConsistent(flaw.to_string())
+            };
             return Err(answer);
         }
         folder.remember(log, &note).map_err(|error| Answer::Failed(error.to_string()))?;
@@ -102,13 +106,17 @@ impl Witness {
 
     /// Signs the note's text, extension lines included.
     fn line(&self, new: &Checkpoint, note: &str, now: Timestamp) -> std::result::Result<String, Answer> {
-        let time = u64::try_from(now.as_second()).map_err(|_| Answer::Failed("the clock is wrong".to_owned()))?;
+        let time =
+            u64::try_from(now.as_second()).map_err(|_| Answer::Failed("the clock is wrong".to_owned()))?;
         // What was opened begins with these lines, and ends before the signatures.
         let text = note.rfind("\n\n").map(|end| &note[..=end]);
-        let text = text.ok_or_else(|| Answer::Failed(format!("the checkpoint of {} has no text", new.origin)))?;
+        let text =
+            text.ok_or_else(|| Answer::Failed(format!("the checkpoint of {} has no text", new.origin)))?;
         let signature = self.pair.sign(cosignature::message(time, text).as_bytes());
-        let signature: &[u8; 64] =
-            signature.as_ref().try_into().map_err(|_| Answer::Failed("the signature has no 64 bytes".to_owned()))?;
+        let signature: &[u8; 64] = signature
+            .as_ref()
+            .try_into()
+            .map_err(|_| Answer::Failed("the signature has no 64 bytes".to_owned()))?;
         Ok(self.key.line(time, signature))
     }
 }

@@ -112,7 +112,9 @@ async fn answer(
             return response;
         }
         Answer::NotConsistent(why) => {
-            say(&format!("{peer} sent a signed checkpoint that does not fit what was signed before: {why}. It is kept in evidence/"));
+            say(&format!(
+                "{peer} sent a signed checkpoint that does not fit what was signed before: {why}. It is kept in evidence/"
+            ));
             (StatusCode::UNPROCESSABLE_ENTITY, why + "\n")
         }
         Answer::Failed(why) => {

@@ -45,6 +45,7 @@ impl StatusService for Api {
                 trouble: copy.trouble.unwrap_or_default(),
             }),
         };
+        let siem = self.siem.as_ref().map(|siem| siem.borrow().clone());
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(timestamp(self.started)),
@@ -52,6 +53,10 @@ impl StatusService for Api {
             token: Some(status(self.custodian.token().health())),
             tokens: each.collect(),
             log: Some(log),
+            siem: siem.map(|siem| v1::SiemStatus {
+                received: siem.received,
+                trouble: siem.trouble.unwrap_or_default(),
+            }),
         }))
     }
 }

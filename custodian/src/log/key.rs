@@ -54,7 +54,8 @@ pub async fn make_log_key(
 pub(super) fn id(verifier: &VerifierKey) -> Result<KeyId, LogKeyError> {
     let bad = |why: &str| LogKeyError::NotServed(format!("the log key {}: {why}", verifier.name()));
     let spki = verifier.spki();
-    let info = spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).map_err(|_| bad("it is no public key"))?;
+    let info =
+        spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).map_err(|_| bad("it is no public key"))?;
     Ok(KeyId::of_public_key(info.subject_public_key.raw_bytes()))
 }
 

@@ -227,6 +227,22 @@ async fn a_log_key_that_the_token_does_not_serve_is_named() {
 }
 
 #[tokio::test]
+async fn a_log_that_has_an_ecdsa_key_keeps_it() {
+    let scene = Scene::new().await;
+    assert!(scene.log.verifier().spki().len() == 44, "Ed25519, as the token can");
+    let token = MemoryToken::new(KeyWrapping::OaepSha256);
+    let template = KeyTemplate { label: "log".to_owned(), kind: crate::token::KeyKind::EcdsaP256Sign };
+    let key = token.generate(template, Instant::now() + PATIENCE).await.unwrap();
+    let verifier = VerifierKey::of_spki("old.example/log-1", &key.spki).unwrap();
+    let token = Arc::new(Away { token, away: AtomicBool::new(false) });
+    let scene = Scene::in_directory(tempfile::tempdir().unwrap(), token, verifier.clone()).await;
+    let receipt = scene.log.receipt(scene.settle().await).await.unwrap_or_else(|denial| panic!("{denial}"));
+    assert_eq!(receipt.verify(&verifier).unwrap().origin, "old.example/log-1");
+    let scene = scene.restart().await;
+    scene.covered(scene.settle().await).await;
+}
+
+#[tokio::test]
 async fn a_restart_goes_on_from_the_checkpoint_that_was_kept() {
     let scene = Scene::new().await;
     for _ in 0..3 {

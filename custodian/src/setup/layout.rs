@@ -203,6 +203,7 @@ impl Plan {
             ca: RawCa { certificate: "ca.crt".into() },
             ledger: RawLedger::at("ledger.db"),
             log: Some(RawLog::of_key(log_key::PATH)),
+            siem: None,
             sessions: RawSessions::default(),
             budget: RawBudget::default(),
             certificates: RawCertificates::default(),

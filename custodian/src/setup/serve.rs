@@ -51,6 +51,7 @@ pub async fn serve(
     let routes = routes(&parts, config.reflection, &shutdown)?;
     let no_more_records = CancellationToken::new();
     let signing = tokio::spawn(Arc::clone(&parts.log).keep_signing(no_more_records.clone()));
+    let streaming = parts.siem.take().map(|siem| tokio::spawn(siem.keep_sending(shutdown.clone())));
     let refresh = config.cosigners_within / 3;
     let cosigning = tokio::spawn(Arc::clone(&parts.log).keep_cosigned(refresh, shutdown.clone()));
     let no_more_checkpoints = CancellationToken::new();
@@ -74,6 +75,11 @@ pub async fn serve(
     no_more_records.cancel();
     if let Err(error) = signing.await {
         tracing::error!("the last checkpoint of the log is not signed: {error}");
+    }
+    if let Some(streaming) = streaming
+        && let Err(error) = streaming.await
+    {
+        tracing::error!("the stream to the SIEM did not end well: {error}");
     }
     if let Err(error) = cosigning.await {
         tracing::error!("the witnesses were not asked to the end: {error}");

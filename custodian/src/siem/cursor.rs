@@ -16,7 +16,10 @@ impl Cursor {
     pub(super) fn read(&self) -> io::Result<u64> {
         match fs::read_to_string(&self.path) {
             Ok(text) => text.trim_end().parse().map_err(|_| {
-                let why = format!("{}: it is no number; remove it, and all records are sent again", self.path.display());
+                let why = format!(
+                    "{}: it is no number; remove it, and all records are sent again",
+                    self.path.display()
+                );
                 io::Error::new(io::ErrorKind::InvalidData, why)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),

@@ -149,7 +149,8 @@ impl FromStr for CosignerKey {
     type Err = Flaw;
 
     fn from_str(text: &str) -> Result<Self, Flaw> {
-        let no_key = || malformed("a witness's key reads NAME+ID+KEY, on one line, of type 4 (Ed25519 cosignatures)");
+        let no_key =
+            || malformed("a witness's key reads NAME+ID+KEY, on one line, of type 4 (Ed25519 cosignatures)");
         let (name, rest) = text.trim_ascii_end().split_once('+').ok_or_else(no_key)?;
         let (id, key) = rest.split_once('+').ok_or_else(no_key)?;
         let key = STANDARD.decode(key).map_err(|_| no_key())?;
@@ -158,7 +159,9 @@ impl FromStr for CosignerKey {
             _ => return Err(no_key()),
         };
         if hex::encode(key.id()) != id.to_ascii_lowercase() {
-            return Err(malformed("the id in the witness's key is not that of its key: was it copied in full?"));
+            return Err(malformed(
+                "the id in the witness's key is not that of its key: was it copied in full?",
+            ));
         }
         Ok(key)
     }
@@ -241,7 +244,9 @@ U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
 
     #[test]
     fn what_is_no_witness_key_is_refused() {
-        for wrong in [LOG, "", "a+b", "a+b+c", &WITNESSES[0].replace("da77ade7", "da77ade8"), &WITNESSES[0][..60]] {
+        for wrong in
+            [LOG, "", "a+b", "a+b+c", &WITNESSES[0].replace("da77ade7", "da77ade8"), &WITNESSES[0][..60]]
+        {
             assert!(matches!(wrong.parse::<CosignerKey>(), Err(Flaw::Malformed(_))), "{wrong}");
         }
     }

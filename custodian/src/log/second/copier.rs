@@ -59,11 +59,7 @@ impl Copier {
     ///
     /// # Errors
     /// [`CopyError::Foreign`]: what is there is not the beginning of this log.
-    pub async fn open(
-        ledger: Arc<dyn Ledger>,
-        log: Arc<Log>,
-        config: CopyConfig,
-    ) -> Result<Self, CopyError> {
+    pub async fn open(ledger: Arc<dyn Ledger>, log: Arc<Log>, config: CopyConfig) -> Result<Self, CopyError> {
         let state = watch::Sender::new(CopyState::default());
         let mut copier = Self { ledger, log, config, folder: None, state, runtime: Handle::current() };
         let (sender, looked) = oneshot::channel();
@@ -120,7 +116,8 @@ impl Copier {
             let last_time = ends.is_cancelled();
             let last = *records.borrow_and_update();
             let newest = log.borrow_and_update().best();
-            let copied = self.copy(last, newest.as_ref().map(|signed| (&signed.checkpoint, signed.note.as_str())));
+            let copied =
+                self.copy(last, newest.as_ref().map(|signed| (&signed.checkpoint, signed.note.as_str())));
             let well = copied.is_ok();
             self.note(copied);
             if last_time {

@@ -75,6 +75,25 @@ impl Log {
     }
 }
 
+/// What a policy can ask of the witnesses: `context.cosigners`.
+#[derive(Clone)]
+pub struct Cosigners {
+    log: Arc<Log>,
+    within: SignedDuration,
+}
+
+impl Cosigners {
+    /// Those of a log whose cosignatures are younger than `within`.
+    pub fn of(log: Arc<Log>, within: SignedDuration) -> Self {
+        Self { log, within }
+    }
+
+    /// How many there are. Kept with the checkpoint, so a restart changes nothing.
+    pub fn count(&self, now: Timestamp) -> u32 {
+        self.log.cosigners(self.within, now)
+    }
+}
+
 impl LogState {
     /// The newest checkpoint, with the cosignatures that it has by now.
     pub fn best(&self) -> Option<Arc<SignedCheckpoint>> {

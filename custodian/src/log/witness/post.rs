@@ -34,7 +34,9 @@ impl FromStr for WitnessUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
         if uri.scheme_str() != Some("http") {
-            return Err(format!("{text:?}: give http://HOST:PORT/; what a witness signs needs no TLS to be believed"));
+            return Err(format!(
+                "{text:?}: give http://HOST:PORT/; what a witness signs needs no TLS to be believed"
+            ));
         }
         let host = uri.host().ok_or_else(|| format!("{text:?} has no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));

@@ -44,7 +44,9 @@ impl Log {
                 asked.is_none_or(|(size, when)| size != newest.checkpoint.size || when.elapsed() >= refresh)
                     || resting.iter().flatten().any(|until| *until <= Instant::now())
             };
-            if let Some(newest) = newest.filter(|newest| is_due(newest)) {
+            // There is nothing to witness in an empty log.
+            let newest = newest.filter(|newest| newest.checkpoint.size > 0 && is_due(newest));
+            if let Some(newest) = newest {
                 asked = Some((newest.checkpoint.size, Instant::now()));
                 self.round(&newest, &mut known, &mut resting).await;
             }
@@ -55,7 +57,12 @@ impl Log {
         }
     }
 
-    async fn round(&self, signed: &Arc<SignedCheckpoint>, known: &mut [u64], resting: &mut [Option<Instant>]) {
+    async fn round(
+        &self,
+        signed: &Arc<SignedCheckpoint>,
+        known: &mut [u64],
+        resting: &mut [Option<Instant>],
+    ) {
         let mut asking = JoinSet::new();
         for (place, witness) in self.witnesses.iter().enumerate() {
             if resting[place].is_some_and(|until| until > Instant::now()) {
@@ -139,7 +146,9 @@ async fn ask(
                 let cosigned = witness.key.cosigned(&format!("{plain}{answer}"));
                 let cosigned = cosigned.map_err(|flaw| format!("its answer makes no sense: {flaw}"))?;
                 *known = size;
-                return cosigned.ok_or_else(|| "its answer has no right signature by the key that is configured".to_owned());
+                return cosigned.ok_or_else(|| {
+                    "its answer has no right signature by the key that is configured".to_owned()
+                });
             }
             StatusCode::CONFLICT => match witness::size(&answer) {
                 Ok(seen) if seen > size => {
@@ -156,9 +165,13 @@ async fn ask(
                 Err(_) => return Err("it does not tell how many records it has seen".to_owned()),
             },
             StatusCode::UNPROCESSABLE_ENTITY => {
-                return Err(format!("it says that this log does not begin with the {old} records that it has cosigned"));
+                return Err(format!(
+                    "it says that this log does not begin with the {old} records that it has cosigned"
+                ));
             }
-            StatusCode::NOT_FOUND => return Err("it does not watch this log: give it keys/log.pub".to_owned()),
+            StatusCode::NOT_FOUND => {
+                return Err("it does not watch this log: give it keys/log.pub".to_owned());
+            }
             StatusCode::FORBIDDEN => return Err("it knows another key of this log".to_owned()),
             status => return Err(format!("it answers with HTTP status {status}")),
         }
