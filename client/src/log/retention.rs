@@ -96,16 +96,22 @@ pub fn forget(
     let source = Source::Folder(folder);
     let verified = verify(source, key, None, Part::All, progress)?;
     let mut retention = Retention::read(folder)?;
+    let nothing =
+        tiles::bundle([[].as_slice(); WIDTH]).map_err(|flaw| Error::new(Kind::Local, WHAT, flaw))?;
     let mut old: Option<RangeInclusive<u64>> = None;
     for index in 0..verified.checkpoint.size / WIDTH as u64 {
         progress::check(progress)?;
         let first = index * WIDTH as u64 + 1;
         let last = first + WIDTH as u64 - 1;
+        let entries = source.entries(index, WIDTH)?;
         if retention.covers(first) {
+            // An earlier run may have been cut off between the list and the bundles.
+            if entries.iter().any(|entry| !entry.is_empty()) {
+                put(folder, &bundle_path(index, WIDTH), &nothing)?;
+            }
             continue;
         }
         // Times need not follow the numbers, but removing ends at the first bundle that is not all old.
-        let entries = source.entries(index, WIDTH)?;
         if !entries.iter().all(|entry| is_before(entry, before)) {
             break;
         }
@@ -125,8 +131,6 @@ pub fn forget(
     let lines: String =
         lines.collect::<serde_json::Result<_>>().map_err(|error| Error::new(Kind::Local, WHAT, error))?;
     put(folder, LIST, lines.as_bytes())?;
-    let nothing =
-        tiles::bundle([[].as_slice(); WIDTH]).map_err(|flaw| Error::new(Kind::Local, WHAT, flaw))?;
     for index in (removal.first - 1) / WIDTH as u64..removal.last / WIDTH as u64 {
         debug_assert_eq!(Tile { level: 0, index }.width(verified.checkpoint.size), WIDTH);
         put(folder, &bundle_path(index, WIDTH), &nothing)?;
