@@ -293,7 +293,7 @@ fn a_proven_search_finds_what_was_logged_and_nothing_in_a_log_that_was_changed()
     let folder = tempfile::tempdir().unwrap();
     let record = |sequence: u64| v1::Record {
         sequence,
-        user: if sequence % 3 == 0 { "users/anna".into() } else { "users/bob".into() },
+        user: if sequence.is_multiple_of(3) { "users/anna".into() } else { "users/bob".into() },
         ..v1::Record::default()
     };
     let all: Vec<_> = (1..=400).map(|sequence| record(sequence).encode_to_vec()).collect();
