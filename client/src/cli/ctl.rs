@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use super::{
     EXIT_CODES,
     audit::AuditCommand,
+    budget::BudgetCommand,
     connection::Connection,
     device::DeviceCommand,
     envelope::completions,
@@ -48,6 +49,9 @@ enum Command {
     /// What the organisation asks for beyond device, login and role
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// How much may be unwrapped within an hour and a day
+    #[command(subcommand)]
+    Budget(BudgetCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -77,6 +81,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Key(command) => command.run(&connection, interrupt),
         Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
+        Command::Budget(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

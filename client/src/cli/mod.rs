@@ -4,6 +4,7 @@
 
 mod attest;
 mod audit;
+mod budget;
 mod connection;
 mod csv;
 mod ctl;
@@ -22,6 +23,7 @@ mod policy;
 mod progress;
 mod seal;
 mod search;
+mod several;
 mod status;
 mod text;
 mod token;

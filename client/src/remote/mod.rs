@@ -3,6 +3,7 @@
 //! A blocking face over tonic: the formats and pipelines are synchronous.
 
 pub mod audit;
+mod budgets;
 mod custody;
 mod devices;
 mod enroll;
@@ -17,6 +18,7 @@ mod tokens;
 mod users;
 mod wire;
 
+pub use budgets::Spent;
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;

@@ -249,7 +249,7 @@ impl Batch<'_> {
         self.run("SAVEPOINT grant_one")?;
         let granted = standing::hold(self, &grant.standing).and_then(|charge| {
             let changed = match &grant.change {
-                Some(change) => changes::make(self, since, change)?,
+                Some(change) => changes::make(self, tallies, since, change)?,
                 None => Changed::Done,
             };
             // Last: a charge is not in the savepoint, and nothing may fail behind it.
