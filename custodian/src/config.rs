@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::Rules,
+    authority::{ApprovalRules, LEAST_FOR_BREAK_GLASS, Rules},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -81,6 +81,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub(crate) budget: RawBudget,
     #[serde(default)]
+    pub(crate) approvals: RawApprovals,
+    #[serde(default)]
     pub(crate) certificates: RawCertificates,
     #[serde(default)]
     pub(crate) limits: RawLimits,
@@ -131,6 +133,28 @@ pub(crate) struct RawSessions {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBudget {
     pub(crate) unwraps_per_user_and_hour: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawApprovals {
+    #[serde(serialize_with = "friendly")]
+    pub(crate) lifetime: SignedDuration,
+    pub(crate) break_glass: u32,
+    #[serde(serialize_with = "friendly")]
+    pub(crate) break_glass_lifetime: SignedDuration,
+}
+
+impl RawApprovals {
+    fn check(&self) -> Result<ApprovalRules, String> {
+        let enough = NonZeroU32::new(self.break_glass).filter(|number| number.get() >= LEAST_FOR_BREAK_GLASS);
+        let least = || format!("approvals.break_glass: must be at least {LEAST_FOR_BREAK_GLASS}");
+        Ok(ApprovalRules {
+            lifetime: within_a_year("approvals.lifetime", self.lifetime)?,
+            break_glass: enough.ok_or_else(least)?,
+            break_glass_lifetime: within_a_year("approvals.break_glass_lifetime", self.break_glass_lifetime)?,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -301,6 +325,16 @@ impl Default for RawBudget {
     }
 }
 
+impl Default for RawApprovals {
+    fn default() -> Self {
+        Self {
+            lifetime: SignedDuration::from_hours(24),
+            break_glass: LEAST_FOR_BREAK_GLASS,
+            break_glass_lifetime: SignedDuration::from_hours(1),
+        }
+    }
+}
+
 impl Default for RawCertificates {
     fn default() -> Self {
         Self { device_days: 365, wrapping_key_days: 3650 }
@@ -382,6 +416,7 @@ impl RawConfig {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
                 hourly_budget: self.budget.unwraps_per_user_and_hour,
+                approvals: self.approvals.check()?,
             },
             logins_at_once: self.sessions.logins_at_once,
             lifetimes: Lifetimes {
@@ -503,6 +538,14 @@ fn positive(name: &str, duration: SignedDuration) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!("{name}: must be more than nothing")),
     }
+}
+
+fn within_a_year(name: &str, duration: SignedDuration) -> Result<SignedDuration, String> {
+    positive(name, duration)?;
+    if duration > SignedDuration::from_hours(366 * 24) {
+        return Err(format!("{name}: may be 366 days"));
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]

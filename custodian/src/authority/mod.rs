@@ -1,5 +1,6 @@
 //! Who may do what: devices, users, sessions, keys, and the [`Permit`] that follows from all of them together (law 3).
 
+mod approval;
 mod caller;
 mod device;
 mod floodgate;
@@ -13,6 +14,10 @@ mod session;
 mod throttle;
 mod user;
 
+pub use approval::{
+    Approval, ApprovalId, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, AskedRequest,
+    Ending, LEAST_FOR_BREAK_GLASS, Vote, Waiting, Weight,
+};
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
 pub use floodgate::Floodgate;

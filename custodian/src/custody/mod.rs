@@ -15,13 +15,13 @@ use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-pub use denial::{Denial, Fault};
+pub use denial::{Denial, Fault, Unapproved};
 pub use keys::Attestation;
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 
 use crate::{
-    authority::{Authority, Caller},
+    authority::{Asked, Authority, Caller},
     ledger::{Intent, Ledger},
     token::Token,
 };
@@ -75,6 +75,8 @@ pub struct Call {
     pub arrived: Instant,
     /// Who asks.
     pub caller: Caller,
+    /// The request, if an approval may be bound to it.
+    pub asked: Asked,
     /// Its place among the calls that are served at once.
     pub place: Place,
 }
@@ -95,7 +97,8 @@ impl From<OwnedSemaphorePermit> for Place {
 impl Call {
     /// The intent of this call to do `operation`.
     pub fn intent(&self, operation: &'static str) -> Intent {
-        Intent::new(self.request_id, self.arrived, operation, &self.caller)
+        let asked = self.asked.clone();
+        Intent { asked, ..Intent::new(self.request_id, self.arrived, operation, &self.caller) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,8 +21,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Policy,
-        PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        ApprovalRules, Asked, Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate,
+        PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -123,6 +124,11 @@ impl Scene {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
             hourly_budget: 100,
+            approvals: ApprovalRules {
+                lifetime: SignedDuration::from_hours(24),
+                break_glass: NonZeroU32::new(2).unwrap(),
+                break_glass_lifetime: SignedDuration::from_hours(1),
+            },
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
@@ -152,7 +158,13 @@ impl Scene {
             user: identity.user,
             spent: identity.spent,
         };
-        Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
+        Call {
+            request_id: Uuid::now_v7(),
+            arrived: Instant::now(),
+            caller,
+            asked: Asked::NotKept,
+            place: Place::default(),
+        }
     }
 
     fn request(&self) -> UnwrapRequest {

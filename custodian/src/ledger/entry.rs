@@ -1,12 +1,14 @@
 //! What of an attempt goes into the log.
 
 use custodian_proto::{
+    approval::Glass,
     limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
     v1,
 };
 use jiff::Timestamp;
 
 use super::{Change, Intent, about::About};
+use crate::authority::{Approval, Ending, Weight};
 
 /// The record of an attempt as far as it is known when it begins: without sequence, outcome, detail and duration.
 pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
@@ -26,6 +28,8 @@ pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
         outcome: String::new(),
         detail: String::new(),
         duration_us: 0,
+        approval: String::new(),
+        break_glass: false,
     }
 }
 
@@ -60,7 +64,21 @@ pub(super) fn ending(
     record
 }
 
-fn clean_claims(claims: &v1::Claims) -> v1::Claims {
+/// Marks the record of an attempt that asked for this approval, gave it, denied it or used it.
+pub(super) fn mark(record: &mut v1::Record, approval: &Approval) {
+    record.approval = approval.id.resource_name();
+    record.break_glass = approval.request.glass == Glass::Broken;
+    if approval.ending != Some(Ending::Used { sequence: record.sequence }) {
+        return;
+    }
+    let approvers = approval.votes.iter().filter(|vote| vote.weight == Weight::Counts);
+    let approvers: Vec<_> = approvers.map(|vote| vote.user.resource_name()).collect();
+    let by = format!("approved by {}", approvers.join(", "));
+    let detail = if record.detail.is_empty() { by } else { format!("{by}; {}", record.detail) };
+    record.detail = clean(&detail, MAX_TEXT_LEN);
+}
+
+pub(super) fn clean_claims(claims: &v1::Claims) -> v1::Claims {
     v1::Claims {
         file_name: clean(&claims.file_name, MAX_TEXT_LEN),
         file_size: claims.file_size,

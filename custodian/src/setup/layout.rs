@@ -27,8 +27,8 @@ use crate::{
         Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
-        RawTls, RawToken,
+        Config, RawApprovals, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog,
+        RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -205,6 +205,7 @@ impl Plan {
             log: Some(RawLog { key: log_key::PATH.into() }),
             sessions: RawSessions::default(),
             budget: RawBudget::default(),
+            approvals: RawApprovals::default(),
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],

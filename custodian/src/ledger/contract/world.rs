@@ -176,6 +176,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            approval: None,
             hourly_budget: None,
         }
     }
@@ -230,6 +231,13 @@ impl<L: Ledger> World<L> {
         let intent = Intent { user: "users/anna".to_owned(), ..intent("Unwrap") };
         let attempt = self.ledger.begin(intent);
         Ok(self.ledger.settle(attempt, Outcome::Granted(Grant { standing, change: None })).await?.0)
+    }
+
+    /// Waits until this time has come.
+    pub(crate) async fn until(&self, time: Timestamp) {
+        while let Ok(left) = Duration::try_from(time.duration_since(Timestamp::now())) {
+            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+        }
     }
 
     /// The newest record.

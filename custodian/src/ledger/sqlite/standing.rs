@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
+    approvals,
     rows::{self, micros},
     writer::{Batch, Stop},
 };
@@ -13,7 +14,8 @@ use crate::authority::{DeviceState, Roles, Session, SessionId, SpkiHash, Standin
 /// The span in which a budget is spent, in microseconds.
 const HOUR: i64 = 3_600_000_000;
 
-/// Reads again what the standing rests on. If all of it holds, charges the budget and marks the session as used.
+/// Reads again what the standing rests on. If all of it holds, uses the approval up, charges the budget and marks the session
+/// as used.
 pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     if let Some(spki) = standing.device {
         device_is_active(batch, spki)?;
@@ -39,6 +41,11 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
+    }
+    match (&session, standing.approval) {
+        (Some(session), Some(used)) => approvals::use_up(batch, &session.user, used)?,
+        (None, Some(_)) => return Err(Stop::refused(Refusal::NotLoggedIn, "an approval without a session")),
+        (_, None) => {}
     }
     let Some(session) = session else { return Ok(()) };
     if let Some(budget) = standing.hourly_budget {
