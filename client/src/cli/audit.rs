@@ -81,6 +81,9 @@ pub(super) struct FilterArgs {
     /// Unwrap, Login, RevokeDevice …
     #[arg(long, value_name = "NAME")]
     operation: Option<String>,
+    /// Only attempts to break the glass: asked for, approved, done
+    #[arg(long = "break-glass")]
+    of_break_glass: bool,
     /// From this time on: 2026-11-03T14:05:00Z, 2026-11-03, or how long ago: 24h, 7d
     #[arg(long, value_name = "TIME", value_parser = parse_instant)]
     since: Option<Timestamp>,
@@ -99,6 +102,7 @@ impl FilterArgs {
             wrapped_key_sha256: self.file_sha256.unwrap_or_default().to_ascii_lowercase(),
             operation: self.operation.unwrap_or_default(),
             outcome: self.outcome.unwrap_or_default(),
+            break_glass: self.of_break_glass,
             start_time: self.since.map(to_proto),
             end_time: self.until.map(to_proto),
         })
@@ -173,6 +177,9 @@ fn cells(record: &v1::Record) -> Vec<String> {
 /// What the attempt was about. What nobody has verified is marked so.
 fn about(record: &v1::Record) -> String {
     let mut parts: Vec<String> = Vec::new();
+    if record.break_glass {
+        parts.push("BREAK GLASS".to_owned());
+    }
     if !record.target.is_empty() {
         parts.push(record.target.clone());
     }

@@ -54,6 +54,10 @@ impl Place {
     }
 }
 
+/// Takes a ledger back to what version 5 had.
+const NEWER_THAN_5: &str = "DROP TABLE votes; DROP TABLE approvals; DROP INDEX records_break_glass;
+                            ALTER TABLE records DROP COLUMN break_glass; DROP TABLE policies;";
+
 /// What another program on this machine would open it with.
 fn other_program(path: &Path) -> Connection {
     Connection::open(path).unwrap()
