@@ -180,7 +180,7 @@ impl PolicyCommand {
                 let answer = match (view.allowed, view.approvals) {
                     (true, _) => "allowed".to_owned(),
                     (false, 0) => "refused".to_owned(),
-                    (false, needed) => format!("allowed once {needed} others have approved"),
+                    (false, needed) => format!("allowed with approval ({needed} needed)"),
                 };
                 style.one(&view, &[("answer", answer), ("because", because)])
             }

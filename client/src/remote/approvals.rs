@@ -99,8 +99,8 @@ impl Remote {
         let WaitsFor { name, needed } = waits_for;
         let id = waits_for.id();
         (patience.tell)(&format!(
-            "waits for {needed} other administrators to run: custodianctl approval approve {id}. Ctrl-C leaves the request as \
-             it is, and the same command goes on with it"
+            "waits for approval ({needed} needed): custodianctl approval approve {id}. Ctrl-C leaves the request as it is, and \
+             the same command goes on with it"
         ));
         let began = Instant::now();
         loop {

@@ -92,8 +92,8 @@ pub(super) fn approve_first(waits_for: &WaitsFor) -> String {
     let WaitsFor { name, needed } = waits_for;
     let id = waits_for.id();
     format!(
-        "it waits as {name}: have {needed} other administrators run: custodianctl approval approve {id}; then do the very \
-         same again, or wait for them with --wait"
+        "it waits as {name} ({needed} needed): have other administrators run: custodianctl approval approve {id}; then do the \
+         very same again, or wait for them with --wait"
     )
 }
 
@@ -233,7 +233,7 @@ mod tests {
             "{}",
             failure.error.why
         );
-        for part in ["approvals/17", "2 other", "custodianctl approval approve 17", "--wait"] {
+        for part in ["approvals/17", "(2 needed)", "custodianctl approval approve 17", "--wait"] {
             assert!(failure.error.hint.contains(part), "{}", failure.error.hint);
         }
         assert_eq!(failure.waits_for.unwrap().id(), "17");
