@@ -1,5 +1,7 @@
 //! The sequence, with a real ledger and a token in memory that does things at the worst moment.
 
+mod approvals;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
@@ -39,6 +41,8 @@ enum Meanwhile {
     Nothing,
     /// Somebody revokes the device; it has returned before the token answers.
     Revoked,
+    /// Somebody disables this user; it has returned before the token answers.
+    Disabled(&'static str),
     /// Somebody brings the key to this state; it has returned before the token answers.
     Stepped(KeyState),
     /// The token waits to be told to go on.
@@ -64,6 +68,10 @@ impl Token for SlowToken {
             Meanwhile::Revoked => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+            }
+            Meanwhile::Disabled(user) => {
+                let world = World { ledger: Arc::clone(&self.ledger) };
+                world.done(Change::SetUserDisabled { id: world::user_id(user), disabled: true }).await;
             }
             Meanwhile::Stepped(state) => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
