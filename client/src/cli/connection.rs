@@ -41,7 +41,8 @@ pub(super) struct Connection {
     )]
     wait: Option<Option<Duration>>,
     /// Ask others to let this get past rules of the policy that are marked so. Stands out in the log
-    #[arg(long, global = true, help_heading = "Approval")]
+    // Not global: `custodianctl audit ls --break-glass` is a filter.
+    #[arg(long, help_heading = "Approval")]
     break_glass: bool,
 }
 

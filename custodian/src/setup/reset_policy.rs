@@ -12,7 +12,7 @@ use super::parts::open_ledger;
 use crate::{
     authority::{PolicyText, Standing},
     config::Config,
-    ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
+    ledger::{Change, Grant, Intent, Missing, Outcome},
     trouble::Trouble,
 };
 
