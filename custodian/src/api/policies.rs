@@ -87,6 +87,7 @@ impl PolicyService for Api {
         let question = Question::of(&caller, "ApplyPolicy", Timestamp::now()).map(|question| Question {
             target: intent.target.clone(),
             reason: reason.clone(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
             ..question
         });
         let api = self.clone();
@@ -233,6 +234,7 @@ impl Api {
             now,
             signed_in: now,
             claims: v1::Claims::default(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
         })
     }
 
@@ -342,6 +344,8 @@ impl Known {
             now,
             signed_in: now,
             claims: record.claims.clone().unwrap_or_default(),
+            // As they are now, like users and devices.
+            cosigners: api.custodian.authority().cosigners(Timestamp::now()),
         }))
     }
 }
