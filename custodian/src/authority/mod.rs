@@ -1,6 +1,7 @@
 //! Who may do what: devices, users, sessions, keys, and the [`Permit`] that follows from all of them together (law 3).
 
 mod approval;
+mod budget;
 mod caller;
 mod device;
 mod floodgate;
@@ -17,6 +18,10 @@ mod user;
 pub use approval::{
     Approval, ApprovalId, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, AskedRequest,
     Ending, LEAST_FOR_BREAK_GLASS, Vote, Waiting, Weight,
+};
+pub use budget::{
+    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Measure, Span, SpenderKind,
+    Spenders, Tally, Window, room_of_all,
 };
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};

@@ -1,9 +1,10 @@
 //! Why an attempt gave nothing.
 
 use custodian_proto::refusal::{self, Refusal};
+use jiff::Timestamp;
 
 use crate::{
-    authority::{ApprovalRequest, Waiting},
+    authority::{ApprovalRequest, BudgetName, Waiting},
     pki::PkiError,
 };
 
@@ -21,6 +22,9 @@ pub enum Denial {
     /// Theirs, until others have approved it.
     #[error("{}", Refusal::ApprovalRequired)]
     Unapproved(Box<Unapproved>),
+    /// Theirs, for a time.
+    #[error("{0}")]
+    Paused(Box<Pause>),
     /// Ours.
     #[error(transparent)]
     Failed(#[from] Fault),
@@ -58,6 +62,7 @@ impl Denial {
         match self {
             Self::Refused { refusal, .. } => refusal.code(),
             Self::Unapproved(_) => Refusal::ApprovalRequired.code(),
+            Self::Paused(pause) => pause.refusal.code(),
             Self::Failed(fault) => fault.code(),
         }
     }
@@ -67,6 +72,7 @@ impl Denial {
         match self {
             Self::Refused { detail, .. } => detail,
             Self::Unapproved(unapproved) => &unapproved.detail,
+            Self::Paused(pause) => &pause.detail,
             Self::Failed(fault) => fault.detail(),
         }
     }
@@ -84,6 +90,26 @@ impl From<PkiError> for Denial {
             PkiError::Token(error) => error.into(),
             PkiError::Invalid(why) => Fault::Internal(why).into(),
         }
+    }
+}
+
+/// A refusal that ends by itself. Of this one the caller learns the detail, too: it is about the caller's own doings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail} ({code})", code = refusal.code())]
+pub struct Pause {
+    /// What the caller is told.
+    pub refusal: Refusal,
+    /// The first moment at which it is over, if nothing more happens until then.
+    pub until: Timestamp,
+    /// What it is, and until when.
+    pub detail: String,
+    /// The budget that is used up, if it is one.
+    pub budget: Option<BudgetName>,
+}
+
+impl From<Pause> for Denial {
+    fn from(pause: Pause) -> Self {
+        Self::Paused(Box::new(pause))
     }
 }
 

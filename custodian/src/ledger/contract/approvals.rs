@@ -268,7 +268,8 @@ pub(crate) async fn what_fails_does_not_use_the_approval_up<L: Ledger>(ledger: A
     let asked = request("it", 1);
     let id = world.waits(asked.clone()).await;
     world.approves(id, "bob").await.unwrap();
-    let exhausted = Standing { hourly_budget: Some(0), ..world.standing_on(id, &asked) };
+    let charge = world.charged(1, hourly(0)).charge;
+    let exhausted = Standing { charge, ..world.standing_on(id, &asked) };
     world.refuses(exhausted, Refusal::BudgetExhausted).await;
     let elsewhere = Standing { device: Some(SpkiHash([11; 32])), ..world.standing_on(id, &asked) };
     world.refuses(elsewhere, Refusal::NotLoggedIn).await;
