@@ -17,7 +17,7 @@ pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) refusal: Option<Refusal>,
     /// The approval that must be given first.
-    pub(super) waits_for: Option<WaitsFor>,
+    pub(super) waits_for: Option<Box<WaitsFor>>,
 }
 
 /// An approval that a refused call waits for.
@@ -62,6 +62,7 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let wait = details.retry_info().and_then(|retry| retry.retry_delay);
     let refusal = reason.and_then(Refusal::from_code);
     let waits_for = info.filter(|_| refusal == Some(Refusal::ApprovalRequired)).and_then(WaitsFor::of);
+    let waits_for = waits_for.map(Box::new);
 
     let (kind, text, hint) = match (refusal, reason) {
         // The message says what about the request is wrong.
