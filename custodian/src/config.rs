@@ -538,11 +538,8 @@ impl RawBudgets {
 
 impl Default for RawApprovals {
     fn default() -> Self {
-        Self {
-            lifetime: SignedDuration::from_hours(24),
-            break_glass: LEAST_FOR_BREAK_GLASS,
-            break_glass_lifetime: SignedDuration::from_hours(1),
-        }
+        let ApprovalRules { lifetime, break_glass, break_glass_lifetime } = ApprovalRules::default();
+        Self { lifetime, break_glass: break_glass.get(), break_glass_lifetime }
     }
 }
 

@@ -50,6 +50,17 @@ pub struct ApprovalRules {
     pub break_glass_lifetime: SignedDuration,
 }
 
+impl Default for ApprovalRules {
+    /// A day; two others, and an hour.
+    fn default() -> Self {
+        Self {
+            lifetime: SignedDuration::from_hours(24),
+            break_glass: NonZeroU32::MIN.saturating_add(1),
+            break_glass_lifetime: SignedDuration::from_hours(1),
+        }
+    }
+}
+
 /// A request as it came, kept for as long as an approval may be bound to it.
 #[derive(Clone, Default)]
 pub enum Asked {

@@ -4,7 +4,6 @@ mod approvals;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -135,11 +134,7 @@ impl Scene {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
             budgets: Budgets::UNLIMITED,
-            approvals: ApprovalRules {
-                lifetime: SignedDuration::from_hours(24),
-                break_glass: NonZeroU32::new(2).unwrap(),
-                break_glass_lifetime: SignedDuration::from_hours(1),
-            },
+            approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
