@@ -7,7 +7,17 @@ use protox::prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
-        "session", "custody", "keys", "devices", "users", "audit", "log", "status", "tokens", "policies",
+        "session",
+        "custody",
+        "keys",
+        "devices",
+        "users",
+        "audit",
+        "log",
+        "status",
+        "tokens",
+        "policies",
+        "approvals",
         "budgets",
     ]
     .map(|name| format!("custodian/v1/{name}.proto"));

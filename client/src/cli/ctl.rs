@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use super::{
     EXIT_CODES,
+    approval::ApprovalCommand,
     audit::AuditCommand,
     budget::BudgetCommand,
     connection::Connection,
@@ -52,6 +53,9 @@ enum Command {
     /// How much may be unwrapped within an hour and a day
     #[command(subcommand)]
     Budget(BudgetCommand),
+    /// What waits for the approval of others
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -82,6 +86,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
         Command::Budget(command) => command.run(&connection, interrupt),
+        Command::Approval(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

@@ -81,7 +81,12 @@ pub(super) struct ExtractArgs {
 pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     let settings = args.connection.settings()?;
     check(args, settings.password())?;
-    let custodian = WhenNeeded { settings, interrupt: interrupt.clone(), remote: Mutex::new(None) };
+    let custodian = WhenNeeded {
+        settings,
+        connection: args.connection.clone(),
+        interrupt: interrupt.clone(),
+        remote: Mutex::new(None),
+    };
     let files = match args.files.as_slice() {
         [file] => return extract_one(args, file, &custodian, "extracted"),
         files => files,
@@ -152,6 +157,7 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
 /// password and no record.
 struct WhenNeeded {
     settings: Settings,
+    connection: Connection,
     interrupt: Interrupt,
     remote: Mutex<Option<Remote>>,
 }
@@ -162,7 +168,7 @@ impl WhenNeeded {
         match &*slot {
             Some(remote) => question(remote),
             None => Remote::connect(&self.settings, &self.interrupt)
-                .and_then(|remote| question(slot.insert(remote))),
+                .and_then(|remote| question(slot.insert(self.connection.equip(remote)))),
         }
     }
 }

@@ -43,7 +43,7 @@ impl About {
                 };
                 Self { key: Some(*id), detail, ..Self::default() }
             }
-            Change::ApplyPolicy(policy) => Self {
+            Change::ApplyPolicy { policy, .. } => Self {
                 target: format!("policies/{}", policy.version),
                 detail: format!("SHA-256 {}", hex::encode(Sha256::digest(&policy.text))),
                 ..Self::default()
@@ -57,6 +57,9 @@ impl About {
             }
             Change::UnlockUnwrap { user, device } => {
                 Self { detail: format!("on {}", device.resource_name()), ..Self::user(user) }
+            }
+            Change::Approve { id, .. } | Change::Deny { id, .. } => {
+                Self { target: id.resource_name(), ..Self::default() }
             }
             Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {
                 Self { target: token.resource_name(), ..Self::default() }
