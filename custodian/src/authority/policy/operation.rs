@@ -63,3 +63,8 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
 /// policy somebody applied.
 pub(super) const ALWAYS_ALLOWED: &[&str] =
     &["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey"];
+
+/// The groups that an operation is in. None for an operation that no policy decides on.
+pub(super) fn groups(operation: &str) -> &'static [Group] {
+    OPERATIONS.iter().find(|(name, _)| *name == operation).map_or(&[], |(_, groups)| groups)
+}
