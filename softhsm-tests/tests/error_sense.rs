@@ -11,9 +11,6 @@ use tonic_types::StatusExt;
 
 const FILE_KEY: [u8; 32] = [6; 32];
 
-/// Longer than a canary rests.
-const A_WHILE: Duration = Duration::from_millis(150);
-
 /// A custodian with one thread at its token, its operator, and a wrapped key.
 struct Bench {
     dev: Dev,
@@ -199,7 +196,6 @@ async fn what_no_repetition_helps_is_said_and_costs_no_worker() {
     let worker = bench.dev.worker();
     let log = {
         for code in [Code::CKR_KEY_FUNCTION_NOT_PERMITTED, Code::CKR_MECHANISM_INVALID] {
-            tokio::time::sleep(A_WHILE).await;
             bench.fail(Function::DecryptInit, When::Every, code);
             assert_eq!(bench.unwrap().await.unwrap_err().code(), tonic::Code::Unavailable, "{code}");
         }
