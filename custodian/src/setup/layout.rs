@@ -27,7 +27,7 @@ use crate::{
         Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
+        Config, RawBudgets, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
         RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
@@ -205,7 +205,8 @@ impl Plan {
             log: Some(RawLog::of_key(log_key::PATH)),
             siem: None,
             sessions: RawSessions::default(),
-            budget: RawBudget::default(),
+            budgets: RawBudgets::default(),
+            budget: None,
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],
