@@ -280,7 +280,7 @@ fn two_auditors_copies_that_differ_are_shown_to_differ() {
     }
     // A copy that was meddled with proves nothing, and is not taken for a fork.
     log.write(&other, &records(300));
-    fs::write(other.join("tile/0/000"), [7; 32 * 256]).unwrap();
+    fs::write(other.join("tile/0/001.p/44"), [7; 32 * 44]).unwrap();
     assert!(compared().unwrap_err().why.contains("is not the one that its checkpoint is of"));
     let stranger = Log::new();
     stranger.write(&other, &records(300));

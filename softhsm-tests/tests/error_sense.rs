@@ -122,16 +122,19 @@ async fn a_module_that_does_not_get_as_far_as_the_ciphertext_blames_nobody() {
         for code in [Code::CKR_CANT_LOCK, Code::CKR_GENERAL_ERROR, Code::CKR_ENCRYPTED_DATA_INVALID] {
             bench.faults.clear();
             bench.recovery().await;
-            // The canary has just been asked, and the session was given up.
-            bench.unwrap_garbage().await;
-            bench.fail(function, first(3), code);
-            match bench.unwrap().await {
-                Ok(key) => assert_eq!(key, FILE_KEY, "{function:?} {code}"),
-                Err(status) => {
-                    assert_eq!(status.code(), tonic::Code::Unavailable, "{function:?} {code}: {status}")
+            // Until it happens: a canary may have left a session open.
+            while bench.faults.done().is_empty() {
+                bench.faults.clear();
+                // The canary has just been asked, and the session was given up.
+                bench.unwrap_garbage().await;
+                bench.fail(function, first(3), code);
+                match bench.unwrap().await {
+                    Ok(key) => assert_eq!(key, FILE_KEY, "{function:?} {code}"),
+                    Err(status) => {
+                        assert_eq!(status.code(), tonic::Code::Unavailable, "{function:?} {code}: {status}")
+                    }
                 }
             }
-            assert!(!bench.faults.done().is_empty(), "{function:?} {code}");
         }
     }
 }
