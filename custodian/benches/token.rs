@@ -36,7 +36,7 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
+        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, PasswordState, Peer,
         PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing,
         User, UserId, WrapPeriod, WrappingKey,
     },
@@ -270,7 +270,12 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
-    let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
+    let rules = Rules {
+        session_idle: hour,
+        session_lifetime: hour,
+        hourly_budget: u32::MAX,
+        given_passwords: PasswordState::Settled,
+    };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
     (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }
@@ -326,6 +331,7 @@ fn caller() -> Caller {
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
         password: PasswordHash::from_phc(String::new()),
+        password_state: PasswordState::Settled,
         created: now,
         updated: now,
     };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::Rules,
+    authority::{PasswordState, Rules},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -79,6 +79,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub(crate) sessions: RawSessions,
     #[serde(default)]
+    pub(crate) passwords: RawPasswords,
+    #[serde(default)]
     pub(crate) budget: RawBudget,
     #[serde(default)]
     pub(crate) certificates: RawCertificates,
@@ -125,6 +127,12 @@ pub(crate) struct RawSessions {
     #[serde(serialize_with = "friendly")]
     pub(crate) lifetime: SignedDuration,
     pub(crate) logins_at_once: usize,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawPasswords {
+    pub(crate) change_given: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -382,6 +390,10 @@ impl RawConfig {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
                 hourly_budget: self.budget.unwraps_per_user_and_hour,
+                given_passwords: match self.passwords.change_given {
+                    true => PasswordState::MustChange,
+                    false => PasswordState::Settled,
+                },
             },
             logins_at_once: self.sessions.logins_at_once,
             lifetimes: Lifetimes {

@@ -78,6 +78,10 @@ refusals! {
     UserDisabled = "USER_DISABLED",
         "this user is disabled",
         "ask an administrator";
+    /// Somebody else set the password, and it must be changed before anything else.
+    PasswordMustChange = "PASSWORD_MUST_CHANGE",
+        "your password was set by somebody else: change it first",
+        "envelope passwd";
     /// The user's roles do not allow the operation.
     RoleMissing = "ROLE_MISSING",
         "your roles do not allow this",

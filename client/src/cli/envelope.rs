@@ -16,6 +16,7 @@ use super::{
     message::{finish, no_core_dumps},
     output::print,
     seal::{self, SealArgs},
+    user::PasswdArgs,
 };
 use crate::{error::Result, interrupt::Interrupt};
 
@@ -35,6 +36,8 @@ enum Command {
     VerifyReceipt(VerifyReceiptArgs),
     /// Sign in, so that later commands do not ask for the password
     Login(Networked<LoginArgs>),
+    /// Change your password
+    Passwd(Networked<PasswdArgs>),
     /// End the session
     Logout(Networked<LogoutArgs>),
     /// Show who the custodian believes you to be
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<()> {
         Command::Extract(args) => extract::run(&args, interrupt),
         Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Passwd(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use custodian_proto::refusal::Refusal;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -12,7 +13,11 @@ use super::{
     view::role_name,
     when::{local, local_text, rfc3339},
 };
-use crate::{error::Result, interrupt::Interrupt, remote::Remote};
+use crate::{
+    error::Result,
+    interrupt::Interrupt,
+    remote::{Remote, Unfinished},
+};
 
 // What both tools' `login` take.
 #[derive(Debug, clap::Args)]
@@ -37,6 +42,7 @@ struct LoginView {
     user: String,
     session_expire_time: String,
     idle_seconds: u32,
+    must_change_password: bool,
 }
 
 #[derive(Serialize)]
@@ -45,6 +51,7 @@ struct WhoamiView {
     device: String,
     roles: Vec<&'static str>,
     session_expire_time: Option<String>,
+    must_change_password: bool,
 }
 
 impl LoginArgs {
@@ -55,6 +62,7 @@ impl LoginArgs {
             user: format!("users/{}", login.user),
             session_expire_time: login.expires.to_string(),
             idle_seconds: login.idle_seconds,
+            must_change_password: login.unfinished == Some(Unfinished::Password),
         };
         self.style.one(
             &view,
@@ -63,7 +71,18 @@ impl LoginArgs {
                 ("session ends", local_text(login.expires, &TimeZone::system())),
                 ("or unused for", format!("{} s", login.idle_seconds)),
             ],
-        )
+        )?;
+        match login.unfinished {
+            Some(Unfinished::Password) => {
+                note(&format!(
+                    "{}: {}",
+                    Refusal::PasswordMustChange.text(),
+                    Refusal::PasswordMustChange.hint()
+                ));
+            }
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -91,6 +110,7 @@ impl WhoamiArgs {
             device: answer.device.clone(),
             roles: answer.roles().map(role_name).collect(),
             session_expire_time: rfc3339(answer.session_expire_time.as_ref()),
+            must_change_password: answer.must_change_password,
         };
         self.style.one(
             &view,
@@ -99,6 +119,10 @@ impl WhoamiArgs {
                 ("device", answer.device),
                 ("roles", view.roles.join(", ")),
                 ("session ends", local(answer.session_expire_time.as_ref())),
+                (
+                    "password",
+                    if answer.must_change_password { "must be changed".into() } else { String::new() },
+                ),
             ],
         )
     }

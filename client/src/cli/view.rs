@@ -54,6 +54,7 @@ pub(super) struct UserView {
     pub(super) name: String,
     pub(super) roles: Vec<&'static str>,
     pub(super) disabled: bool,
+    pub(super) must_change_password: bool,
     pub(super) create_time: Option<String>,
     pub(super) update_time: Option<String>,
 }
@@ -64,6 +65,7 @@ impl From<&v1::User> for UserView {
             name: user.name.clone(),
             roles: user.roles().map(role_name).collect(),
             disabled: user.disabled,
+            must_change_password: user.must_change_password,
             create_time: rfc3339(user.create_time.as_ref()),
             update_time: rfc3339(user.update_time.as_ref()),
         }

@@ -22,6 +22,7 @@ pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use tokens::IfLast;
+pub use users::Given;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -64,6 +65,15 @@ pub struct LoggedIn {
     pub expires: Timestamp,
     /// Unused for this many seconds, it ends earlier.
     pub idle_seconds: u32,
+    /// What must be done before anything else.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// What a session lacks before it is good for anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// Somebody else set the password: it must be changed.
+    Password,
 }
 
 impl Remote {
@@ -100,11 +110,10 @@ impl Remote {
     /// # Errors
     /// No password can be had; the custodian refuses; the session cannot be written down.
     pub fn login(&self) -> Result<LoggedIn> {
-        let (session, idle_seconds) = self.new_session()?;
+        let (session, login) = self.new_session()?;
         self.cache.store(&session)?;
-        let expires = session.expires();
         *self.slot() = Some(session);
-        Ok(LoggedIn { user: self.user.clone(), expires, idle_seconds })
+        Ok(login)
     }
 
     /// Ends the session here and at the custodian. Returns whether there was one.
@@ -186,7 +195,7 @@ impl Remote {
         Ok((session, Origin::Now))
     }
 
-    fn new_session(&self) -> Result<(Session, u32)> {
+    fn new_session(&self) -> Result<(Session, LoggedIn)> {
         let password: Secret = self.password.read(&format!("password of {}", self.user))?;
         let what = format!("cannot log in as {}", self.user);
         let answer = self.wire.ask(&what, async |channel| {
@@ -194,9 +203,12 @@ impl Remote {
             SessionServiceClient::new(channel).login(v1::LoginRequest { user, password }).await
         })?;
         let idle_seconds = answer.idle_seconds;
+        let unfinished = answer.must_change_password.then_some(Unfinished::Password);
         let session = Session::from_login(answer)
             .ok_or_else(|| Error::new(Kind::Unreachable, what, "the custodian's answer makes no sense"))?;
-        Ok((session, idle_seconds))
+        let login =
+            LoggedIn { user: self.user.clone(), expires: session.expires(), idle_seconds, unfinished };
+        Ok((session, login))
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Session>> {

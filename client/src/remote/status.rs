@@ -75,6 +75,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::LoginThrottled
         | Refusal::NotLoggedIn
         | Refusal::UserDisabled
+        | Refusal::PasswordMustChange
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::KeyUnknown

@@ -59,7 +59,12 @@ impl v1::session_service_server::SessionService for Services {
         let session_token = format!("session-{}", state.logins);
         state.sessions.insert(session_token.clone(), bound_to);
         let expire_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
-        Ok(Response::new(v1::LoginResponse { session_token, expire_time, idle_seconds: 900 }))
+        Ok(Response::new(v1::LoginResponse {
+            session_token,
+            expire_time,
+            idle_seconds: 900,
+            must_change_password: false,
+        }))
     }
 
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Answer<v1::LogoutResponse> {
@@ -75,6 +80,7 @@ impl v1::session_service_server::SessionService for Services {
             roles: vec![v1::Role::Operator.into(), v1::Role::Auditor.into()],
             device: "devices/laptop-7".into(),
             session_expire_time: None,
+            must_change_password: false,
         }))
     }
 }

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::call::invalid;
 use crate::{
-    authority::{Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey},
+    authority::{
+        Device, DeviceId, DeviceState, KeyState, PasswordState, Role, Roles, User, UserId, WrappingKey,
+    },
     custody::Denial,
     token::TokenName,
 };
@@ -60,6 +62,7 @@ impl From<User> for v1::User {
             name: user.id.resource_name(),
             roles: api_roles(user.roles),
             disabled: user.disabled,
+            must_change_password: user.password_state == PasswordState::MustChange,
             create_time: Some(timestamp(user.created)),
             update_time: Some(timestamp(user.updated)),
         }

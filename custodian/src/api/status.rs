@@ -42,6 +42,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::DeviceSuspended
         | Refusal::DeviceRevoked
         | Refusal::UserDisabled
+        | Refusal::PasswordMustChange
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::EnrollmentRefused => Code::PermissionDenied,

@@ -14,7 +14,7 @@ use super::{
     resource::{page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
-    authority::{Need, Role, User, UserId},
+    authority::{Need, PasswordState, Role, User, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
 };
@@ -26,8 +26,9 @@ impl UserService for Api {
         request: Request<v1::CreateUserRequest>,
     ) -> Result<Response<v1::User>, Status> {
         let accepted = self.accept(&request).await?;
-        let v1::CreateUserRequest { user_id, password, roles: asked } = request.into_inner();
-        let password = Secret::new(password);
+        let v1::CreateUserRequest { user_id, password, roles: asked, must_change_password } =
+            request.into_inner();
+        let (password, password_state) = (Secret::new(password), self.given_password(must_change_password));
         let parsed = user_id
             .parse::<UserId>()
             .map_err(|error| invalid(format!("user_id: {error}")))
@@ -36,9 +37,17 @@ impl UserService for Api {
         let intent = Intent { target: id.resource_name(), ..accepted.call.intent("CreateUser") };
         let api = self.clone();
         let create = async move {
-            let password = api.passwords.hash(password).await?;
+            let password = api.passwords.hash(password, &id).await?;
             let now = Timestamp::now();
-            Ok(Change::CreateUser(User { id, roles, disabled: false, password, created: now, updated: now }))
+            Ok(Change::CreateUser(User {
+                id,
+                roles,
+                disabled: false,
+                password,
+                password_state,
+                created: now,
+                updated: now,
+            }))
         };
         self.change_user(&accepted, Need::Role(Role::Admin), intent, create).await
     }
@@ -94,13 +103,17 @@ impl UserService for Api {
         request: Request<v1::SetPasswordRequest>,
     ) -> Result<Response<v1::User>, Status> {
         let accepted = self.accept(&request).await?;
-        let v1::SetPasswordRequest { name, old_password, new_password } = request.into_inner();
+        let v1::SetPasswordRequest { name, old_password, new_password, must_change_password } =
+            request.into_inner();
         let (old, new) = (Secret::new(old_password), Secret::new(new_password));
         let id = self.parsed(&accepted, "SetPassword", user_id(&name)).await?;
         let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetPassword") };
         let caller = &accepted.call.caller;
         let own = caller.user.as_ref().filter(|user| user.id == id).cloned();
-        let need = if own.is_some() { Need::Session } else { Need::Role(Role::Admin) };
+        let (need, state) = match own {
+            Some(_) => (Need::Unfinished, PasswordState::Settled),
+            None => (Need::Role(Role::Admin), self.given_password(must_change_password)),
+        };
         let keep = caller.session.as_ref().filter(|_| own.is_some()).map(|session| session.id);
         let spki = caller.peer.certificate.spki;
         let api = self.clone();
@@ -108,11 +121,16 @@ impl UserService for Api {
             if let Some(user) = own {
                 // A stolen session must not be a way to guess the password faster than at the front door.
                 api.throttle.check(user.id.as_str(), spki)?;
+                let is_old = old.expose() == new.expose();
                 if !api.passwords.verify(Some(&user), old).await? {
                     return Err(Refusal::LoginFailed.into());
                 }
+                if is_old {
+                    return Err(invalid("new_password: is the present one"));
+                }
             }
-            Ok(Change::SetPassword { id, password: api.passwords.hash(new).await?, keep })
+            let password = api.passwords.hash(new, &id).await?;
+            Ok(Change::SetPassword { id, password, state, keep })
         };
         self.change_user(&accepted, need, intent, change).await
     }
@@ -129,6 +147,15 @@ impl UserService for Api {
 }
 
 impl Api {
+    /// What becomes of a password that an administrator sets.
+    fn given_password(&self, must_change: bool) -> PasswordState {
+        if must_change {
+            PasswordState::MustChange
+        } else {
+            self.custodian.authority().rules().given_passwords
+        }
+    }
+
     async fn change_user(
         &self,
         accepted: &Accepted,

@@ -6,7 +6,8 @@ use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Caller, DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Standing, WrappingKey,
+    Caller, DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId,
+    Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault},
@@ -22,6 +23,8 @@ pub struct Rules {
     pub session_lifetime: SignedDuration,
     /// Unwraps a user may make within one hour of the clock, failed ones included.
     pub hourly_budget: u32,
+    /// What becomes of passwords that administrators set.
+    pub given_passwords: PasswordState,
 }
 
 /// What an operation asks of its caller, beyond a valid certificate and an active device.
@@ -29,6 +32,8 @@ pub struct Rules {
 pub enum Need<'a> {
     /// Nothing: signing in.
     Device,
+    /// A session, even of a user who must change the password first: for that, and for signing out.
+    Unfinished,
     /// A session.
     Session,
     /// A session of a user with this role.
@@ -102,7 +107,7 @@ impl Authority {
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
         let role = match need {
             Need::Device => return Ok(Permit::new(standing)),
-            Need::Session => None,
+            Need::Session | Need::Unfinished => None,
             Need::Role(role) => Some(role),
             Need::Either(one, other) => {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
@@ -110,7 +115,11 @@ impl Authority {
             }
             Need::Unwrap(_) => Some(Role::Operator),
         };
-        standing.session = Some(self.session(caller, role, now)?);
+        standing.may_lack = match need {
+            Need::Unfinished => MayLack::OwnPassword,
+            _ => MayLack::Nothing,
+        };
+        standing.session = Some(self.session(caller, standing.may_lack, role, now)?);
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
@@ -155,7 +164,13 @@ impl Authority {
         Ok(policy.version())
     }
 
-    fn session(&self, caller: &Caller, role: Option<Role>, now: Timestamp) -> Result<SessionId, Denial> {
+    fn session(
+        &self,
+        caller: &Caller,
+        may_lack: MayLack,
+        role: Option<Role>,
+        now: Timestamp,
+    ) -> Result<SessionId, Denial> {
         let (Some(session), Some(user)) = (&caller.session, &caller.user) else {
             return Err(Refusal::NotLoggedIn.into());
         };
@@ -173,6 +188,9 @@ impl Authority {
         }
         if user.disabled {
             return Err(Refusal::UserDisabled.into());
+        }
+        if (user.password_state, may_lack) == (PasswordState::MustChange, MayLack::Nothing) {
+            return Err(Refusal::PasswordMustChange.into());
         }
         match role {
             Some(role) if !user.roles.contains(role) => Err(Denial::Refused {

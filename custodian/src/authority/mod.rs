@@ -20,11 +20,11 @@ pub use judge::{Authority, Need, Rules};
 pub use key::WrappingKey;
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};
 pub use password::Passwords;
-pub use permit::{Permit, Standing};
+pub use permit::{MayLack, Permit, Standing};
 pub use policy::{Answer, Policy, PolicyError, PolicyText, Question, Verdict};
 pub use session::{Session, SessionId};
 pub use throttle::{LoginRate, LoginThrottle, Throttled};
-pub use user::{PasswordHash, Role, Roles, User, UserId};
+pub use user::{PasswordHash, PasswordState, Role, Roles, User, UserId};
 
 /// An id of a device, a user or a label that does not keep the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -48,6 +48,16 @@ impl Permit {
     }
 }
 
+/// What a session may still lack for an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MayLack {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A password of the user's own: for changing it, and for signing out.
+    OwnPassword,
+}
+
 /// What a permit was given on, and what the settling transaction reads again (law 2).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
@@ -57,6 +67,8 @@ pub struct Standing {
     pub(crate) session: Option<SessionId>,
     /// That session must not have been unused for this long. `None`: whatever it was.
     pub(crate) session_idle: Option<SignedDuration>,
+    /// What that session may still lack.
+    pub(crate) may_lack: MayLack,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
     /// This wrapping key must unwrap at that time: its state and its periods must allow it.

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Policy,
-        PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        Authority, DeviceState, KeyState, KeyStep, Need, PasswordState, Peer, PeerCertificate, PeerKind,
+        Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Ledger, OK, RecordQuery, SqliteLedger,
@@ -123,6 +123,7 @@ impl Scene {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
             hourly_budget: 100,
+            given_passwords: PasswordState::Settled,
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::Change;
 use crate::{
-    authority::{DeviceId, Role, Roles, UserId, WrappingKey},
+    authority::{DeviceId, PasswordState, Role, Roles, UserId, WrappingKey},
     token::Drain,
 };
 
@@ -31,8 +31,15 @@ impl About {
                 Self { detail, ..Self::device(&device.id) }
             }
             Change::SetDeviceState { id, .. } => Self::device(id),
-            Change::CreateUser(user) => Self { detail: roles(user.roles), ..Self::user(&user.id) },
-            Change::SetUserDisabled { id, .. } | Change::SetPassword { id, .. } => Self::user(id),
+            Change::CreateUser(user) => {
+                let must_change = must_change(user.password_state);
+                Self { detail: roles(user.roles) + must_change, ..Self::user(&user.id) }
+            }
+            Change::SetUserDisabled { id, .. } => Self::user(id),
+            Change::SetPassword { id, state, .. } => {
+                let detail = must_change(*state).trim_start_matches("; ").to_owned();
+                Self { detail, ..Self::user(id) }
+            }
             Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
             Change::AddKey(key) => Self { key: Some(key.id), detail: new_key(key), ..Self::default() },
             Change::StepKey { id, .. } => Self { key: Some(*id), ..Self::default() },
@@ -74,6 +81,13 @@ fn new_key(key: &WrappingKey) -> String {
         wraps.from(),
         wraps.until()
     )
+}
+
+fn must_change(state: PasswordState) -> &'static str {
+    match state {
+        PasswordState::Settled => "",
+        PasswordState::MustChange => "; the password must be changed",
+    }
 }
 
 fn roles(roles: Roles) -> String {

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText, Roles, Session,
-        SessionId, User, UserId, WrappingKey,
+        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PasswordState, PolicyText, Roles,
+        Session, SessionId, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -62,6 +62,8 @@ pub enum Change {
         id: UserId,
         /// The new hash.
         password: PasswordHash,
+        /// Whether the user must change it again.
+        state: PasswordState,
         /// The session that made the change, if it is the user's own.
         keep: Option<SessionId>,
     },

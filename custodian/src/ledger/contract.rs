@@ -16,7 +16,7 @@ macro_rules! ledger_keeps_its_contract {
                 the_last_active_device_stays,
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
                 stopping_a_device_ends_its_sessions, users_are_created_once, stopping_a_user_ends_the_sessions,
-                a_new_password_ends_the_other_sessions, a_password_that_changes_during_a_login_stops_it,
+                a_new_password_ends_the_other_sessions, a_given_password_must_be_changed_first, a_password_that_changes_during_a_login_stops_it,
                 roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_live_as_they_should,
                 a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,

@@ -24,11 +24,12 @@ use super::{
 use crate::{
     api::{GENERATION, NewKey, random_token},
     authority::{
-        Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
+        Device, DeviceId, DeviceState, Invitation, PasswordState, Passwords, Role, SpkiHash, Standing, User,
+        UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
-        RawTls, RawToken,
+        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawPasswords,
+        RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -123,7 +124,7 @@ impl Plan {
             )));
         }
         for person in &self.people {
-            Passwords::check(&person.password).map_err(|denial| {
+            Passwords::check(&person.password, &person.user).map_err(|denial| {
                 Trouble::new(format!("cannot set the password of {}", person.user), denial.detail())
             })?;
         }
@@ -204,6 +205,7 @@ impl Plan {
             ledger: RawLedger::at("ledger.db"),
             log: Some(RawLog { key: log_key::PATH.into() }),
             sessions: RawSessions::default(),
+            passwords: RawPasswords::default(),
             budget: RawBudget::default(),
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
@@ -256,7 +258,7 @@ impl Person {
         };
         settle(ledger, "ActivateDevice", activate).await?;
 
-        let password = Passwords::new(1).hash(self.password.clone()).await.map_err(|denial| {
+        let password = Passwords::new(1).hash(self.password.clone(), &self.user).await.map_err(|denial| {
             Trouble::new(format!("cannot set the password of {}", self.user), denial.detail())
         })?;
         let user = User {
@@ -264,6 +266,7 @@ impl Person {
             roles: self.roles.iter().copied().collect(),
             disabled: false,
             password,
+            password_state: PasswordState::Settled,
             created: now,
             updated: now,
         };

@@ -7,8 +7,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Device, DeviceState, Invitation, KeyState, KeyStep, PasswordHash, Role, Roles, SessionId, SpkiHash,
-        Standing, User, WrappingKey, next,
+        Device, DeviceState, Invitation, KeyState, KeyStep, MayLack, PasswordHash, PasswordState, Role,
+        Roles, SessionId, SpkiHash, Standing, User, WrappingKey, next,
     },
     ledger::{Change, Changed, Grant, Ledger, OK, Outcome},
     token::Drain,
@@ -268,6 +268,7 @@ pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Ar
     let set = |phc: &str, keep: Option<u8>| Change::SetPassword {
         id: user_id("anna"),
         password: PasswordHash::from_phc(phc.to_owned()),
+        state: PasswordState::Settled,
         keep: keep.map(|id| SessionId([id; 32])),
     };
     let Changed::User(anna) = world.done(set("second", Some(2))).await else { panic!() };
@@ -277,11 +278,41 @@ pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Ar
     assert!(!has_session(&world, 2).await && has_session(&world, 3).await);
 }
 
+pub(crate) async fn a_given_password_must_be_changed_first<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let set = |state, keep: Option<u8>| Change::SetPassword {
+        id: user_id("anna"),
+        password: PasswordHash::from_phc("given".to_owned()),
+        state,
+        keep: keep.map(|id| SessionId([id; 32])),
+    };
+    // Permitted before, settled after: the administrator's word holds at once.
+    assert!(world.unwraps(world.standing()).await.is_ok());
+    let Changed::User(anna) = world.done(set(PasswordState::MustChange, Some(1))).await else { panic!() };
+    assert_eq!(anna.password_state, PasswordState::MustChange);
+    world.refuses(world.standing(), Refusal::PasswordMustChange).await;
+    // Signing in is possible, and what it takes to change the password.
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+    let session = Some(SessionId([2; 32]));
+    let unfinished = Standing { session, role: None, key: None, ..world.standing() };
+    world.refuses(unfinished.clone(), Refusal::PasswordMustChange).await;
+    assert!(world.unwraps(Standing { may_lack: MayLack::OwnPassword, ..unfinished.clone() }).await.is_ok());
+    world.done(set(PasswordState::Settled, Some(2))).await;
+    assert!(world.unwraps(unfinished).await.is_ok());
+
+    let given = User { password_state: PasswordState::MustChange, ..user("bob", &[Role::Auditor]) };
+    let Changed::User(bob) = world.done(Change::CreateUser(given)).await else { panic!() };
+    assert_eq!(bob.password_state, PasswordState::MustChange);
+    let record = world.last_record().await;
+    assert_eq!(record.detail, "roles: auditor; the password must be changed");
+}
+
 pub(crate) async fn a_password_that_changes_during_a_login_stops_it<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     let login = world.ledger.begin(intent("Login"));
     let password = PasswordHash::from_phc("second".to_owned());
-    world.done(Change::SetPassword { id: user_id("anna"), password, keep: None }).await;
+    let state = PasswordState::Settled;
+    world.done(Change::SetPassword { id: user_id("anna"), password, state, keep: None }).await;
     let change = Some(Change::OpenSession(session(2, "anna", 1)));
     let grant = Grant { standing: Standing::default(), change };
     let denial = world.ledger.settle(login, Outcome::Granted(grant)).await.err().unwrap();
@@ -397,7 +428,7 @@ pub(crate) async fn what_is_not_there_cannot_be_changed<L: Ledger>(ledger: Arc<L
         Change::CloseSession(SessionId([1; 32])),
         Change::SetDeviceState { id: device_id("laptop-1"), state: DeviceState::Revoked, reason },
         Change::SetUserDisabled { id: anna.clone(), disabled: true },
-        Change::SetPassword { id: anna.clone(), password, keep: None },
+        Change::SetPassword { id: anna.clone(), password, state: PasswordState::Settled, keep: None },
         Change::SetRoles { id: anna, roles: Roles::default() },
         Change::StepKey { id: key("main").id, step: KeyStep::Suspend, reason: String::new() },
         Change::LimitKey { id: key("main").id, unwraps_until: None, reason: String::new() },

@@ -15,8 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Beginning, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep, PasswordHash, Role,
-        Roles, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
+        Beginning, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep, MayLack,
+        PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash, Standing, User, UserId,
+        WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
@@ -84,6 +85,7 @@ pub(crate) fn user(id: &str, roles: &[Role]) -> User {
         roles: roles.iter().copied().collect::<Roles>(),
         disabled: false,
         password: PasswordHash::from_phc("$argon2id$first".to_owned()),
+        password_state: PasswordState::Settled,
         created: now(),
         updated: now(),
     }
@@ -171,6 +173,7 @@ impl<L: Ledger> World<L> {
     pub(crate) fn standing(&self) -> Standing {
         Standing {
             session_idle: None,
+            may_lack: MayLack::Nothing,
             device: Some(SpkiHash([1; 32])),
             session: Some(SessionId([1; 32])),
             role: Some(Role::Operator),

@@ -10,7 +10,9 @@ use super::{
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, PolicyText, Session, User, UserId},
+    authority::{
+        Device, DeviceId, DeviceState, Invitation, PasswordState, PolicyText, Session, User, UserId,
+    },
     ledger::{Change, Changed, entry},
 };
 
@@ -32,10 +34,12 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
         Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, reason),
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
-        Change::SetPassword { id, password, keep } => {
-            let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4 WHERE id = ?1";
-            let since = batch.sequence.cast_signed();
-            batch.update(set, params![id.as_str(), password.as_phc(), since, micros(batch.now)])?;
+        Change::SetPassword { id, password, state, keep } => {
+            let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4, must_change = ?5
+                       WHERE id = ?1";
+            let (since, must_change) = (batch.sequence.cast_signed(), *state == PasswordState::MustChange);
+            let params = params![id.as_str(), password.as_phc(), since, micros(batch.now), must_change];
+            batch.update(set, params)?;
             let end = "DELETE FROM sessions WHERE user = ? AND id IS NOT ?";
             batch.execute(end, params![id.as_str(), keep.map(|id| id.0)])?;
             batch.changed_user(id)
@@ -200,8 +204,8 @@ impl Batch<'_> {
 
     fn create_user(&self, user: &User) -> Made {
         self.add(
-            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated, must_change)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             params![
                 user.id.as_str(),
                 user.roles.bits(),
@@ -209,7 +213,8 @@ impl Batch<'_> {
                 user.password.as_phc(),
                 self.sequence.cast_signed(),
                 micros(user.created),
-                micros(user.updated)
+                micros(user.updated),
+                user.password_state == PasswordState::MustChange
             ],
         )?;
         self.changed_user(&user.id)

@@ -11,8 +11,8 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, PolicyText, Roles,
-        Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, PasswordState,
+        PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
     },
     token::Drain,
 };
@@ -22,7 +22,7 @@ pub(super) const DEVICE: &str = "id, spki, state, certificate, expires, enrolled
 /// The columns of [`invitation`], in its order.
 pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
 /// The columns of [`user`], in its order.
-pub(super) const USER: &str = "id, roles, disabled, password, created, updated";
+pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change";
 /// The columns of [`session`], in its order.
 pub(super) const SESSION: &str = "id, user, device, created, used, expires";
 /// The columns of [`key`], in its order.
@@ -70,6 +70,10 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
         password: PasswordHash::from_phc(row.get(3)?),
         created: time(row, 4)?,
         updated: time(row, 5)?,
+        password_state: match row.get(6)? {
+            true => PasswordState::MustChange,
+            false => PasswordState::Settled,
+        },
     })
 }
 

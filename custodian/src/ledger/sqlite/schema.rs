@@ -14,7 +14,8 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 5] = [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies];
+const STEPS: [Step; 6] =
+    [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies, add_given_passwords];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -29,6 +30,11 @@ fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
             reason TEXT NOT NULL
         ) STRICT;",
     )?)
+}
+
+/// Version 7: passwords that somebody else set must be changed.
+fn add_given_passwords(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch("ALTER TABLE users ADD COLUMN must_change INTEGER NOT NULL DEFAULT 0")?)
 }
 
 /// The tables of version 1.

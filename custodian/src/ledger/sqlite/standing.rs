@@ -8,7 +8,7 @@ use super::{
     rows::{self, micros},
     writer::{Batch, Stop},
 };
-use crate::authority::{DeviceState, Roles, Session, SessionId, SpkiHash, Standing};
+use crate::authority::{DeviceState, MayLack, Roles, Session, SessionId, SpkiHash, Standing};
 
 /// The span in which a budget is spent, in microseconds.
 const HOUR: i64 = 3_600_000_000;
@@ -86,11 +86,14 @@ fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Re
 }
 
 fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
-    let mut user = batch.tx.prepare_cached("SELECT disabled, roles FROM users WHERE id = ?")?;
-    let (disabled, roles): (bool, u8) =
-        user.query_row([session.user.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut user = batch.tx.prepare_cached("SELECT disabled, roles, must_change FROM users WHERE id = ?")?;
+    let (disabled, roles, must_change): (bool, u8, bool) =
+        user.query_row([session.user.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     if disabled {
         return Err(Refusal::UserDisabled.into());
+    }
+    if must_change && standing.may_lack == MayLack::Nothing {
+        return Err(Refusal::PasswordMustChange.into());
     }
     match standing.role {
         Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
