@@ -36,9 +36,9 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, PasswordState, Peer,
-        PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing,
-        User, UserId, WrapPeriod, WrappingKey,
+        Authority, Beginning, Caller, Device, DeviceState, FactorState, KeyLife, Need, PasswordHash,
+        PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
+        SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -324,6 +324,7 @@ fn caller() -> Caller {
         device: spki,
         created: now,
         used: now,
+        factor: None,
         expires: later,
     };
     let user = User {
@@ -332,6 +333,7 @@ fn caller() -> Caller {
         disabled: false,
         password: PasswordHash::from_phc(String::new()),
         password_state: PasswordState::Settled,
+        factor: FactorState::default(),
         created: now,
         updated: now,
     };

@@ -46,6 +46,8 @@ pub struct Config {
     pub ledger: PathBuf,
     /// The file that remembers the log's last checkpoint. `None`: beside the ledger.
     pub ledger_checkpoint: Option<PathBuf>,
+    /// The key under which the ledger keeps second factors.
+    pub second_factor_key: PathBuf,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
@@ -80,6 +82,8 @@ pub(crate) struct RawConfig {
     pub(crate) sessions: RawSessions,
     #[serde(default)]
     pub(crate) passwords: RawPasswords,
+    #[serde(default)]
+    pub(crate) second_factor: RawFactor,
     #[serde(default)]
     pub(crate) budget: RawBudget,
     #[serde(default)]
@@ -127,6 +131,13 @@ pub(crate) struct RawSessions {
     #[serde(serialize_with = "friendly")]
     pub(crate) lifetime: SignedDuration,
     pub(crate) logins_at_once: usize,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawFactor {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -382,6 +393,10 @@ impl RawConfig {
             ca_certificate: folder.join(self.ca.certificate),
             tokens,
             token_deadline,
+            second_factor_key: match self.second_factor.key {
+                Some(path) => folder.join(path),
+                None => folder.join(&self.ledger.path).with_file_name("second-factor.key"),
+            },
             ledger: folder.join(self.ledger.path),
             ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,

@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::{error::Result, interrupt::Interrupt, remote::Remote, settings::Settings};
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt::Interrupt,
+    password::PasswordSource,
+    remote::Remote,
+    settings::Settings,
+};
 
 /// Where the custodian is, and who we are.
 #[derive(Clone, Default, Debug, clap::Args)]
@@ -26,6 +32,9 @@ pub(super) struct Connection {
     /// File with the password, - for standard input [env: CUSTODIAN_PASSWORD_FILE]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// File with a code of the second factor, - for standard input [env: CUSTODIAN_TOTP_FILE]
+    #[arg(long, value_name = "FILE")]
+    totp_file: Option<PathBuf>,
 }
 
 impl Connection {
@@ -39,13 +48,19 @@ impl Connection {
             key: flags.key,
             user: flags.user,
             password_file: flags.password_file,
+            totp_file: flags.totp_file,
             session_dir: None,
         })
     }
 
     /// Connects with them.
     pub(super) fn connect(&self, interrupt: &Interrupt) -> Result<Remote> {
-        Remote::connect(&self.settings()?, interrupt)
+        let settings = self.settings()?;
+        if (settings.password(), settings.second_factor()) == (PasswordSource::Stdin, PasswordSource::Stdin) {
+            let why = "standard input cannot be both password and code";
+            return Err(Error::new(Kind::Usage, "cannot sign in", why).hint("give one of them in a file"));
+        }
+        Remote::connect(&settings, interrupt)
     }
 
     /// The same flags, with another password file if one is given.

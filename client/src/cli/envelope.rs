@@ -16,6 +16,7 @@ use super::{
     message::{finish, no_core_dumps},
     output::print,
     seal::{self, SealArgs},
+    totp::TotpArgs,
     user::PasswdArgs,
 };
 use crate::{error::Result, interrupt::Interrupt};
@@ -38,6 +39,8 @@ enum Command {
     Login(Networked<LoginArgs>),
     /// Change your password
     Passwd(Networked<PasswdArgs>),
+    /// Get a second factor, and show it
+    Totp(Networked<TotpArgs>),
     /// End the session
     Logout(Networked<LogoutArgs>),
     /// Show who the custodian believes you to be
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Passwd(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Totp(Networked { args, connection }) => args.command.run(&connection, interrupt),
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),

@@ -76,6 +76,10 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and password")
             .hint("log in first: envelope login --password-file -"));
     }
+    if args.file == Path::new("-") && settings.second_factor() == PasswordSource::Stdin {
+        return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and code")
+            .hint("show the second factor first: envelope totp verify --totp-file -"));
+    }
     let receipt =
         args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
     let output = if args.to_stdout { ExtractTo::Stdout } else { ExtractTo::Folder(args.folder.clone()) };

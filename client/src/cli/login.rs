@@ -52,6 +52,8 @@ struct WhoamiView {
     roles: Vec<&'static str>,
     session_expire_time: Option<String>,
     must_change_password: bool,
+    second_factor: &'static str,
+    second_factor_time: Option<String>,
 }
 
 impl LoginArgs {
@@ -72,16 +74,13 @@ impl LoginArgs {
                 ("or unused for", format!("{} s", login.idle_seconds)),
             ],
         )?;
-        match login.unfinished {
-            Some(Unfinished::Password) => {
-                note(&format!(
-                    "{}: {}",
-                    Refusal::PasswordMustChange.text(),
-                    Refusal::PasswordMustChange.hint()
-                ));
-            }
-            None => {}
-        }
+        let refusal = match login.unfinished {
+            None => return Ok(()),
+            Some(Unfinished::Password) => Refusal::PasswordMustChange,
+            Some(Unfinished::Enrolment) => Refusal::FactorMissing,
+            Some(Unfinished::SecondFactor) => Refusal::StepUpRequired,
+        };
+        note(&format!("{}: {}", refusal.text(), refusal.hint()));
         Ok(())
     }
 }
@@ -111,6 +110,13 @@ impl WhoamiArgs {
             roles: answer.roles().map(role_name).collect(),
             session_expire_time: rfc3339(answer.session_expire_time.as_ref()),
             must_change_password: answer.must_change_password,
+            second_factor: match (answer.second_factor_required, answer.second_factor_enrolled) {
+                (false, false) => "none",
+                (false, true) => "enrolled",
+                (true, true) => "required",
+                (true, false) => "required, but none is enrolled",
+            },
+            second_factor_time: rfc3339(answer.second_factor_time.as_ref()),
         };
         self.style.one(
             &view,
@@ -118,6 +124,8 @@ impl WhoamiArgs {
                 ("user", answer.user),
                 ("device", answer.device),
                 ("roles", view.roles.join(", ")),
+                ("second factor", view.second_factor.to_owned()),
+                ("last shown", local(answer.second_factor_time.as_ref())),
                 ("session ends", local(answer.session_expire_time.as_ref())),
                 (
                     "password",

@@ -22,6 +22,7 @@ mod seal;
 mod status;
 mod text;
 mod token;
+mod totp;
 mod user;
 mod view;
 mod when;

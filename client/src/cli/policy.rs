@@ -85,6 +85,9 @@ pub(super) enum PolicyCommand {
         /// The reason that would be given
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
         reason: String,
+        /// How many seconds ago the second factor was shown. [default: never]
+        #[arg(long, value_name = "SECONDS")]
+        mfa_age: Option<u32>,
         /// Ask this policy instead of the one in force; - for standard input
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -149,7 +152,7 @@ impl PolicyCommand {
                     ]
                 })
             }
-            Self::Explain { user, device, operation, key, at, ip, reason, file, style } => {
+            Self::Explain { user, device, operation, key, at, ip, reason, mfa_age, file, style } => {
                 let request = v1::ExplainPolicyRequest {
                     user: user_name(&user),
                     device: device_name(&device),
@@ -159,19 +162,25 @@ impl PolicyCommand {
                     ip,
                     reason,
                     text: file.map(|file| read(&file)).transpose()?.unwrap_or_default(),
+                    mfa_age_seconds: mfa_age,
                 };
                 let answer = connection.connect(interrupt)?.explain_policy(&request)?;
                 let view = ExplainView {
                     allowed: answer.allowed,
                     policies: answer.policies,
                     version: answer.version,
+                    step_up_helps: answer.step_up_helps,
                 };
                 let because = match (view.allowed, view.policies.is_empty()) {
                     (_, true) => "no policy permits it".to_owned(),
                     (true, _) => format!("permitted by {}", view.policies.join(", ")),
                     (false, _) => format!("forbidden by {}", view.policies.join(", ")),
                 };
-                let answer = if view.allowed { "allowed" } else { "refused" };
+                let answer = match (view.allowed, view.step_up_helps) {
+                    (true, _) => "allowed",
+                    (false, true) => "allowed once a second factor is shown",
+                    (false, false) => "refused",
+                };
                 style.one(&view, &[("answer", answer.to_owned()), ("because", because)])
             }
         }
@@ -224,6 +233,7 @@ struct ExplainView {
     allowed: bool,
     policies: Vec<String>,
     version: u64,
+    step_up_helps: bool,
 }
 
 fn differences(tested: &v1::TestPolicyResponse) -> impl Iterator<Item = DifferenceView> + '_ {

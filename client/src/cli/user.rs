@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
-    remote::Given,
+    remote::{Given, Needed},
 };
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +71,26 @@ pub(super) enum UserCommand {
         /// They must change it before anything else
         #[arg(long)]
         must_change: bool,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Take another user's second factor away, and end their sessions: they enrol anew
+    ResetFactor {
+        /// anna or users/anna
+        id: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Ask a user for the second factor in every session
+    RequireFactor {
+        /// anna or users/anna
+        id: String,
+        /// Only where the policy says so, again
+        #[arg(long)]
+        off: bool,
         #[command(flatten)]
         style: Style,
     },
@@ -142,6 +162,13 @@ impl UserCommand {
                 let remote = connection.connect(interrupt)?;
                 tell(style, &remote.set_password(&name, None, &new, given(must_change))?)
             }
+            Self::ResetFactor { id, reason, style } => {
+                tell(style, &connection.connect(interrupt)?.reset_factor(&user_name(&id), &reason)?)
+            }
+            Self::RequireFactor { id, off, style } => {
+                let needed = if off { Needed::AsPolicySays } else { Needed::Always };
+                tell(style, &connection.connect(interrupt)?.require_factor(&user_name(&id), needed)?)
+            }
             Self::Roles { id, roles, style } => {
                 let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
                 tell(style, &connection.connect(interrupt)?.set_roles(&user_name(&id), &roles)?)
@@ -195,7 +222,21 @@ fn given(must_change: bool) -> Given {
 fn tell(style: Style, user: &v1::User) -> Result<()> {
     let view = UserView::from(user);
     let roles = view.roles.join(", ");
-    style.one(&view, &[("user", user.name.clone()), ("roles", roles), ("state", state(&view).to_owned())])
+    let factor = match (user.second_factor_required, user.second_factor_enrolled) {
+        (false, false) => "",
+        (false, true) => "enrolled",
+        (true, true) => "enrolled, and needed for everything",
+        (true, false) => "needed for everything, not enrolled yet",
+    };
+    style.one(
+        &view,
+        &[
+            ("user", user.name.clone()),
+            ("roles", roles),
+            ("state", state(&view).to_owned()),
+            ("second factor", factor.to_owned()),
+        ],
+    )
 }
 
 fn state(user: &UserView) -> &'static str {

@@ -55,6 +55,8 @@ pub(super) struct UserView {
     pub(super) roles: Vec<&'static str>,
     pub(super) disabled: bool,
     pub(super) must_change_password: bool,
+    pub(super) second_factor_enrolled: bool,
+    pub(super) second_factor_required: bool,
     pub(super) create_time: Option<String>,
     pub(super) update_time: Option<String>,
 }
@@ -66,6 +68,8 @@ impl From<&v1::User> for UserView {
             roles: user.roles().map(role_name).collect(),
             disabled: user.disabled,
             must_change_password: user.must_change_password,
+            second_factor_enrolled: user.second_factor_enrolled,
+            second_factor_required: user.second_factor_required,
             create_time: rfc3339(user.create_time.as_ref()),
             update_time: rfc3339(user.update_time.as_ref()),
         }
@@ -155,6 +159,7 @@ pub(super) struct RecordView {
     pub(super) outcome: String,
     pub(super) detail: String,
     pub(super) duration_us: u64,
+    pub(super) second_factor_time: Option<String>,
 }
 
 /// What a client said about a file.
@@ -192,6 +197,7 @@ impl From<&v1::Record> for RecordView {
             outcome: record.outcome,
             detail: record.detail,
             duration_us: record.duration_us,
+            second_factor_time: rfc3339(record.second_factor_time.as_ref()),
         }
     }
 }

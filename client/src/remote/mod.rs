@@ -6,6 +6,7 @@ pub mod audit;
 mod custody;
 mod devices;
 mod enroll;
+mod factor;
 mod identity;
 mod keys;
 mod log;
@@ -19,6 +20,7 @@ mod wire;
 
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
+pub use factor::Needed;
 pub use identity::certificates;
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use tokens::IfLast;
@@ -52,6 +54,7 @@ pub struct Remote {
     wire: Wire,
     user: String,
     password: PasswordSource,
+    second_factor: PasswordSource,
     cache: SessionCache,
     session: Mutex<Option<Session>>,
 }
@@ -74,6 +77,10 @@ pub struct LoggedIn {
 pub enum Unfinished {
     /// Somebody else set the password: it must be changed.
     Password,
+    /// The user needs a second factor, and has none.
+    Enrolment,
+    /// The user needs the second factor, and has not shown it.
+    SecondFactor,
 }
 
 impl Remote {
@@ -91,7 +98,8 @@ impl Remote {
         let cache = SessionCache::of(settings.session_dir()?, &address, &user, identity.certificate());
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
-        Ok(Self { wire, user, password: settings.password(), cache, session })
+        let (password, second_factor) = (settings.password(), settings.second_factor());
+        Ok(Self { wire, user, password, second_factor, cache, session })
     }
 
     /// Forgets the session of these settings on this machine, without asking anybody.
@@ -105,7 +113,8 @@ impl Remote {
             .forget()
     }
 
-    /// Starts a new session with the password and keeps it for the next command.
+    /// Starts a new session with the password and keeps it for the next command. Shows the second factor too, if the user
+    /// always needs it and there is a code to be had.
     ///
     /// # Errors
     /// No password can be had; the custodian refuses; the session cannot be written down.
@@ -113,6 +122,10 @@ impl Remote {
         let (session, login) = self.new_session()?;
         self.cache.store(&session)?;
         *self.slot() = Some(session);
+        if login.unfinished == Some(Unfinished::SecondFactor) && self.second_factor.is_there() {
+            self.step_up()?;
+            return Ok(LoggedIn { unfinished: None, ..login });
+        }
         Ok(login)
     }
 
@@ -154,9 +167,25 @@ impl Remote {
         })?)
     }
 
-    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
-    /// that an earlier command left.
+    /// One call within a session. If all that it lacks is a fresh second factor, that is shown, and it is tried again.
     fn call<T>(
+        &self,
+        what: &str,
+        request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+    ) -> std::result::Result<T, Failure> {
+        match self.call_in_session(what, &request) {
+            Err(failure)
+                if failure.refusal == Some(Refusal::StepUpRequired) && self.second_factor.is_there() =>
+            {
+                self.step_up()?;
+                self.call_in_session(what, &request)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Logs in when there is no session, and once again when the custodian has forgotten one that an earlier command left.
+    fn call_in_session<T>(
         &self,
         what: &str,
         request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
@@ -203,7 +232,14 @@ impl Remote {
             SessionServiceClient::new(channel).login(v1::LoginRequest { user, password }).await
         })?;
         let idle_seconds = answer.idle_seconds;
-        let unfinished = answer.must_change_password.then_some(Unfinished::Password);
+        let unfinished = if answer.must_change_password {
+            Some(Unfinished::Password)
+        } else if answer.second_factor_required {
+            let enrolled = answer.second_factor_enrolled;
+            Some(if enrolled { Unfinished::SecondFactor } else { Unfinished::Enrolment })
+        } else {
+            None
+        };
         let session = Session::from_login(answer)
             .ok_or_else(|| Error::new(Kind::Unreachable, what, "the custodian's answer makes no sense"))?;
         let login =

@@ -76,6 +76,10 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::NotLoggedIn
         | Refusal::UserDisabled
         | Refusal::PasswordMustChange
+        | Refusal::StepUpRequired
+        | Refusal::FactorMissing
+        | Refusal::FactorRefused
+        | Refusal::FactorLocked
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::KeyUnknown

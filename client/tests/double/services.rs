@@ -63,8 +63,13 @@ impl v1::session_service_server::SessionService for Services {
             session_token,
             expire_time,
             idle_seconds: 900,
-            must_change_password: false,
+            ..v1::LoginResponse::default()
         }))
+    }
+
+    async fn step_up(&self, request: Request<v1::StepUpRequest>) -> Answer<v1::StepUpResponse> {
+        self.check(&request)?;
+        Err(refusal("FACTOR_MISSING", Code::PermissionDenied))
     }
 
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Answer<v1::LogoutResponse> {
@@ -79,8 +84,7 @@ impl v1::session_service_server::SessionService for Services {
             user: "users/anna".into(),
             roles: vec![v1::Role::Operator.into(), v1::Role::Auditor.into()],
             device: "devices/laptop-7".into(),
-            session_expire_time: None,
-            must_change_password: false,
+            ..v1::WhoAmIResponse::default()
         }))
     }
 }

@@ -5,6 +5,7 @@ mod audit;
 mod call;
 mod custody;
 mod devices;
+mod factor;
 mod import;
 mod keys;
 mod log;
@@ -23,10 +24,11 @@ use custodian_proto::{
     limits::{MAX_MESSAGE_LEN, MAX_PAGE_LEN},
     v1::{
         audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
-        device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
-        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        device_service_server::DeviceServiceServer, factor_service_server::FactorServiceServer,
+        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
+        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
+        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -35,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{Floodgate, LoginThrottle, Passwords, SpkiHash},
+    authority::{Floodgate, LoginThrottle, Passwords, SealingKey, SpkiHash},
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
@@ -60,6 +62,7 @@ pub struct Api {
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
     log: Arc<Log>,
+    sealing: Arc<SealingKey>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -104,6 +107,7 @@ impl Api {
         passwords: Passwords,
         throttle: LoginThrottle,
         Signers { ca, log }: Signers,
+        sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
         shutdown: CancellationToken,
@@ -115,6 +119,7 @@ impl Api {
             throttle: Arc::new(throttle),
             ca,
             log,
+            sealing: Arc::new(sealing),
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
@@ -143,6 +148,7 @@ impl Api {
             .add_service(service!(KeyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(FactorServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))

@@ -83,7 +83,12 @@ impl PolicyService for Api {
         };
         let caller = accepted.call.caller.clone();
         let applied_by = caller.user.as_ref().map(|user| user.id.clone());
-        let question = Question::of(&caller, "ApplyPolicy", Timestamp::now()).map(|question| Question {
+        let now = Timestamp::now();
+        let shown = caller.session.as_ref().and_then(|session| session.factor);
+        // Who can show a second factor can show it again for the next one.
+        let can_show = caller.user.as_ref().is_some_and(|user| user.factor.enrolled);
+        let question = Question::of(&caller, "ApplyPolicy", now).map(|question| Question {
+            factor: if can_show { Some(now) } else { shown },
             target: intent.target.clone(),
             reason: reason.clone(),
             ..question
@@ -141,7 +146,14 @@ impl PolicyService for Api {
             let Verdict { decision, because } =
                 policy.decide(&question).map_err(|fault| invalid(fault.detail()))?;
             let allowed = decision == Answer::Allowed;
-            Ok(v1::ExplainPolicyResponse { allowed, policies: because, version: policy.version() })
+            let fresh = policy.decide(&Question { factor: Some(question.now), ..question })?;
+            let step_up_helps = !allowed && fresh.decision == Answer::Allowed;
+            Ok(v1::ExplainPolicyResponse {
+                allowed,
+                policies: because,
+                version: policy.version(),
+                step_up_helps,
+            })
         };
         explained.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
@@ -186,6 +198,7 @@ impl Api {
             ip,
             now,
             signed_in: now,
+            factor: request.mfa_age_seconds.map(|age| now - SignedDuration::from_secs(age.into())),
             claims: v1::Claims::default(),
         })
     }
@@ -293,6 +306,10 @@ impl Known {
             ip: record.peer_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             now,
             signed_in: now,
+            factor: record
+                .second_factor_time
+                .map(|time| from_timestamp(time, "second_factor_time"))
+                .transpose()?,
             claims: record.claims.clone().unwrap_or_default(),
         }))
     }

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::call::invalid;
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, KeyState, PasswordState, Role, Roles, User, UserId, WrappingKey,
+        Device, DeviceId, DeviceState, FactorRule, KeyState, PasswordState, Role, Roles, User, UserId,
+        WrappingKey,
     },
     custody::Denial,
     token::TokenName,
@@ -63,6 +64,8 @@ impl From<User> for v1::User {
             roles: api_roles(user.roles),
             disabled: user.disabled,
             must_change_password: user.password_state == PasswordState::MustChange,
+            second_factor_enrolled: user.factor.enrolled,
+            second_factor_required: user.factor.rule == FactorRule::Always,
             create_time: Some(timestamp(user.created)),
             update_time: Some(timestamp(user.updated)),
         }

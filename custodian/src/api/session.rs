@@ -15,7 +15,7 @@ use super::{
     resource::{api_roles, timestamp},
 };
 use crate::{
-    authority::{Need, PasswordState, Rules, Session, SessionId, SpkiHash, UserId},
+    authority::{FactorRule, FactorState, Need, PasswordState, Rules, Session, SessionId, SpkiHash, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Intent},
 };
@@ -36,14 +36,26 @@ impl SessionService for Api {
         let rules = self.custodian.authority().rules();
         let sign_in = async move { api.sign_in(user, password, spki, rules).await };
         let login = self.custodian.change(accepted.call.clone(), Need::Device, intent, sign_in).await;
-        let (_, SignedIn { token, expires, password_state }) =
+        let (_, SignedIn { token, expires, password_state, factor }) =
             login.map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::LoginResponse {
             session_token: token.expose().to_owned(),
             expire_time: Some(timestamp(expires)),
             must_change_password: password_state == PasswordState::MustChange,
+            second_factor_required: factor.rule == FactorRule::Always,
+            second_factor_enrolled: factor.enrolled,
             idle_seconds: u32::try_from(rules.session_idle.as_secs()).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn step_up(
+        &self,
+        request: Request<v1::StepUpRequest>,
+    ) -> Result<Response<v1::StepUpResponse>, Status> {
+        let accepted = self.accept(&request).await?;
+        let code = Secret::new(request.into_inner().code);
+        self.show_factor(&accepted, code).await?;
+        Ok(Response::new(v1::StepUpResponse {}))
     }
 
     async fn logout(
@@ -65,6 +77,8 @@ impl SessionService for Api {
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Unfinished, "WhoAmI").await?;
         let caller = &accepted.call.caller;
+        let factor = caller.user.as_ref().map(|user| user.factor).unwrap_or_default();
+        let shown = caller.session.as_ref().and_then(|session| session.factor);
         Ok(Response::new(v1::WhoAmIResponse {
             user: caller.user.as_ref().map(|user| user.id.resource_name()).unwrap_or_default(),
             roles: caller.user.as_ref().map(|user| api_roles(user.roles)).unwrap_or_default(),
@@ -74,6 +88,9 @@ impl SessionService for Api {
                 .user
                 .as_ref()
                 .is_some_and(|user| user.password_state == PasswordState::MustChange),
+            second_factor_enrolled: factor.enrolled,
+            second_factor_required: factor.rule == FactorRule::Always,
+            second_factor_time: shown.map(timestamp),
         }))
     }
 }
@@ -100,13 +117,13 @@ impl Api {
             Some(_) if !matches => return Err(failed("wrong password")),
             Some(user) => user,
         };
+        let (password_state, factor) = (user.password_state, user.factor);
         let token = random_token()?;
         let now = Timestamp::now();
         let expires = now + rules.session_lifetime;
         let id = SessionId::of_token(token.expose());
-        let session = Session { id, user: user.id, device, created: now, used: now, expires };
-        let password_state = user.password_state;
-        Ok((Change::OpenSession(session), SignedIn { token, expires, password_state }))
+        let session = Session { id, user: user.id, device, created: now, used: now, factor: None, expires };
+        Ok((Change::OpenSession(session), SignedIn { token, expires, password_state, factor }))
     }
 }
 
@@ -115,6 +132,7 @@ struct SignedIn {
     token: Secret,
     expires: Timestamp,
     password_state: PasswordState,
+    factor: FactorState,
 }
 
 /// 256 random bits, as text: a session token, an enrolment code.

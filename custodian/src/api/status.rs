@@ -43,6 +43,10 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::DeviceRevoked
         | Refusal::UserDisabled
         | Refusal::PasswordMustChange
+        | Refusal::StepUpRequired
+        | Refusal::FactorMissing
+        | Refusal::FactorRefused
+        | Refusal::FactorLocked
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::EnrollmentRefused => Code::PermissionDenied,

@@ -14,7 +14,7 @@ use super::{
     resource::{page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
-    authority::{Need, PasswordState, Role, User, UserId},
+    authority::{FactorState, Need, PasswordState, Role, User, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
 };
@@ -45,6 +45,7 @@ impl UserService for Api {
                 disabled: false,
                 password,
                 password_state,
+                factor: FactorState::default(),
                 created: now,
                 updated: now,
             }))
@@ -156,7 +157,7 @@ impl Api {
         }
     }
 
-    async fn change_user(
+    pub(super) async fn change_user(
         &self,
         accepted: &Accepted,
         need: Need<'static>,

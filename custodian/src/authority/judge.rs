@@ -6,8 +6,8 @@ use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Caller, DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId,
-    Standing, WrappingKey,
+    Answer, Caller, DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role,
+    SessionId, Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault},
@@ -32,8 +32,11 @@ pub struct Rules {
 pub enum Need<'a> {
     /// Nothing: signing in.
     Device,
-    /// A session, even of a user who must change the password first: for that, and for signing out.
+    /// A session, even of a user who must change the password first or show the second factor: for that, and for signing
+    /// out.
     Unfinished,
+    /// A session, even of a user who has no second factor and needs one: for enrolling it.
+    Enrolling,
     /// A session.
     Session,
     /// A session of a user with this role.
@@ -107,7 +110,7 @@ impl Authority {
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
         let role = match need {
             Need::Device => return Ok(Permit::new(standing)),
-            Need::Session | Need::Unfinished => None,
+            Need::Session | Need::Unfinished | Need::Enrolling => None,
             Need::Role(role) => Some(role),
             Need::Either(one, other) => {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
@@ -116,7 +119,8 @@ impl Authority {
             Need::Unwrap(_) => Some(Role::Operator),
         };
         standing.may_lack = match need {
-            Need::Unfinished => MayLack::OwnPassword,
+            Need::Unfinished => MayLack::Everything,
+            Need::Enrolling => MayLack::SecondFactor,
             _ => MayLack::Nothing,
         };
         standing.session = Some(self.session(caller, standing.may_lack, role, now)?);
@@ -139,6 +143,9 @@ impl Authority {
             };
             standing.policy = Some(self.ask(caller, intent, key, now)?);
         }
+        if standing.policy.is_some() {
+            standing.factor = caller.session.as_ref().and_then(|session| session.factor);
+        }
         Ok(Permit::new(standing))
     }
 
@@ -160,7 +167,15 @@ impl Authority {
             claims: intent.claims.clone().unwrap_or_default(),
             ..question
         };
-        policy.decide(&question)?.require(policy.version())?;
+        let verdict = policy.decide(&question)?;
+        if verdict.decision == Answer::Denied
+            && let Some(user) = &caller.user
+            && policy.decide(&Question { factor: Some(now), ..question })?.decision == Answer::Allowed
+        {
+            let detail = format!("{verdict} (policy version {})", policy.version());
+            return Err(Denial::Refused { refusal: user.factor.missing(), detail });
+        }
+        verdict.require(policy.version())?;
         Ok(policy.version())
     }
 
@@ -189,9 +204,7 @@ impl Authority {
         if user.disabled {
             return Err(Refusal::UserDisabled.into());
         }
-        if (user.password_state, may_lack) == (PasswordState::MustChange, MayLack::Nothing) {
-            return Err(Refusal::PasswordMustChange.into());
-        }
+        may_lack.check(user.password_state, user.factor, session.factor)?;
         match role {
             Some(role) if !user.roles.contains(role) => Err(Denial::Refused {
                 refusal: Refusal::RoleMissing,

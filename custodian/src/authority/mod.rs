@@ -2,6 +2,7 @@
 
 mod caller;
 mod device;
+mod factor;
 mod floodgate;
 mod judge;
 mod key;
@@ -9,12 +10,15 @@ mod key_life;
 mod password;
 mod permit;
 mod policy;
+mod sealing;
 mod session;
 mod throttle;
+mod totp;
 mod user;
 
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
+pub use factor::{FRESH_FACTOR, Factor, FactorProof, FactorRule, FactorState, RecoveryHash, WrongCodes};
 pub use floodgate::Floodgate;
 pub use judge::{Authority, Need, Rules};
 pub use key::WrappingKey;
@@ -22,8 +26,10 @@ pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod
 pub use password::Passwords;
 pub use permit::{MayLack, Permit, Standing};
 pub use policy::{Answer, Policy, PolicyError, PolicyText, Question, Verdict};
+pub use sealing::{SealedSecret, SealingKey};
 pub use session::{Session, SessionId};
 pub use throttle::{LoginRate, LoginThrottle, Throttled};
+pub use totp::TotpSecret;
 pub use user::{PasswordHash, PasswordState, Role, Roles, User, UserId};
 
 /// An id of a device, a user or a label that does not keep the rules.

@@ -223,7 +223,6 @@ mod tests {
             "anna.schmidt",
             "Anna.Schmidt1",
             "custodian123",
-            "19.03.1987 19.03.1987",
             "P4ssw0rdP4ssw0rd",
         ] {
             let denial = Passwords::check(&secret(easy), &anna).unwrap_err();

@@ -1,9 +1,9 @@
 //! The permit: proof that one operation is allowed.
 
-use custodian_proto::key::KeyId;
-use jiff::SignedDuration;
+use custodian_proto::{key::KeyId, refusal::Refusal};
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Role, SessionId, SpkiHash};
+use super::{FactorRule, FactorState, PasswordState, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -54,8 +54,31 @@ pub enum MayLack {
     /// Nothing.
     #[default]
     Nothing,
-    /// A password of the user's own: for changing it, and for signing out.
-    OwnPassword,
+    /// The second factor that the user always needs: for enrolling it.
+    SecondFactor,
+    /// That, and a password of the user's own: for changing it, for showing the factor, and for signing out.
+    Everything,
+}
+
+impl MayLack {
+    /// Refuses a session that lacks more than that.
+    ///
+    /// # Errors
+    /// [`Refusal::PasswordMustChange`], [`Refusal::StepUpRequired`], [`Refusal::FactorMissing`]
+    pub(crate) fn check(
+        self,
+        password: PasswordState,
+        factor: FactorState,
+        shown: Option<Timestamp>,
+    ) -> Result<(), Refusal> {
+        if self != Self::Everything && password == PasswordState::MustChange {
+            return Err(Refusal::PasswordMustChange);
+        }
+        if self == Self::Nothing && factor.rule == FactorRule::Always && shown.is_none() {
+            return Err(factor.missing());
+        }
+        Ok(())
+    }
 }
 
 /// What a permit was given on, and what the settling transaction reads again (law 2).
@@ -75,6 +98,8 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.
+    pub(crate) factor: Option<Timestamp>,
     /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.
     pub(crate) hourly_budget: Option<u32>,
 }

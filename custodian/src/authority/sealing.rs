@@ -68,13 +68,11 @@ impl SealingKey {
     /// [`Fault::Internal`] if there is no randomness.
     pub fn seal(&self, user: &UserId, secret: &TotpSecret) -> Result<SealedSecret, Fault> {
         let mut text = Zeroizing::new(secret.as_bytes().to_vec());
-        // Room for the tag, so that no copy of the secret stays behind.
-        let mut sealed = Vec::with_capacity(NONCE_LEN + TotpSecret::LEN + AES_256_GCM.tag_len());
-        text.reserve_exact(AES_256_GCM.tag_len());
-        let nonce = self.0.seal_in_place_append_tag(about(user), &mut *text);
-        let nonce = nonce.map_err(|_| Fault::Internal("a second factor cannot be sealed".into()))?;
-        sealed.extend_from_slice(nonce.as_ref());
-        sealed.extend_from_slice(&text);
+        let (nonce, tag) = self
+            .0
+            .seal_in_place_separate_tag(about(user), &mut text)
+            .map_err(|_| Fault::Internal("a second factor cannot be sealed".into()))?;
+        let sealed = [nonce.as_ref().as_slice(), &text, tag.as_ref()].concat();
         Ok(SealedSecret(sealed))
     }
 

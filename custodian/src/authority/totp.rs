@@ -100,7 +100,10 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_rfc_4226_appendix_d() {
-        let codes = ["755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871", "520489"];
+        let codes = [
+            "755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871",
+            "520489",
+        ];
         for (step, code) in (0..).zip(codes) {
             assert_eq!(secret().code(step).as_str(), code);
         }
@@ -125,9 +128,13 @@ mod tests {
     #[test]
     fn a_clock_may_be_one_step_off_and_no_more() {
         let (code, now) = (secret().code(1_000), 1_000 * STEP);
-        for (second, known) in
-            [(now - STEP - 1, false), (now - STEP, true), (now, true), (now + 2 * STEP - 1, true), (now + 2 * STEP, false)]
-        {
+        for (second, known) in [
+            (now - STEP - 1, false),
+            (now - STEP, true),
+            (now, true),
+            (now + 2 * STEP - 1, true),
+            (now + 2 * STEP, false),
+        ] {
             assert_eq!(secret().step_of(&code, at(second)), known.then_some(1_000), "{second}");
         }
     }
@@ -135,7 +142,8 @@ mod tests {
     #[test]
     fn what_is_no_code_is_none() {
         let code = secret().code(1_000);
-        for bad in ["", "12345", &code[1..], &format!("{}0", *code), &format!(" {}", *code), "１２３４５６"] {
+        for bad in ["", "12345", &code[1..], &format!("{}0", *code), &format!(" {}", *code), "１２３４５６"]
+        {
             assert_eq!(secret().step_of(bad, at(1_000 * STEP)), None, "{bad}");
         }
     }
@@ -148,9 +156,6 @@ mod tests {
             "otpauth://totp/Custodian:anna.b?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Custodian&algorithm=SHA1\
              &digits=6&period=30"
         );
-        assert_ne!(
-            TotpSecret::generate().unwrap().as_bytes(),
-            TotpSecret::generate().unwrap().as_bytes()
-        );
+        assert_ne!(TotpSecret::generate().unwrap().as_bytes(), TotpSecret::generate().unwrap().as_bytes());
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use custodian_proto::limits::MAX_ID_LEN;
 use jiff::Timestamp;
 
-use super::BadId;
+use super::{BadId, FactorState};
 
 /// A user's id: `anna`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -146,6 +146,8 @@ pub struct User {
     pub password: PasswordHash,
     /// Whether that must be changed.
     pub password_state: PasswordState,
+    /// Whether it has and needs a second factor.
+    pub factor: FactorState,
     /// When it was created.
     pub created: Timestamp,
     /// When it last changed.

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::Change;
 use crate::{
-    authority::{DeviceId, PasswordState, Role, Roles, UserId, WrappingKey},
+    authority::{DeviceId, FactorProof, FactorRule, PasswordState, Role, Roles, UserId, WrappingKey},
     token::Drain,
 };
 
@@ -39,6 +39,22 @@ impl About {
             Change::SetPassword { id, state, .. } => {
                 let detail = must_change(*state).trim_start_matches("; ").to_owned();
                 Self { detail, ..Self::user(id) }
+            }
+            Change::ShowFactor { proof, .. } => {
+                let detail = match proof {
+                    FactorProof::Code { .. } => "code of the app",
+                    FactorProof::Recovery(_) => "recovery code",
+                };
+                Self { detail: detail.to_owned(), ..Self::default() }
+            }
+            Change::PendFactor { .. } | Change::ConfirmFactor { .. } => Self::default(),
+            Change::ResetFactor { id } => Self::user(id),
+            Change::RequireFactor { id, rule } => {
+                let detail = match rule {
+                    FactorRule::Always => "for everything",
+                    FactorRule::AsPolicySays => "where the policy says so",
+                };
+                Self { detail: detail.to_owned(), ..Self::user(id) }
             }
             Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
             Change::AddKey(key) => Self { key: Some(key.id), detail: new_key(key), ..Self::default() },

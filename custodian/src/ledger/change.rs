@@ -5,11 +5,15 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PasswordState, PolicyText, Roles,
-        Session, SessionId, User, UserId, WrappingKey,
+        Device, DeviceId, DeviceState, FactorProof, FactorRule, Invitation, KeyStep, PasswordHash,
+        PasswordState, PolicyText, RecoveryHash, Roles, SealedSecret, Session, SessionId, User, UserId,
+        WrappingKey,
     },
     token::{Drain, TokenName},
 };
+
+#[cfg(doc)]
+use crate::authority::FRESH_FACTOR;
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
 ///
@@ -66,6 +70,46 @@ pub enum Change {
         state: PasswordState,
         /// The session that made the change, if it is the user's own.
         keep: Option<SessionId>,
+    },
+    /// The session shows the second factor of its user: the code, which must not have been used before and no later one
+    /// either (FACTOR_REFUSED), is used up. FACTOR_LOCKED after too many wrong ones.
+    ShowFactor {
+        /// Which session.
+        session: SessionId,
+        /// The code.
+        proof: FactorProof,
+    },
+    /// Remembers another second factor of the session's user, until it is confirmed. Who has one must have shown it in this
+    /// session a moment ago ([`FRESH_FACTOR`]; STEP_UP_REQUIRED).
+    PendFactor {
+        /// Which session.
+        session: SessionId,
+        /// The new factor's secret.
+        secret: SealedSecret,
+    },
+    /// Puts the remembered one in force with its recovery codes; the session has it. Refused as [`Change::PendFactor`] is,
+    /// and if it is no longer the one that is remembered (STATE_CONFLICT).
+    ConfirmFactor {
+        /// Which session.
+        session: SessionId,
+        /// The secret that the first code was compared with.
+        secret: SealedSecret,
+        /// The step of that code: it and those before it are used up.
+        step: u64,
+        /// In the place of any earlier ones.
+        recovery: Vec<RecoveryHash>,
+    },
+    /// Takes a user's second factor and recovery codes away, and ends the user's sessions.
+    ResetFactor {
+        /// Which user.
+        id: UserId,
+    },
+    /// Sets whether a user's sessions need the second factor.
+    RequireFactor {
+        /// Which user.
+        id: UserId,
+        /// Whether.
+        rule: FactorRule,
     },
     /// Replaces a user's roles.
     SetRoles {

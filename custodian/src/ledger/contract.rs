@@ -1,6 +1,7 @@
 //! What every ledger promises: a suite that each implementation passes.
 
 pub(crate) mod changes;
+pub(crate) mod factors;
 pub(crate) mod log;
 pub(crate) mod refusals;
 pub(crate) mod releases;
@@ -21,6 +22,9 @@ macro_rules! ledger_keeps_its_contract {
                 a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
+            factors: a_second_factor_is_confirmed_replaced_and_reset, a_code_is_good_once, a_recovery_code_is_good_once,
+                of_two_uses_of_a_code_one_is_refused, wrong_codes_lock_the_factor_and_a_right_one_forgives_them,
+                a_session_lacks_what_its_user_must_have, a_factor_that_was_taken_back_stops_what_it_allowed;
             log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,
                 every_filter_finds_its_records, pages_follow_each_other_in_both_directions,
                 numbers_have_no_gap_under_load, the_last_number_is_announced,

@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod changes;
+mod factor;
 mod keys;
 mod lockout;
 mod log;
@@ -43,7 +44,8 @@ use super::{
 };
 use crate::{
     authority::{
-        Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
+        Device, DeviceId, Factor, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId,
+        WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -267,6 +269,15 @@ impl Ledger for SqliteLedger {
         self.long
             .read(move |connection| rows::many(connection, from, params![after, limit], rows::user))
             .await
+    }
+
+    async fn factor(&self, id: &UserId) -> Result<Option<Factor>, LedgerError> {
+        let id = id.clone();
+        self.quick.read(move |connection| factor::factor(connection, &id)).await
+    }
+
+    async fn has_factors(&self) -> Result<bool, LedgerError> {
+        self.quick.read(factor::any).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {

@@ -24,12 +24,12 @@ use super::{
 use crate::{
     api::{GENERATION, NewKey, random_token},
     authority::{
-        Device, DeviceId, DeviceState, Invitation, PasswordState, Passwords, Role, SpkiHash, Standing, User,
-        UserId,
+        Device, DeviceId, DeviceState, FactorState, Invitation, PasswordState, Passwords, Role, SpkiHash,
+        Standing, User, UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawPasswords,
-        RawSessions, RawTls, RawToken,
+        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits, RawLog,
+        RawPasswords, RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -206,6 +206,7 @@ impl Plan {
             log: Some(RawLog { key: log_key::PATH.into() }),
             sessions: RawSessions::default(),
             passwords: RawPasswords::default(),
+            second_factor: RawFactor::default(),
             budget: RawBudget::default(),
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
@@ -267,6 +268,7 @@ impl Person {
             disabled: false,
             password,
             password_state: PasswordState::Settled,
+            factor: FactorState::default(),
             created: now,
             updated: now,
         };

@@ -40,6 +40,8 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("EnableUser", &[Administer]),
     ("SetPassword", &[Administer]),
     ("SetRoles", &[Administer]),
+    ("ResetFactor", &[Administer]),
+    ("RequireFactor", &[Administer]),
     ("CreateKey", &[Administer]),
     ("RotateKey", &[Administer]),
     ("ImportKey", &[Administer]),

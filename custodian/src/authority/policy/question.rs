@@ -35,6 +35,8 @@ pub struct Question {
     pub now: Timestamp,
     /// When the user signed in.
     pub signed_in: Timestamp,
+    /// When the session last showed the second factor.
+    pub factor: Option<Timestamp>,
     /// What the caller claims about the file.
     pub claims: v1::Claims,
 }
@@ -57,6 +59,7 @@ impl Question {
             ip: caller.peer.ip,
             now,
             signed_in: session.created,
+            factor: session.factor,
             claims: v1::Claims::default(),
         })
     }
@@ -99,7 +102,9 @@ impl Question {
             ("file_size", long(size)),
             ("file_format", string(&self.claims.format)),
         ];
-        Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(text)
+        let shown = self.factor.map(|shown| self.now.duration_since(shown).as_secs().max(0));
+        let pairs = pairs.into_iter().chain(shown.map(|age| ("mfa_age", long(age))));
+        Context::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value))).map_err(text)
     }
 }
 

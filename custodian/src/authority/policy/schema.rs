@@ -30,6 +30,8 @@ type Circumstances = {
   weekday: Long,
   // How old the login is, in seconds.
   login_age: Long,
+  // How long ago this login showed the second factor, in seconds. Not there if it never did: ask for `context has mfa_age`.
+  mfa_age?: Long,
   // The reason that was given; "" if none.
   reason: String,
   // What the operation is about, by its resource name, if that is no key: "devices/laptop-7". "" if nothing.

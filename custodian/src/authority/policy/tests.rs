@@ -28,6 +28,7 @@ fn question(operation: &str, roles: &[Role]) -> Question {
         ip: IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)),
         now,
         signed_in: now - SignedDuration::from_mins(5),
+        factor: None,
         claims: v1::Claims {
             file_name: "a.mtd".into(),
             file_size: 1 << 40,
@@ -90,6 +91,27 @@ fn a_policy_can_look_at_every_circumstance() {
 }
 
 #[test]
+fn a_policy_can_ask_for_a_fresh_second_factor() {
+    let fresh = r#"@id("fresh") forbid (principal, action == Action::"Unwrap", resource)
+                   unless { context has mfa_age && context.mfa_age < 300 };"#;
+    let unwrap = question("Unwrap", &[Role::Operator]);
+    let shown = |seconds| {
+        let factor = seconds.map(|seconds| unwrap.now - SignedDuration::from_secs(seconds));
+        decides(fresh, &Question { factor, ..unwrap.clone() }).decision
+    };
+    assert_eq!(shown(None), Answer::Denied);
+    for (seconds, answer) in [(0, Answer::Allowed), (299, Answer::Allowed), (300, Answer::Denied)] {
+        assert_eq!(shown(Some(seconds)), answer, "{seconds}");
+    }
+    // A clock that was set back makes nothing older than new.
+    assert_eq!(shown(Some(-3_600)), Answer::Allowed);
+    // Who forgets to ask whether it is there is told so when the policy is applied.
+    let careless = fresh.replace("context has mfa_age && ", "");
+    let error = Policy::parse(1, &careless).unwrap_err();
+    assert!(error.0.contains("mfa_age"), "{error}");
+}
+
+#[test]
 fn a_text_that_is_no_policy_says_why() {
     let when = |condition: &str| {
         format!(
@@ -144,8 +166,19 @@ fn what_callers_choose_is_data_and_never_syntax() {
 }
 
 /// Calls that need a device or a session only: no policy is asked.
-const NEED_NO_ROLE: &[&str] =
-    &["Enroll", "Login", "Logout", "WhoAmI", "ListKeys", "GetKey", "GetStatus", "GetReceipt"];
+const NEED_NO_ROLE: &[&str] = &[
+    "Enroll",
+    "Login",
+    "StepUp",
+    "EnrollFactor",
+    "ConfirmFactor",
+    "Logout",
+    "WhoAmI",
+    "ListKeys",
+    "GetKey",
+    "GetStatus",
+    "GetReceipt",
+];
 
 #[test]
 fn every_call_of_the_api_is_either_asked_about_or_named_as_one_that_is_not() {

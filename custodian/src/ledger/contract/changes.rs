@@ -296,7 +296,7 @@ pub(crate) async fn a_given_password_must_be_changed_first<L: Ledger>(ledger: Ar
     let session = Some(SessionId([2; 32]));
     let unfinished = Standing { session, role: None, key: None, ..world.standing() };
     world.refuses(unfinished.clone(), Refusal::PasswordMustChange).await;
-    assert!(world.unwraps(Standing { may_lack: MayLack::OwnPassword, ..unfinished.clone() }).await.is_ok());
+    assert!(world.unwraps(Standing { may_lack: MayLack::Everything, ..unfinished.clone() }).await.is_ok());
     world.done(set(PasswordState::Settled, Some(2))).await;
     assert!(world.unwraps(unfinished).await.is_ok());
 

@@ -15,9 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Beginning, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep, MayLack,
-        PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash, Standing, User, UserId,
-        WrapPeriod, WrappingKey,
+        Beginning, Device, DeviceId, DeviceState, FactorState, Invitation, KeyLife, KeyState, KeyStep,
+        MayLack, PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash, Standing, User,
+        UserId, WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
@@ -86,6 +86,7 @@ pub(crate) fn user(id: &str, roles: &[Role]) -> User {
         disabled: false,
         password: PasswordHash::from_phc("$argon2id$first".to_owned()),
         password_state: PasswordState::Settled,
+        factor: FactorState::default(),
         created: now(),
         updated: now(),
     }
@@ -98,6 +99,7 @@ pub(crate) fn session(id: u8, user: &str, device: u8) -> Session {
         device: SpkiHash([device; 32]),
         created: now(),
         used: now(),
+        factor: None,
         expires: ahead(3_600),
     }
 }
@@ -179,6 +181,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            factor: None,
             hourly_budget: None,
         }
     }

@@ -4,14 +4,15 @@ use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use rusqlite::{Params, params};
 
 use super::{
-    keys, lockout,
+    factor, keys, lockout,
     rows::{self, micros},
     standing,
     writer::{Batch, Stop},
 };
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, PasswordState, PolicyText, Session, User, UserId,
+        Device, DeviceId, DeviceState, FactorRule, Invitation, PasswordState, PolicyText, Session, User,
+        UserId,
     },
     ledger::{Change, Changed, entry},
 };
@@ -44,6 +45,13 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             batch.execute(end, params![id.as_str(), keep.map(|id| id.0)])?;
             batch.changed_user(id)
         }
+        Change::ShowFactor { session, proof } => factor::prove(batch, *session, proof),
+        Change::PendFactor { session, secret } => factor::pend(batch, *session, secret),
+        Change::ConfirmFactor { session, secret, step, recovery } => {
+            factor::confirm(batch, *session, secret, *step, recovery)
+        }
+        Change::ResetFactor { id } => factor::reset(batch, id),
+        Change::RequireFactor { id, rule } => factor::require(batch, id, *rule),
         Change::SetRoles { id, roles } => {
             let before = batch.user(id)?.ok_or(Refusal::NotFound)?;
             let set = "UPDATE users SET roles = ?2, updated = ?3 WHERE id = ?1";
@@ -204,8 +212,9 @@ impl Batch<'_> {
 
     fn create_user(&self, user: &User) -> Made {
         self.add(
-            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated, must_change)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated, must_change,
+                                factor_required)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             params![
                 user.id.as_str(),
                 user.roles.bits(),
@@ -214,7 +223,8 @@ impl Batch<'_> {
                 self.sequence.cast_signed(),
                 micros(user.created),
                 micros(user.updated),
-                user.password_state == PasswordState::MustChange
+                user.password_state == PasswordState::MustChange,
+                user.factor.rule == FactorRule::Always
             ],
         )?;
         self.changed_user(&user.id)
@@ -261,7 +271,7 @@ impl Batch<'_> {
         Ok(Changed::Device(self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?))
     }
 
-    fn changed_user(&self, id: &UserId) -> Made {
+    pub(super) fn changed_user(&self, id: &UserId) -> Made {
         Ok(Changed::User(self.user(id)?.ok_or(Refusal::NotFound)?))
     }
 

@@ -11,8 +11,9 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, PasswordState,
-        PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyState, PasswordHash,
+        PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId, WrapPeriod,
+        WrappingKey,
     },
     token::Drain,
 };
@@ -22,9 +23,10 @@ pub(super) const DEVICE: &str = "id, spki, state, certificate, expires, enrolled
 /// The columns of [`invitation`], in its order.
 pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
 /// The columns of [`user`], in its order.
-pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change";
+pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change, factor_required, \
+                               factor_secret IS NOT NULL";
 /// The columns of [`session`], in its order.
-pub(super) const SESSION: &str = "id, user, device, created, used, expires";
+pub(super) const SESSION: &str = "id, user, device, created, used, expires, factor";
 /// The columns of [`key`], in its order.
 pub(super) const KEY: &str = "id, label, version, state, wrap_from, wrap_until, unwrap_until, modulus_bits, wrapping, \
                               certificate, created, updated, reason";
@@ -74,6 +76,7 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
             true => PasswordState::MustChange,
             false => PasswordState::Settled,
         },
+        factor: factor_state(row, 7)?,
     })
 }
 
@@ -85,16 +88,23 @@ pub(super) fn session(row: &Row<'_>) -> Result<Session> {
         created: time(row, 3)?,
         used: time(row, 4)?,
         expires: time(row, 5)?,
+        factor: maybe_time(row, 6)?,
     })
+}
+
+/// Whether a user needs a second factor, and has one: two columns.
+pub(super) fn factor_state(row: &Row<'_>, column: usize) -> Result<FactorState> {
+    let rule = match row.get(column)? {
+        true => FactorRule::Always,
+        false => FactorRule::AsPolicySays,
+    };
+    Ok(FactorState { rule, enrolled: row.get(column + 1)? })
 }
 
 pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
     let id: [u8; KeyId::LEN] = row.get(0)?;
     let wraps = WrapPeriod::new(time(row, 4)?, time(row, 5)?).map_err(|_| unreadable(5, "no period"))?;
-    let unwraps_until = match row.get::<_, Option<i64>>(6)? {
-        Some(_) => Some(time(row, 6)?),
-        None => None,
-    };
+    let unwraps_until = maybe_time(row, 6)?;
     Ok(WrappingKey {
         id: KeyId::from_bytes(&id).ok_or_else(|| unreadable(0, "no key id"))?,
         label: row.get(1)?,
@@ -153,7 +163,15 @@ pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+/// A time that may be missing.
+pub(super) fn maybe_time(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    match row.get::<_, Option<i64>>(column)? {
+        Some(_) => time(row, column).map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
     Timestamp::from_microsecond(row.get(column)?).map_err(|_| unreadable(column, "no time"))
 }
 

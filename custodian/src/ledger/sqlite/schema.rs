@@ -14,8 +14,15 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 6] =
-    [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies, add_given_passwords];
+const STEPS: [Step; 7] = [
+    add_tree,
+    add_drains,
+    upgrade::key_lives,
+    change_nothing,
+    add_policies,
+    add_given_passwords,
+    add_factors,
+];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 
@@ -35,6 +42,27 @@ fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
 /// Version 7: passwords that somebody else set must be changed.
 fn add_given_passwords(tx: &Transaction<'_>) -> Result<(), OpenError> {
     Ok(tx.execute_batch("ALTER TABLE users ADD COLUMN must_change INTEGER NOT NULL DEFAULT 0")?)
+}
+
+/// Version 8: second factors, and when a session showed one.
+fn add_factors(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "ALTER TABLE users ADD COLUMN factor_required INTEGER NOT NULL DEFAULT 0;
+         -- Sealed: nonce, ciphertext, tag. NULL: there is none.
+         ALTER TABLE users ADD COLUMN factor_secret BLOB;
+         ALTER TABLE users ADD COLUMN factor_pending BLOB;
+         -- The step of the last code that was used.
+         ALTER TABLE users ADD COLUMN factor_step INTEGER NOT NULL DEFAULT 0;
+         -- Wrong codes since the last right one, and when the last of them came.
+         ALTER TABLE users ADD COLUMN factor_wrong INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE users ADD COLUMN factor_wrong_at INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE sessions ADD COLUMN factor INTEGER;
+         CREATE TABLE recovery_codes (
+            user TEXT NOT NULL REFERENCES users (id),
+            hash BLOB NOT NULL,
+            PRIMARY KEY (user, hash)
+         ) STRICT, WITHOUT ROWID;",
+    )?)
 }
 
 /// The tables of version 1.

@@ -8,7 +8,9 @@ use super::{
     rows::{self, micros},
     writer::{Batch, Stop},
 };
-use crate::authority::{DeviceState, MayLack, Roles, Session, SessionId, SpkiHash, Standing};
+use crate::authority::{
+    DeviceState, FactorState, PasswordState, Roles, Session, SessionId, SpkiHash, Standing,
+};
 
 /// The span in which a budget is spent, in microseconds.
 const HOUR: i64 = 3_600_000_000;
@@ -86,14 +88,21 @@ fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Re
 }
 
 fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
-    let mut user = batch.tx.prepare_cached("SELECT disabled, roles, must_change FROM users WHERE id = ?")?;
-    let (disabled, roles, must_change): (bool, u8, bool) =
-        user.query_row([session.user.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let mut user = batch.tx.prepare_cached(
+        "SELECT disabled, roles, must_change, factor_required, factor_secret IS NOT NULL FROM users WHERE id = ?",
+    )?;
+    let (disabled, roles, must_change, factor): (bool, u8, bool, FactorState) = user
+        .query_row([session.user.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, rows::factor_state(row, 3)?))
+        })?;
     if disabled {
         return Err(Refusal::UserDisabled.into());
     }
-    if must_change && standing.may_lack == MayLack::Nothing {
-        return Err(Refusal::PasswordMustChange.into());
+    let password = if must_change { PasswordState::MustChange } else { PasswordState::Settled };
+    standing.may_lack.check(password, factor, session.factor)?;
+    // Taken back since the policy looked at it. (Nothing is less than any time.)
+    if session.factor < standing.factor {
+        return Err(factor.missing().into());
     }
     match standing.role {
         Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),

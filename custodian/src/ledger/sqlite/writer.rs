@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::{
-    changes,
+    changes, factor,
     rows::micros,
     standing,
     tree::{self, TreeError},
@@ -174,6 +174,7 @@ impl Batch<'_> {
                 }
                 Outcome::Granted(grant) => self.grant(part.since, grant)?,
                 Outcome::Denied(denial) => Err(denial.clone()),
+                Outcome::WrongCode(denial) => Err(factor::charge(self, &part.intent, denial)?),
                 Outcome::Rejected { denial, hourly_budget } => {
                     Err(self.reject(&part.intent, denial, *hourly_budget)?)
                 }
