@@ -155,8 +155,12 @@ fn the_revocation_list_is_one_that_openssl_takes_and_its_numbers_grow() {
     let der = ["device", "crl", "-o", out.to_str().unwrap(), "--days", "1"];
     dev.ctl(Person::Admin, der).expect(0);
     openssl(&["crl", "-inform", "DER", "-in", out.to_str().unwrap(), "-noout"]).expect(0);
-    dev.ctl(Person::Admin, ["device", "crl", "-o", out.to_str().unwrap(), "--days", "91"]).expect(3).says("90");
-    dev.ctl(Person::Auditor, ["device", "suspend", "admin-laptop", "--reason", "no"]).expect(3).says("ROLE_MISSING");
+    dev.ctl(Person::Admin, ["device", "crl", "-o", out.to_str().unwrap(), "--days", "91"])
+        .expect(3)
+        .says("90");
+    dev.ctl(Person::Auditor, ["device", "suspend", "admin-laptop", "--reason", "no"])
+        .expect(3)
+        .says("ROLE_MISSING");
 }
 
 #[tokio::test]

@@ -76,16 +76,14 @@ impl Passwords {
     /// The hash of a new password of this user. Refused as [`Passwords::check`] says, or if too many wait (OVERLOADED).
     pub async fn hash(&self, password: Secret, user: &UserId) -> Result<PasswordHash, Denial> {
         let user = user.clone();
-        let hashed = self
-            .run(move || {
-                Self::check(&password, &user)?;
-                Argon2::default()
-                    .hash_password(password.expose().as_bytes())
-                    .map(|hash| PasswordHash::from_phc(hash.to_string()))
-                    .map_err(|error| Fault::Internal(format!("cannot hash a password: {error}")).into())
-            })
-            .await?;
-        hashed
+        self.run(move || {
+            Self::check(&password, &user)?;
+            Argon2::default()
+                .hash_password(password.expose().as_bytes())
+                .map(|hash| PasswordHash::from_phc(hash.to_string()))
+                .map_err(|error| Fault::Internal(format!("cannot hash a password: {error}")).into())
+        })
+        .await?
     }
 
     /// Whether this is the password of this user, and the user is enabled. For an unknown or disabled user it does the
