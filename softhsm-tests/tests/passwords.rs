@@ -49,7 +49,7 @@ async fn a_given_password_is_changed_before_anything_else() {
 
     let records = Wire::records(&dev).await;
     let refused = records.iter().find(|record| record.outcome == "PASSWORD_MUST_CHANGE").unwrap();
-    assert_eq!((refused.operation.as_str(), refused.user.as_str()), ("ListKeys", "users/bob"));
+    assert_eq!((refused.operation.as_str(), refused.user.as_str()), ("GetKey", "users/bob"));
     let created = records.iter().rfind(|record| record.operation == "CreateUser").unwrap();
     assert!(created.detail.contains("the password must be changed"), "{}", created.detail);
 }

@@ -16,7 +16,7 @@ use super::{
     message::{finish, no_core_dumps},
     output::print,
     seal::{self, SealArgs},
-    totp::TotpArgs,
+    totp::{EnrollFactorArgs, VerifyFactorArgs},
     user::PasswdArgs,
 };
 use crate::{error::Result, interrupt::Interrupt};
@@ -40,7 +40,8 @@ enum Command {
     /// Change your password
     Passwd(Networked<PasswdArgs>),
     /// Get a second factor, and show it
-    Totp(Networked<TotpArgs>),
+    #[command(subcommand)]
+    Totp(TotpCommand),
     /// End the session
     Logout(Networked<LogoutArgs>),
     /// Show who the custodian believes you to be
@@ -52,6 +53,14 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TotpCommand {
+    /// Get one, or another: shows what the app scans, asks for a first code, and prints the recovery codes
+    Enroll(Networked<EnrollFactorArgs>),
+    /// Show it now: later commands of this session have it
+    Verify(Networked<VerifyFactorArgs>),
 }
 
 // A command with the flags to reach a custodian. (Clap would show a doc comment as help.)
@@ -78,7 +87,12 @@ fn run(command: Command) -> Result<()> {
         Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Passwd(Networked { args, connection }) => args.run(&connection, interrupt),
-        Command::Totp(Networked { args, connection }) => args.command.run(&connection, interrupt),
+        Command::Totp(TotpCommand::Enroll(Networked { args, connection })) => {
+            args.run(&connection, interrupt)
+        }
+        Command::Totp(TotpCommand::Verify(Networked { args, connection })) => {
+            args.run(&connection, interrupt)
+        }
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),

@@ -15,24 +15,32 @@ use super::{
 };
 use crate::{error::Result, interrupt::Interrupt};
 
-/// The second factor: codes of an authenticator app
+// Of `custodianctl`, whose connection flags stand before the noun.
 #[derive(Debug, Subcommand)]
 pub(super) enum TotpCommand {
-    /// Get a second factor, or another one: shows what the app scans, asks for a first code, and prints the recovery codes
-    Enroll {
-        #[command(flatten)]
-        style: Style,
-    },
-    /// Show the second factor now: later commands of this session have it
-    Verify {},
+    Enroll(EnrollFactorArgs),
+    Verify(VerifyFactorArgs),
 }
 
-// Clap flattens arguments, and commands stand below them.
-#[derive(Debug, clap::Args)]
-pub(super) struct TotpArgs {
-    #[command(subcommand)]
-    pub(super) command: TotpCommand,
+impl TotpCommand {
+    pub(super) fn run(self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        match self {
+            Self::Enroll(args) => args.run(connection, interrupt),
+            Self::Verify(args) => args.run(connection, interrupt),
+        }
+    }
 }
+
+/// Get a second factor, or another one: shows what the app scans, asks for a first code, and prints the recovery codes
+#[derive(Debug, clap::Args)]
+pub(super) struct EnrollFactorArgs {
+    #[command(flatten)]
+    style: Style,
+}
+
+/// Show the second factor now: later commands of this session have it
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyFactorArgs {}
 
 #[derive(Serialize)]
 struct UriView<'a> {
@@ -44,38 +52,37 @@ struct CodesView<'a> {
     recovery_codes: Vec<&'a str>,
 }
 
-impl TotpCommand {
-    pub(super) fn run(self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
-        let remote = connection.connect(interrupt)?;
-        match self {
-            Self::Enroll { style } => {
-                let uri = remote.enroll_factor()?;
-                if style.is_for_people() && io::stdout().is_terminal() {
-                    draw(&uri)?;
-                }
-                if style.next(&UriView { uri: uri.expose() }, |view| view.uri.to_owned())?.is_break() {
-                    return Ok(());
-                }
-                let codes = remote.confirm_factor()?;
-                note(
-                    "\nThe second factor is in force. Each of these recovery codes stands in for one code of the app,",
-                );
-                note(
-                    "once, on the day on which it is lost. Print them, and keep them away from this machine:",
-                );
-                let view = CodesView { recovery_codes: codes.iter().map(Secret::expose).collect() };
-                if style.is_for_people() {
-                    let lines = Zeroizing::new(view.recovery_codes.join("\n") + "\n");
-                    return print(&lines).map(drop);
-                }
-                style.next(&view, |_| String::new()).map(drop)
-            }
-            Self::Verify {} => {
-                remote.step_up()?;
-                note("this session has shown the second factor");
-                Ok(())
-            }
+impl EnrollFactorArgs {
+    /// Enrols.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let (style, remote) = (self.style, connection.connect(interrupt)?);
+        let uri = remote.enroll_factor()?;
+        if style.is_for_people() && io::stdout().is_terminal() {
+            draw(&uri)?;
         }
+        if style.next(&UriView { uri: uri.expose() }, |view| view.uri.to_owned())?.is_break() {
+            return Ok(());
+        }
+        let codes = remote.confirm_factor()?;
+        note(
+            "\nThe second factor is in force. Each of these recovery codes stands in for one code of the app,",
+        );
+        note("once, on the day on which it is lost. Print them, and keep them away from this machine:");
+        let view = CodesView { recovery_codes: codes.iter().map(Secret::expose).collect() };
+        if style.is_for_people() {
+            let lines = Zeroizing::new(view.recovery_codes.join("\n") + "\n");
+            return print(&lines).map(drop);
+        }
+        style.next(&view, |_| String::new()).map(drop)
+    }
+}
+
+impl VerifyFactorArgs {
+    /// Shows it.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        connection.connect(interrupt)?.step_up()?;
+        note("this session has shown the second factor");
+        Ok(())
     }
 }
 
