@@ -17,6 +17,7 @@ use crate::{
     },
     error::{Error, Kind, Result},
     input::Envelope,
+    inspect,
     output::{self, Case, SafePath, Tree},
     progress::Progress,
     single,
@@ -54,6 +55,8 @@ pub enum ExtractTo {
     Folder(PathBuf),
     /// The content of the one matching entry to standard output, once all of it is authenticated.
     Stdout,
+    /// Nowhere: the report lists what would be extracted. Where the list is secret, that takes the key, too.
+    List,
 }
 
 /// What an envelope may not exceed.
@@ -82,6 +85,8 @@ pub struct ExtractReport {
     pub content_bytes: u64,
     /// Leftovers of an earlier, killed run that were removed.
     pub swept: u64,
+    /// What would be extracted, if only that was asked for.
+    pub listed: Vec<inspect::Entry>,
 }
 
 /// Extracts an envelope of any format.
@@ -132,6 +137,7 @@ fn extract_mtd(
             let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
             print(&Opened::Mtd(sealed.open(&file_key)?), &entries, progress)
         }
+        ExtractTo::List => Ok(listed(sealed.entries(), &entries)),
     }
 }
 
@@ -146,7 +152,7 @@ fn extract_sealed(
     let sealed = sealed::read_header(envelope.file(), envelope.len())?;
     let mut target = match &job.output {
         ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
-        ExtractTo::Stdout => None,
+        ExtractTo::Stdout | ExtractTo::List => None,
     };
     let case = target.as_ref().map_or(Ok(Case::Distinguished), TargetFolder::case)?;
     let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
@@ -154,6 +160,7 @@ fn extract_sealed(
     check_names(opened.entries(), case)?;
     let entries = chosen.of(opened.entries())?;
     match &mut target {
+        None if matches!(job.output, ExtractTo::List) => Ok(listed(opened.entries(), &entries)),
         Some(target) => {
             target.check_free(of(opened.entries(), &entries))?;
             fill(target, &Opened::Sealed(Box::new(opened)), &entries, progress)
@@ -186,7 +193,7 @@ fn extract_cms(
         return Err(nothing_chosen());
     }
     progress.total(sealed.content_len());
-    single::deliver(&job.output, &name, |out| {
+    single::deliver(&job.output, &name, sealed.content_len(), |out| {
         let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
         sealed.open(file_key)?.write_to(out, progress)
     })
@@ -211,7 +218,12 @@ fn fill(
     let content_bytes = content_bytes(entries.iter().copied());
     progress.total(content_bytes);
     target.fill(opened, &entries, progress)?;
-    Ok(ExtractReport { entries: entries.len() as u64, content_bytes, swept: target.swept() })
+    Ok(ExtractReport {
+        entries: entries.len() as u64,
+        content_bytes,
+        swept: target.swept(),
+        listed: Vec::new(),
+    })
 }
 
 fn print(opened: &Opened<'_>, entries: &[usize], progress: &dyn Progress) -> Result<ExtractReport> {
@@ -224,7 +236,13 @@ fn print(opened: &Opened<'_>, entries: &[usize], progress: &dyn Progress) -> Res
         |_: &Entry| spool.try_clone().map_err(|why| output::failed("cannot write a temporary file", &why));
     opened.write_files(&entry, create, progress)?;
     output::copy_to_stdout(&mut spool)?;
-    Ok(ExtractReport { entries: 1, content_bytes, swept: 0 })
+    Ok(ExtractReport { entries: 1, content_bytes, ..ExtractReport::default() })
+}
+
+fn listed(entries: &[Entry], chosen: &[usize]) -> ExtractReport {
+    let listed: Vec<_> = of(entries, chosen).map(inspect::Entry::from).collect();
+    let content_bytes = content_bytes(of(entries, chosen));
+    ExtractReport { entries: listed.len() as u64, content_bytes, swept: 0, listed }
 }
 
 fn of<'e>(entries: &'e [Entry], chosen: &[usize]) -> impl Iterator<Item = &'e Entry> {
@@ -280,7 +298,7 @@ fn the_one_file(entries: &[Entry], chosen: &[usize]) -> Result<usize> {
 
 fn nothing_chosen() -> Error {
     Error::new(Kind::Local, "nothing to extract", "no entry matches --only")
-        .hint("envelope inspect lists the entries")
+        .hint("envelope extract --list lists the entries")
 }
 
 /// Which entries a person wants.

@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
+    output::SafePath,
     progress::Silent,
     single,
 };
@@ -84,13 +85,7 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             .map(|sealed| found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None)),
         Format::Cms => cms::Message::new(envelope.file(), envelope.len()).and_then(|message| {
             let sealed = message.read_header()?;
-            let entry = Entry {
-                path: single::content_name(input)?.to_string(),
-                size: sealed.content_len(),
-                sealed_size: sealed.content_len(),
-                modified: None,
-                mode: None,
-            };
+            let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let others = sealed.other_recipients().to_vec();
             let inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
             Ok(Inspection { other_recipients: others, ..inspection })
@@ -106,6 +101,13 @@ impl From<&WrappedKey> for Recipient {
             wrapping: wrapped.wrapping(),
             wrapped_key_sha256: hex::encode(wrapped.sha256()),
         }
+    }
+}
+
+impl Entry {
+    /// The one file of an envelope that records nothing but its size.
+    pub(crate) fn single(name: &SafePath, size: u64) -> Self {
+        Self { path: name.to_string(), size, sealed_size: size, modified: None, mode: None }
     }
 }
 

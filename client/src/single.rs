@@ -7,6 +7,7 @@ use cap_std::fs::OpenOptions;
 use crate::{
     error::{Error, Kind, Result},
     extract::{ExtractReport, ExtractTo, Input},
+    inspect,
     output::{self, IfMissing, SafePath, Staging},
 };
 
@@ -43,13 +44,14 @@ fn named_after(envelope: &Path) -> String {
 }
 
 /// Has the content written, and delivers it once that worked: under this name, or to standard output. `write` fills an
-/// empty file, and tells how much the content is.
+/// empty file, and tells how much the content is. Only to list it takes no more than its size, as the envelope has it.
 ///
 /// # Errors
 /// Those of `write`; [`Kind::Local`] if the name is taken, or nothing can be written. Nothing is left then.
 pub(crate) fn deliver(
     output: &ExtractTo,
     name: &SafePath,
+    size: u64,
     write: impl FnOnce(&File) -> Result<u64>,
 ) -> Result<ExtractReport> {
     match output {
@@ -66,13 +68,17 @@ pub(crate) fn deliver(
             let content_bytes = write(&file)?;
             let swept = staging.swept();
             staging.commit_file(STAGED_NAME, OsStr::new(name.as_str()))?;
-            Ok(ExtractReport { entries: 1, content_bytes, swept })
+            Ok(ExtractReport { entries: 1, content_bytes, swept, ..ExtractReport::default() })
         }
         ExtractTo::Stdout => {
             let mut spool = output::spool()?;
             let content_bytes = write(&spool)?;
             output::copy_to_stdout(&mut spool)?;
-            Ok(ExtractReport { entries: 1, content_bytes, swept: 0 })
+            Ok(ExtractReport { entries: 1, content_bytes, ..ExtractReport::default() })
+        }
+        ExtractTo::List => {
+            let listed = vec![inspect::Entry::single(name, size)];
+            Ok(ExtractReport { entries: 1, content_bytes: size, listed, ..ExtractReport::default() })
         }
     }
 }

@@ -75,6 +75,14 @@ fn one_file_can_be_taken_out_and_pipes_work_at_both_ends() {
         fs::read_dir(one.join("Ablage ä")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["text"]);
 
+    // Listing asks for the key, too, and writes nothing.
+    let args = [OsStr::new("extract"), envelope.as_ref(), "--list".as_ref(), "--json".as_ref()];
+    let listed = dev.envelope(Person::Operator, args).expect(0).json();
+    let paths: Vec<_> =
+        listed.as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    let expected = ["Ablage ä/", "Ablage ä/empty", "Ablage ä/leer/", "Ablage ä/random", "Ablage ä/text"];
+    assert_eq!(paths, expected);
+
     let mut extract = dev.command("envelope", Person::Operator);
     extract.args(["extract", "-", "--only", "**/text", "--to-stdout"]);
     let shown = run_with_input(&mut extract, &fs::read(&envelope).unwrap()).expect(0);

@@ -14,7 +14,8 @@ use custodian_proto::{
 
 use super::{
     connection::Connection,
-    inspect::input,
+    inspect::{ENTRY_COLUMNS, entry_row, input},
+    output::Style,
     progress::{Bar, Talk},
 };
 use crate::{
@@ -53,6 +54,11 @@ pub(super) struct ExtractArgs {
     /// The log's public key, to check the receipt at once
     #[arg(long, value_name = "FILE", env = "CUSTODIAN_LOG_KEY")]
     log_key: Option<PathBuf>,
+    /// Only list what would be extracted. Where the list is secret, that is recorded as opening the envelope
+    #[arg(long, conflicts_with_all = ["folder", "to_stdout", "receipt"])]
+    list: bool,
+    #[command(flatten)]
+    style: Style,
     /// Refuse envelopes with more entries
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_entries: u64,
@@ -80,9 +86,16 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and code")
             .hint("show the second factor first: envelope totp verify --totp-file -"));
     }
+    if !args.list && !args.style.is_for_people() {
+        return Err(Error::new(Kind::Usage, what, "--json is for --list"));
+    }
+    let output = match () {
+        () if args.list => ExtractTo::List,
+        () if args.to_stdout => ExtractTo::Stdout,
+        () => ExtractTo::Folder(args.folder.clone()),
+    };
     let receipt =
         args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
-    let output = if args.to_stdout { ExtractTo::Stdout } else { ExtractTo::Folder(args.folder.clone()) };
     let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
     let (envelope, only, reason) = (input(&args.file), args.only.clone(), args.reason.clone());
     let unauthenticated =
@@ -93,6 +106,10 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
 
     let bar = Bar::start(args.talk, interrupt);
     let report = extract(&job, &custodian, &bar).inspect_err(|_| bar.clear())?;
+    if args.list {
+        bar.clear();
+        return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
+    }
     if report.swept > 0 {
         bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));
     }

@@ -26,13 +26,16 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     args.style.one(&found, &facts(&found))?;
     match &found.entries {
         Some(entries) if args.style.is_for_people() && !entries.is_empty() => {
-            let rows: Vec<_> = entries.iter().map(row).collect();
-            let text = table(&["SIZE", "SEALED", "MODIFIED", "MODE", "PATH"], &rows);
+            let rows: Vec<_> = entries.iter().map(entry_row).collect();
+            let text = table(&ENTRY_COLUMNS, &rows);
             print(&format!("\n{text}")).map(drop)
         }
         _ => Ok(()),
     }
 }
+
+/// What the table of entries shows.
+pub(super) const ENTRY_COLUMNS: [&str; 5] = ["SIZE", "SEALED", "MODIFIED", "MODE", "PATH"];
 
 /// `-` is standard input.
 pub(super) fn input(file: &Path) -> Input {
@@ -60,7 +63,8 @@ fn facts(found: &Inspection) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn row(entry: &Entry) -> Vec<String> {
+/// An entry as a row of a table.
+pub(super) fn entry_row(entry: &Entry) -> Vec<String> {
     vec![
         entry.size.to_string(),
         entry.sealed_size.to_string(),

@@ -10,7 +10,7 @@ use std::{
 
 use custodian_client::{
     Kind,
-    extract::{Input, extract},
+    extract::{ExtractTo, Input, extract},
     inspect::inspect,
     progress::{Progress, Silent},
     seal::seal,
@@ -60,6 +60,22 @@ fn a_file_of_any_size_comes_back() {
         assert!(fs::read(out.join("report.pdf")).expect("there") == content, "{size} bytes");
         fs::remove_dir_all(&out).and_then(|()| fs::remove_file(&envelope)).expect("removed");
     }
+}
+
+#[test]
+fn the_one_file_is_listed_without_a_key() {
+    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::new(&[]));
+    let (file, envelope) = (folder.path().join("report.pdf"), folder.path().join("report.pdf.p7m"));
+    fs::write(&file, b"12345").expect("written");
+    seal_to(&key, &file, &envelope);
+    let mut job = extract_job(&envelope, Path::new("unused"));
+    job.output = ExtractTo::List;
+    let listed = extract(&job, &key, &Silent).expect("listed").listed;
+    let listed: Vec<_> = listed.into_iter().map(|entry| (entry.path, entry.size)).collect();
+    assert_eq!(listed, [("report.pdf".to_owned(), 5)]);
+    assert_eq!(key.asked(), 0);
+    job.only = vec!["another".to_owned()];
+    assert_eq!(extract(&job, &key, &Silent).expect_err("no entry").kind, Kind::Local);
 }
 
 #[test]

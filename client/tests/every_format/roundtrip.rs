@@ -9,7 +9,7 @@ use std::{
 
 use custodian_client::{
     Kind,
-    extract::{ExtractTo, extract},
+    extract::{ExtractJob, ExtractTo, extract},
     progress::{Progress, Silent},
     seal::{SealTo, seal},
 };
@@ -279,6 +279,28 @@ fn only_one_file_goes_to_standard_output() {
     assert_eq!(extract(&job, &key, &Silent).expect_err("two").kind, Kind::Usage);
     job.only = vec!["docs".to_owned()];
     assert_eq!(extract(&job, &key, &Silent).expect_err("two").kind, Kind::Usage);
+}
+
+#[test]
+fn listing_tells_what_would_be_extracted_and_writes_nothing() {
+    let folder = TempDir::new().expect("folder");
+    let source = folder.path().join("docs");
+    tree::write(&source.join("a"), b"12345");
+    tree::write(&source.join("b"), b"b");
+    let envelope = folder.path().join("e.envelope");
+    seal_to(SoftKey::shared(), &source, &envelope);
+    let mut job = extract_job(&envelope, Path::new("unused"));
+    job.output = ExtractTo::List;
+    let listed = |job: &ExtractJob| {
+        let report = extract(job, SoftKey::shared(), &Silent).expect("listed");
+        assert_eq!(report.entries, report.listed.len() as u64);
+        report.listed.into_iter().map(|entry| (entry.path, entry.size)).collect::<Vec<_>>()
+    };
+    let paths: Vec<_> = listed(&job).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["docs/", "docs/a", "docs/b"]);
+    job.only = vec!["docs/a".to_owned()];
+    assert_eq!(listed(&job), [("docs/a".to_owned(), 5)]);
+    assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 2);
 }
 
 #[test]
