@@ -95,7 +95,7 @@ fn a_policy_can_ask_for_a_fresh_second_factor() {
     let fresh = r#"@id("fresh") forbid (principal, action == Action::"Unwrap", resource)
                    unless { context has mfa_age && context.mfa_age < 300 };"#;
     let unwrap = question("Unwrap", &[Role::Operator]);
-    let shown = |seconds| {
+    let shown = |seconds: Option<i64>| {
         let factor = seconds.map(|seconds| unwrap.now - SignedDuration::from_secs(seconds));
         decides(fresh, &Question { factor, ..unwrap.clone() }).decision
     };
