@@ -66,6 +66,7 @@ fn intent(request_id: Uuid, wrapped_sha256: [u8; 32]) -> Intent {
         request_id,
         arrived: Instant::now(),
         operation: "Unwrap",
+        factor: None,
         user: "users/anna".to_owned(),
         device: "devices/laptop-7".to_owned(),
         certificate: Some([7; 32]),
