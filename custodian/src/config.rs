@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ApiLimits, Lifetimes},
     authority::{PasswordState, Rules},
+    log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -52,6 +53,14 @@ pub struct Config {
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
     pub log_key: Option<PathBuf>,
+    /// Where a copy of the log is kept. `None`: nowhere.
+    pub log_copy: Option<CopyConfig>,
+    /// Where records are sent. `None`: nowhere.
+    pub siem: Option<RawTarget>,
+    /// Who cosigns the log.
+    pub log_witnesses: Vec<WitnessConfig>,
+    /// How old a cosignature may be for a policy to count it.
+    pub cosigners_within: Duration,
     /// What can change while the custodian runs.
     pub rules: Rules,
     /// How many passwords are hashed at once.
@@ -78,6 +87,8 @@ pub(crate) struct RawConfig {
     pub(crate) ledger: RawLedger,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<RawLog>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) siem: Option<RawSiem>,
     #[serde(default)]
     pub(crate) sessions: RawSessions,
     #[serde(default)]
@@ -121,6 +132,133 @@ pub(crate) struct RawLedger {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLog {
     pub(crate) key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) copy: Option<RawCopy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) witness: Vec<RawWitness>,
+    #[serde(default = "ten_minutes")]
+    #[serde(serialize_with = "friendly")]
+    pub(crate) cosigners_within: SignedDuration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawWitness {
+    pub(crate) key: String,
+    pub(crate) url: String,
+}
+
+impl RawWitness {
+    fn check(&self) -> Result<WitnessConfig, String> {
+        let key = self.key.parse().map_err(|flaw| format!("log.witness.key: {flaw}"))?;
+        let url = self.url.parse().map_err(|why| format!("log.witness.url: {why}"))?;
+        Ok(WitnessConfig { key, url })
+    }
+}
+
+/// Each witness counts once.
+fn check_witnesses(raw: &[RawWitness]) -> Result<Vec<WitnessConfig>, String> {
+    let mut witnesses: Vec<WitnessConfig> = Vec::new();
+    for witness in raw {
+        let witness = witness.check()?;
+        if witnesses
+            .iter()
+            .any(|other| other.key.is_of(&witness.key) || other.key.name() == witness.key.name())
+        {
+            return Err(format!("log.witness: {} is given twice", witness.key.name()));
+        }
+        witnesses.push(witness);
+    }
+    Ok(witnesses)
+}
+
+impl RawLog {
+    pub(crate) fn of_key(path: &str) -> Self {
+        Self { key: path.into(), copy: None, witness: Vec::new(), cosigners_within: ten_minutes() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSiem {
+    pub(crate) syslog: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cursor: Option<PathBuf>,
+}
+
+impl RawSiem {
+    fn check(self, folder: &Path, ledger: &Path) -> Result<RawTarget, String> {
+        let mut beside = ledger.as_os_str().to_owned();
+        beside.push(".siem");
+        let cursor = self.cursor.map_or_else(|| PathBuf::from(beside), |cursor| folder.join(cursor));
+        let wrong = || {
+            format!(
+                "siem.syslog {:?}: give tcp://HOST:PORT, tls://HOST:PORT with ca, or unix:/PATH",
+                self.syslog
+            )
+        };
+        let (scheme, rest) = self.syslog.split_once(':').ok_or_else(wrong)?;
+        let address = rest.strip_prefix("//").filter(|address| {
+            address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        });
+        let address = address.map(str::to_owned);
+        let at = match (scheme, address, self.ca) {
+            ("tcp", Some(address), None) => SiemAddress::Tcp(address),
+            ("tls", Some(address), Some(ca)) => SiemAddress::Tls(address, folder.join(ca)),
+            ("unix", None, None) if rest.starts_with('/') => SiemAddress::Unix(rest.into()),
+            _ => return Err(wrong()),
+        };
+        Ok(RawTarget { at, cursor })
+    }
+}
+
+/// Where the records of the log are sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SiemAddress {
+    /// `HOST:PORT`
+    Tcp(String),
+    /// `HOST:PORT`, and the file of the CA that its certificate is of.
+    Tls(String, PathBuf),
+    /// A datagram socket.
+    Unix(PathBuf),
+}
+
+/// A stream of the records, before its CA is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawTarget {
+    /// Where to.
+    pub at: SiemAddress,
+    /// The file that says how far it is.
+    pub cursor: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCopy {
+    pub(crate) directory: PathBuf,
+    pub(crate) on_failure: RawOnFailure,
+}
+
+/// `"require"` or `{ lag = 1000 }`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawOnFailure {
+    Require,
+    Lag(u64),
+}
+
+impl RawCopy {
+    fn check(self, folder: &Path) -> CopyConfig {
+        let on_failure = match self.on_failure {
+            RawOnFailure::Require => OnFailure::Require,
+            RawOnFailure::Lag(records) => OnFailure::Lag(records),
+        };
+        CopyConfig { directory: folder.join(self.directory), on_failure }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -287,6 +425,10 @@ fn two_seconds() -> SignedDuration {
     SignedDuration::from_secs(2)
 }
 
+fn ten_minutes() -> SignedDuration {
+    SignedDuration::from_mins(10)
+}
+
 fn five_seconds() -> SignedDuration {
     SignedDuration::from_secs(5)
 }
@@ -367,6 +509,12 @@ impl Config {
 impl RawConfig {
     /// Every value makes sense, or one sentence that says which does not.
     fn check(mut self, folder: &Path) -> Result<Config, String> {
+        let ledger = folder.join(self.ledger.path);
+        let siem = self.siem.map(|siem| siem.check(folder, &ledger)).transpose()?;
+        let log = self.log.unwrap_or_else(|| RawLog::of_key(""));
+        let log_key = Some(log.key).filter(|key| !key.as_os_str().is_empty()).map(|key| folder.join(key));
+        let log_copy = log.copy.map(|copy| copy.check(folder));
+        let log_witnesses = check_witnesses(&log.witness)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.sessions.logins_at_once == 0 {
@@ -395,12 +543,16 @@ impl RawConfig {
             token_deadline,
             second_factor_key: match self.second_factor.key {
                 Some(path) => folder.join(path),
-                None => folder.join(&self.ledger.path).with_file_name("second-factor.key"),
+                None => ledger.with_file_name("second-factor.key"),
             },
-            ledger: folder.join(self.ledger.path),
+            ledger,
+            siem,
             ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
-            log_key: self.log.map(|log| folder.join(log.key)),
+            log_key,
+            log_copy,
+            log_witnesses,
+            cosigners_within: positive("log.cosigners_within", log.cosigners_within)?,
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
@@ -558,6 +710,47 @@ mod tests {
         assert_eq!(config.tls_key, Path::new("/etc/custodian/server.key"));
         assert_eq!(config.rules.session_idle, SignedDuration::from_mins(15));
         assert!(!config.reflection);
+    }
+
+    #[test]
+    fn a_second_place_says_what_depends_on_it() {
+        let with =
+            |copy: &str| read(&LEAST.replace("[[token]]", &format!("[log]\nkey = \"k\"\n{copy}\n[[token]]")));
+        let copy = |on_failure| Some(CopyConfig { directory: "/mnt/log".into(), on_failure });
+        let given = |on_failure: &str| format!("[log.copy]\ndirectory = \"/mnt/log\"\n{on_failure}");
+        let require = with(&given("on_failure = \"require\"")).ok().unwrap();
+        assert_eq!(require.log_copy, copy(OnFailure::Require));
+        assert_eq!(
+            with(&given("on_failure = { lag = 50 }")).ok().unwrap().log_copy,
+            copy(OnFailure::Lag(50))
+        );
+        assert_eq!(with("").ok().unwrap().log_copy, None);
+        for wrong in
+            ["", "on_failure = \"hope\"", "on_failure = { lag = -1 }", "on_failure = \"require\"\nlag = 3"]
+        {
+            assert!(with(&given(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn records_are_sent_to_tcp_tls_or_a_local_socket() {
+        let with = |siem: &str| read(&LEAST.replace("[[token]]", &format!("[siem]\n{siem}\n[[token]]")));
+        for (siem, at) in [
+            ("syslog = \"tcp://siem:601\"", SiemAddress::Tcp("siem:601".into())),
+            (
+                "syslog = \"tls://[::1]:6514\"\nca = \"siem.crt\"",
+                SiemAddress::Tls("[::1]:6514".into(), "/etc/custodian/siem.crt".into()),
+            ),
+            ("syslog = \"unix:/dev/log\"", SiemAddress::Unix("/dev/log".into())),
+        ] {
+            let cursor = "/etc/custodian/ledger.db.siem".into();
+            assert_eq!(with(siem).ok().unwrap().siem, Some(RawTarget { at, cursor }));
+        }
+        for wrong in ["siem:601", "tcp://siem", "tcp://:601", "udp://siem:514", "tls://siem:6514", "unix:log"]
+        {
+            let Err(why) = with(&format!("syslog = {wrong:?}")) else { panic!("accepted: {wrong}") };
+            assert!(why.contains("siem.syslog"), "{why}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod attest;
 mod audit;
 mod connection;
+mod csv;
 mod ctl;
 mod device;
 mod enroll;
@@ -15,10 +16,12 @@ mod key;
 mod log;
 mod login;
 mod message;
+mod opened;
 mod output;
 mod policy;
 mod progress;
 mod seal;
+mod search;
 mod status;
 mod text;
 mod token;
@@ -26,6 +29,7 @@ mod totp;
 mod user;
 mod view;
 mod when;
+mod witness;
 
 pub use ctl::custodianctl;
 pub use envelope::envelope;

@@ -32,7 +32,7 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -41,6 +41,7 @@ use crate::{
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
+    siem::SiemState,
     token::Pool,
 };
 
@@ -63,6 +64,7 @@ pub struct Api {
     ca: Arc<DeviceCa>,
     log: Arc<Log>,
     sealing: Arc<SealingKey>,
+    siem: Option<watch::Receiver<SiemState>>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -71,13 +73,15 @@ pub struct Api {
     started: Timestamp,
 }
 
-/// What the token signs beside unwrapping.
+/// What the token signs beside unwrapping, and who is told of it.
 #[derive(Clone)]
 pub struct Signers {
     /// Certificates.
     pub ca: Arc<DeviceCa>,
     /// Checkpoints of the log.
     pub log: Arc<Log>,
+    /// How the stream of records to a SIEM is, if there is one.
+    pub siem: Option<watch::Receiver<SiemState>>,
 }
 
 /// How long what the custodian issues is valid.
@@ -106,7 +110,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, log }: Signers,
+        Signers { ca, log, siem }: Signers,
         sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
@@ -120,6 +124,7 @@ impl Api {
             ca,
             log,
             sealing: Arc::new(sealing),
+            siem,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),

@@ -91,6 +91,7 @@ impl PolicyService for Api {
             factor: if can_show { Some(now) } else { shown },
             target: intent.target.clone(),
             reason: reason.clone(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
             ..question
         });
         let apply = async move {
@@ -200,6 +201,7 @@ impl Api {
             signed_in: now,
             factor: request.mfa_age_seconds.map(|age| now - SignedDuration::from_secs(age.into())),
             claims: v1::Claims::default(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
         })
     }
 
@@ -311,6 +313,8 @@ impl Known {
                 .map(|time| from_timestamp(time, "second_factor_time"))
                 .transpose()?,
             claims: record.claims.clone().unwrap_or_default(),
+            // As they are now, like users and devices.
+            cosigners: api.custodian.authority().cosigners(Timestamp::now()),
         }))
     }
 }

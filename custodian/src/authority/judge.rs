@@ -1,6 +1,6 @@
 //! The judgement: from everything known about a caller to a permit, or to the one reason why not.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     custody::{Denial, Fault},
     ledger::{Identity, Intent, Ledger},
+    log::Cosigners,
 };
 
 /// The rules that can change while the custodian runs.
@@ -52,12 +53,28 @@ pub struct Authority {
     ledger: Arc<dyn Ledger>,
     rules: RwLock<Rules>,
     policy: RwLock<Arc<Policy>>,
+    cosigners: OnceLock<Cosigners>,
 }
 
 impl Authority {
     /// Judges by this ledger, these rules and this policy.
     pub fn new(ledger: Arc<dyn Ledger>, rules: Rules, policy: Policy) -> Self {
-        Self { ledger, rules: RwLock::new(rules), policy: RwLock::new(Arc::new(policy)) }
+        Self {
+            ledger,
+            rules: RwLock::new(rules),
+            policy: RwLock::new(Arc::new(policy)),
+            cosigners: OnceLock::new(),
+        }
+    }
+
+    /// Lets policies ask for witnesses of the log. Once; before, there are none.
+    pub fn count_cosigners_by(&self, cosigners: Cosigners) {
+        self.cosigners.get_or_init(|| cosigners);
+    }
+
+    /// How many witnesses have cosigned the log lately: `context.cosigners`.
+    pub fn cosigners(&self, now: Timestamp) -> u32 {
+        self.cosigners.get().map_or(0, |cosigners| cosigners.count(now))
     }
 
     /// The policy now in force.
@@ -165,6 +182,8 @@ impl Authority {
             target: intent.target.clone(),
             reason: intent.reason.clone(),
             claims: intent.claims.clone().unwrap_or_default(),
+            // Minutes old at most; between the permit and its settling are seconds.
+            cosigners: self.cosigners(now),
             ..question
         };
         let verdict = policy.decide(&question)?;

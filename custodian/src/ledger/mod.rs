@@ -110,6 +110,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// The proof that the entry at `index` is in the tree of the first `size` ones.
     async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError>;
 
+    /// The proof that the tree of the first `new` entries begins with that of the first `old` ones.
+    async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError>;
+
     /// The hashes of a tile of the tree, as many as there are by now; empty if there are none.
     async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError>;
 

@@ -126,6 +126,18 @@ pub enum KeyKind {
     },
     /// ECDSA on P-256, to sign.
     EcdsaP256Sign,
+    /// Ed25519 (RFC 8032), to sign. Not every token can do it.
+    Ed25519Sign,
+}
+
+impl KeyKind {
+    /// Whether its one purpose is to sign.
+    pub fn signs(self) -> bool {
+        match self {
+            Self::EcdsaP256Sign | Self::Ed25519Sign => true,
+            Self::RsaUnwrap { .. } => false,
+        }
+    }
 }
 
 /// A key pair in the token.

@@ -39,6 +39,8 @@ pub struct Question {
     pub factor: Option<Timestamp>,
     /// What the caller claims about the file.
     pub claims: v1::Claims,
+    /// How many witnesses have cosigned the log lately.
+    pub cosigners: u32,
 }
 
 impl Question {
@@ -61,6 +63,7 @@ impl Question {
             signed_in: session.created,
             factor: session.factor,
             claims: v1::Claims::default(),
+            cosigners: 0,
         })
     }
 
@@ -101,6 +104,7 @@ impl Question {
             ("file_name", string(&self.claims.file_name)),
             ("file_size", long(size)),
             ("file_format", string(&self.claims.format)),
+            ("cosigners", long(self.cosigners.into())),
         ];
         let shown = self.factor.map(|shown| self.now.duration_since(shown).as_secs().max(0));
         let pairs = pairs.into_iter().chain(shown.map(|age| ("mfa_age", long(age))));

@@ -35,6 +35,40 @@ pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
     world.refuses(on(2), Refusal::DeviceRevoked).await;
 }
 
+/// docs/operations.md, The clock.
+pub(crate) async fn a_clock_that_was_set_lets_nothing_live_for_ever<L: Ledger>(ledger: Arc<L>) {
+    const HOUR: i64 = 3_600;
+    let world = World::peopled(ledger).await;
+    let of = |id: u8| Standing {
+        session: Some(SessionId([id; 32])),
+        session_idle: Some(SESSION_IDLE),
+        ..world.standing()
+    };
+    // Set back by an hour: what was made before lies ahead. It works, and a use takes nothing away.
+    let made_ahead = Session {
+        created: ahead(HOUR),
+        used: ahead(HOUR),
+        expires: ahead(2 * HOUR),
+        ..session(2, "anna", 1)
+    };
+    world.done(Change::OpenSession(made_ahead)).await;
+    assert!(world.unwraps(of(2)).await.is_ok());
+    assert!(world.unwraps(of(2)).await.is_ok());
+    // Set forward by an hour: what was in use is idle, and what was to end has ended.
+    for (id, session) in [
+        (3, Session { used: ago(HOUR), ..session(3, "anna", 1) }),
+        (4, Session { created: ago(2 * HOUR), used: ago(0), expires: ago(HOUR), ..session(4, "anna", 1) }),
+    ] {
+        world.done(Change::OpenSession(session)).await;
+        world.refuses(of(id), Refusal::NotLoggedIn).await;
+    }
+    // Whatever the clock says, a revocation holds, and the numbers go on.
+    world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+    assert!(world.unwraps(of(2)).await.is_err());
+    let records = world.all_records().await;
+    assert!(records.iter().map(|record| record.sequence).eq(1..=records.len() as u64));
+}
+
 pub(crate) async fn a_session_must_be_alive<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     let of = |id: u8| Standing {
