@@ -37,7 +37,7 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Caller, Device, DeviceState, FactorState, KeyLife, Need, PasswordHash,
+        Authority, Beginning, Caller, Device, DeviceState, FactorState, Groups, KeyLife, Need, PasswordHash,
         PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
         SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
@@ -343,6 +343,8 @@ fn caller() -> Caller {
         enrolled: now,
         updated: now,
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     };
     let kind = PeerKind::Device;
     let certificate = PeerCertificate { spki, sha256: [1; 32], not_before: now, not_after: later, kind };
@@ -364,6 +366,7 @@ fn caller() -> Caller {
         password: PasswordHash::from_phc(String::new()),
         password_state: PasswordState::Settled,
         factor: FactorState::default(),
+        groups: Groups::default(),
         created: now,
         updated: now,
     };

@@ -15,6 +15,7 @@ use super::{
     login::{LoginArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
     output::print,
+    renew::RenewArgs,
     seal::{self, SealArgs},
     totp::{EnrollFactorArgs, VerifyFactorArgs},
     user::PasswdArgs,
@@ -48,6 +49,8 @@ enum Command {
     Whoami(Networked<WhoamiArgs>),
     /// Make a key for this workstation and have the custodian certify it
     Enroll(Networked<EnrollArgs>),
+    /// Get a new key and certificate for this workstation, over the present one
+    Renew(Networked<RenewArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -96,6 +99,7 @@ fn run(command: Command) -> Result<()> {
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Renew(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Completions { shell } => completions::<Envelope>(shell),
     }
 }

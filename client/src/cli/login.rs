@@ -10,6 +10,7 @@ use super::{
     connection::Connection,
     message::note,
     output::Style,
+    renew::remind,
     view::role_name,
     when::{local, local_text, rfc3339},
 };
@@ -74,6 +75,7 @@ impl LoginArgs {
                 ("or unused for", format!("{} s", login.idle_seconds)),
             ],
         )?;
+        remind(&connection.settings()?)?;
         let refusal = match login.unfinished {
             None => return Ok(()),
             Some(Unfinished::Password) => Refusal::PasswordMustChange,

@@ -20,6 +20,7 @@ mod opened;
 mod output;
 mod policy;
 mod progress;
+mod renew;
 mod seal;
 mod search;
 mod status;

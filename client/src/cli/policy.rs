@@ -16,7 +16,7 @@ use super::{
     extract::reason,
     message::note,
     output::Style,
-    view::{device_name, id_of, user_name},
+    view::{device_name, id_of, role_name, user_name},
     when::{parse_instant, rfc3339, to_proto},
 };
 use crate::{
@@ -57,6 +57,16 @@ pub(super) enum PolicyCommand {
         /// In Cedar; - for standard input
         file: PathBuf,
         /// How far back
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        days: u32,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Tell who would lose access if a user or a device went away; changes nothing
+    Without {
+        /// users/anna or devices/laptop-7
+        name: String,
+        /// How far back to look for what it used
         #[arg(long, value_name = "DAYS", default_value_t = 30)]
         days: u32,
         #[command(flatten)]
@@ -152,6 +162,10 @@ impl PolicyCommand {
                     ]
                 })
             }
+            Self::Without { name, days, style } => {
+                let told = connection.connect(interrupt)?.explain_without(&name, days)?;
+                tell_without(style, &name, days, &told)
+            }
             Self::Explain { user, device, operation, key, at, ip, reason, mfa_age, file, style } => {
                 let request = v1::ExplainPolicyRequest {
                     user: user_name(&user),
@@ -225,6 +239,50 @@ struct DifferenceView {
     operation: String,
     would_be: &'static str,
     policies: Vec<String>,
+}
+
+/// What would be missing.
+#[derive(Serialize)]
+struct WithoutView<'a> {
+    attempts: u64,
+    keys: Vec<KeyWithoutView<'a>>,
+    roles: Vec<&'static str>,
+    last_device: bool,
+}
+
+/// A key, without somebody who used it.
+#[derive(Serialize)]
+struct KeyWithoutView<'a> {
+    key: &'a str,
+    label: &'a str,
+    attempts: u64,
+    others: &'a [String],
+}
+
+fn tell_without(style: Style, name: &str, days: u32, told: &v1::ExplainWithoutResponse) -> Result<()> {
+    let keys = told.keys.iter().map(|key| KeyWithoutView {
+        key: &key.key,
+        label: &key.label,
+        attempts: key.attempts,
+        others: &key.others,
+    });
+    let roles: Vec<_> = told.roles().map(role_name).collect();
+    let view =
+        WithoutView { attempts: told.attempts, keys: keys.collect(), last_device: told.last_device, roles };
+    if !style.is_for_people() {
+        return style.one(&view, &[]);
+    }
+    note(&format!("{name} opened {} envelopes in {days} days", told.attempts));
+    if told.last_device {
+        note("it is the last active device: nobody could do anything");
+    }
+    if !view.roles.is_empty() {
+        note(&format!("nobody else has the role {}", view.roles.join(", ")));
+    }
+    style.many(&view.keys, &["KEY", "LABEL", "OPENED", "WHO ELSE COULD"], |key| {
+        let others = if key.others.is_empty() { "nobody".to_owned() } else { key.others.join(", ") };
+        vec![id_of(key.key).to_owned(), key.label.to_owned(), key.attempts.to_string(), others]
+    })
 }
 
 /// The answer to one question.

@@ -94,6 +94,15 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         style: Style,
     },
+    /// Replace the groups that a user is in, for policies to ask for
+    Groups {
+        /// anna or users/anna
+        id: String,
+        /// A group: a–z, 0–9 and -. None: in no group
+        groups: Vec<String>,
+        #[command(flatten)]
+        style: Style,
+    },
     /// Replace a user's roles
     Roles {
         /// anna or users/anna
@@ -169,6 +178,9 @@ impl UserCommand {
                 let needed = if off { Needed::AsPolicySays } else { Needed::Always };
                 tell(style, &connection.connect(interrupt)?.require_factor(&user_name(&id), needed)?)
             }
+            Self::Groups { id, groups, style } => {
+                tell(style, &connection.connect(interrupt)?.set_user_groups(&user_name(&id), &groups)?)
+            }
             Self::Roles { id, roles, style } => {
                 let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
                 tell(style, &connection.connect(interrupt)?.set_roles(&user_name(&id), &roles)?)
@@ -233,6 +245,7 @@ fn tell(style: Style, user: &v1::User) -> Result<()> {
         &[
             ("user", user.name.clone()),
             ("roles", roles),
+            ("groups", user.groups.join(", ")),
             ("state", state(&view).to_owned()),
             ("second factor", factor.to_owned()),
         ],

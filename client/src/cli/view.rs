@@ -31,6 +31,19 @@ pub(super) struct DeviceView {
     pub(super) enroll_time: Option<String>,
     pub(super) update_time: Option<String>,
     pub(super) reason: String,
+    pub(super) suspend_end_time: Option<String>,
+    pub(super) groups: Vec<String>,
+    /// Of a command that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stopped: Option<StoppedView>,
+}
+
+/// What stopping a device took and ended.
+#[derive(Serialize)]
+pub(super) struct StoppedView {
+    sessions: u32,
+    streams: u32,
+    duration_us: u64,
 }
 
 impl From<&v1::Device> for DeviceView {
@@ -44,6 +57,13 @@ impl From<&v1::Device> for DeviceView {
             enroll_time: rfc3339(device.enroll_time.as_ref()),
             update_time: rfc3339(device.update_time.as_ref()),
             reason: device.reason.clone(),
+            suspend_end_time: rfc3339(device.suspend_end_time.as_ref()),
+            groups: device.groups.clone(),
+            stopped: device.stopped.as_ref().map(|stopped| StoppedView {
+                sessions: stopped.sessions,
+                streams: stopped.streams,
+                duration_us: stopped.duration_us,
+            }),
         }
     }
 }
@@ -55,6 +75,7 @@ pub(super) struct UserView {
     pub(super) roles: Vec<&'static str>,
     pub(super) disabled: bool,
     pub(super) must_change_password: bool,
+    pub(super) groups: Vec<String>,
     pub(super) second_factor_enrolled: bool,
     pub(super) second_factor_required: bool,
     pub(super) create_time: Option<String>,
@@ -68,6 +89,7 @@ impl From<&v1::User> for UserView {
             roles: user.roles().map(role_name).collect(),
             disabled: user.disabled,
             must_change_password: user.must_change_password,
+            groups: user.groups.clone(),
             second_factor_enrolled: user.second_factor_enrolled,
             second_factor_required: user.second_factor_required,
             create_time: rfc3339(user.create_time.as_ref()),

@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 mod log;
 mod policies;
+mod renew;
 mod session;
 mod status;
 mod tls;
@@ -21,8 +22,9 @@ mod wire;
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use factor::Needed;
-pub use identity::certificates;
+pub use identity::{certificates, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
+pub use renew::{Renewed, renew};
 pub use tokens::IfLast;
 pub use users::Given;
 

@@ -106,6 +106,16 @@ impl Remote {
         })?)
     }
 
+    /// Replaces the groups that a user is in.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn set_user_groups(&self, name: &str, groups: &[String]) -> Result<v1::User> {
+        let request = v1::SetUserGroupsRequest { name: name.to_owned(), groups: groups.to_vec() };
+        let what = format!("cannot set the groups of {name}");
+        Ok(self.call(&what, async |service| client(service).set_user_groups(request.clone()).await)?)
+    }
+
     /// Replaces a user's roles.
     ///
     /// # Errors

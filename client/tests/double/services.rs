@@ -217,6 +217,18 @@ impl v1::device_service_server::DeviceService for Services {
         }))
     }
 
+    async fn renew_device(&self, _: Request<v1::RenewDeviceRequest>) -> Answer<v1::RenewDeviceResponse> {
+        Err(refusal("DEVICE_NOT_ACTIVE", Code::PermissionDenied))
+    }
+
+    async fn get_revocation_list(
+        &self,
+        request: Request<v1::GetRevocationListRequest>,
+    ) -> Answer<v1::RevocationList> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
     async fn list_devices(
         &self,
         request: Request<v1::ListDevicesRequest>,
@@ -229,6 +241,11 @@ impl v1::device_service_server::DeviceService for Services {
     async fn get_device(&self, request: Request<v1::GetDeviceRequest>) -> Answer<v1::Device> {
         self.check(&request)?;
         Err(refusal("NOT_FOUND", Code::NotFound))
+    }
+
+    async fn set_device_groups(&self, request: Request<v1::SetDeviceGroupsRequest>) -> Answer<v1::Device> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
     async fn activate_device(&self, request: Request<v1::ActivateDeviceRequest>) -> Answer<v1::Device> {

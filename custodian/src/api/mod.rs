@@ -14,9 +14,11 @@ mod policies;
 mod resource;
 mod session;
 mod status;
+mod streams;
 mod system;
 mod tokens;
 mod users;
+mod without;
 
 use std::sync::Arc;
 
@@ -68,6 +70,7 @@ pub struct Api {
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
+    streams: streams::Streams,
     strangers: Arc<Floodgate<SpkiHash>>,
     shutdown: CancellationToken,
     started: Timestamp,
@@ -128,6 +131,7 @@ impl Api {
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
+            streams: streams::Streams::default(),
             strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
             shutdown,
             started: Timestamp::now(),

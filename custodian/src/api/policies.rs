@@ -13,6 +13,7 @@ use super::{
     Api,
     call::invalid,
     resource::{device_id, from_timestamp, key_id, page, page_size, reason, rows_for, timestamp, user_id},
+    without::Gone,
 };
 use crate::{
     authority::{Answer, Device, Need, Policy, PolicyText, Question, Role, User, Verdict},
@@ -124,14 +125,19 @@ impl PolicyService for Api {
         let v1::TestPolicyRequest { text, days } = request.into_inner();
         let tested = async {
             let policy = self.policy_or_read(text).await?;
-            let days = if days == 0 { DAYS } else { days };
-            if days > MOST_DAYS {
-                return Err(invalid(format!("days: may be {MOST_DAYS}")));
-            }
-            self.try_policy(&policy, Timestamp::now() - SignedDuration::from_hours(24 * i64::from(days)))
-                .await
+            self.try_policy(&policy, days_back(days)?).await
         };
         tested.await.map(Response::new).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn explain_without(
+        &self,
+        request: Request<v1::ExplainWithoutRequest>,
+    ) -> Result<Response<v1::ExplainWithoutResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ExplainWithout").await?;
+        let v1::ExplainWithoutRequest { name, days } = request.into_inner();
+        let told = async { self.without(&Gone::parse(&name)?, days_back(days)?).await };
+        told.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
 
     async fn explain_policy(
@@ -158,6 +164,15 @@ impl PolicyService for Api {
         };
         explained.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
+}
+
+/// The beginning of so many days back from now.
+fn days_back(days: u32) -> Result<Timestamp, Denial> {
+    let days = if days == 0 { DAYS } else { days };
+    if days > MOST_DAYS {
+        return Err(invalid(format!("days: may be {MOST_DAYS}")));
+    }
+    Ok(Timestamp::now() - SignedDuration::from_hours(24 * i64::from(days)))
 }
 
 impl Api {
@@ -190,7 +205,9 @@ impl Api {
         Ok(Question {
             user: user.id,
             roles: user.roles,
+            groups: user.groups,
             device: device.id,
+            device_groups: device.groups,
             enrolled: device.enrolled,
             operation: request.operation,
             key: key.map(|key| (key.id, key.label)),
@@ -254,7 +271,7 @@ impl Api {
 
 /// What was looked up already.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     users: HashMap<String, Option<User>>,
     devices: HashMap<String, Option<Device>>,
     labels: HashMap<String, Option<String>>,
@@ -262,7 +279,11 @@ struct Known {
 
 impl Known {
     /// The question that a record answers. `None` if its user, device or key is gone, or it had none.
-    async fn question(&mut self, api: &Api, record: &v1::Record) -> Result<Option<Question>, Denial> {
+    pub(super) async fn question(
+        &mut self,
+        api: &Api,
+        record: &v1::Record,
+    ) -> Result<Option<Question>, Denial> {
         let ledger = api.custodian.ledger();
         if !self.users.contains_key(&record.user) {
             let user = match user_id(&record.user) {
@@ -299,7 +320,9 @@ impl Known {
         Ok(Some(Question {
             user: user.id.clone(),
             roles: user.roles,
+            groups: user.groups.clone(),
             device: device.id.clone(),
+            device_groups: device.groups.clone(),
             enrolled: device.enrolled,
             operation: record.operation.clone(),
             key,

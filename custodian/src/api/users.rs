@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{page, page_size, reason, roles, rows_for, user_id},
+    resource::{groups, page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
-    authority::{FactorState, Need, PasswordState, Role, User, UserId},
+    authority::{FactorState, Groups, Need, PasswordState, Role, User, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
 };
@@ -46,6 +46,7 @@ impl UserService for Api {
                 password,
                 password_state,
                 factor: FactorState::default(),
+                groups: Groups::default(),
                 created: now,
                 updated: now,
             }))
@@ -134,6 +135,19 @@ impl UserService for Api {
             Ok(Change::SetPassword { id, password, state, keep })
         };
         self.change_user(&accepted, need, intent, change).await
+    }
+
+    async fn set_user_groups(
+        &self,
+        request: Request<v1::SetUserGroupsRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::SetUserGroupsRequest { name, groups: asked } = request.into_inner();
+        let parsed = user_id(&name).and_then(|id| Ok((id, groups(&asked)?)));
+        let (id, groups) = self.parsed(&accepted, "SetUserGroups", parsed).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetUserGroups") };
+        let set = async move { Ok(Change::SetUserGroups { id, groups }) };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, set).await
     }
 
     async fn set_roles(&self, request: Request<v1::SetRolesRequest>) -> Result<Response<v1::User>, Status> {

@@ -162,6 +162,10 @@ impl Authority {
         }
         if standing.policy.is_some() {
             standing.factor = caller.session.as_ref().and_then(|session| session.factor);
+            standing.groups = match (&caller.user, &caller.device) {
+                (Some(user), Some(device)) => Some((user.groups.clone(), device.groups.clone())),
+                _ => None,
+            };
         }
         Ok(Permit::new(standing))
     }

@@ -3,7 +3,7 @@
 use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{FactorRule, FactorState, PasswordState, Role, SessionId, SpkiHash};
+use super::{FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -98,6 +98,8 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// The user and the device must be in these groups still: the policy looked at them.
+    pub(crate) groups: Option<(Groups, Groups)>,
     /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.
     pub(crate) factor: Option<Timestamp>,
     /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use custodian_proto::limits::MAX_ID_LEN;
 use jiff::Timestamp;
 
-use super::{BadId, FactorState};
+use super::{BadId, FactorState, Groups};
 
 /// A user's id: `anna`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -148,6 +148,8 @@ pub struct User {
     pub password_state: PasswordState,
     /// Whether it has and needs a second factor.
     pub factor: FactorState,
+    /// The groups it is in.
+    pub groups: Groups,
     /// When it was created.
     pub created: Timestamp,
     /// When it last changed.

@@ -31,6 +31,14 @@ impl About {
                 Self { detail, ..Self::device(&device.id) }
             }
             Change::SetDeviceState { id, .. } => Self::device(id),
+            Change::SuspendDevice { id, until, .. } => {
+                Self { detail: format!("until {until}"), ..Self::device(id) }
+            }
+            Change::RenewDevice { certificate, .. } => {
+                let detail = format!("certificate {}", hex::encode(Sha256::digest(certificate)));
+                Self { detail, ..Self::default() }
+            }
+            Change::ListRevoked => Self::default(),
             Change::CreateUser(user) => {
                 let must_change = must_change(user.password_state);
                 Self { detail: roles(user.roles) + must_change, ..Self::user(&user.id) }
@@ -48,6 +56,12 @@ impl About {
                 Self { detail: detail.to_owned(), ..Self::default() }
             }
             Change::PendFactor { .. } | Change::ConfirmFactor { .. } => Self::default(),
+            Change::SetUserGroups { id, groups } => {
+                Self { detail: format!("groups: {groups}"), ..Self::user(id) }
+            }
+            Change::SetDeviceGroups { id, groups } => {
+                Self { detail: format!("groups: {groups}"), ..Self::device(id) }
+            }
             Change::ResetFactor { id } => Self::user(id),
             Change::RequireFactor { id, rule } => {
                 let detail = match rule {

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, FactorProof, FactorRule, Invitation, KeyStep, PasswordHash,
-        PasswordState, PolicyText, RecoveryHash, Roles, SealedSecret, Session, SessionId, User, UserId,
-        WrappingKey,
+        Device, DeviceId, DeviceState, FactorProof, FactorRule, Groups, Invitation, KeyStep, PasswordHash,
+        PasswordState, PolicyText, RecoveryHash, RevokedCertificate, Roles, SealedSecret, Session, SessionId,
+        SpkiHash, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -50,6 +50,29 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Suspends an active device until a time at which it is active again by itself; as [`Change::SetDeviceState`].
+    SuspendDevice {
+        /// Which device.
+        id: DeviceId,
+        /// When it ends.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// Gives the device of a key another key and certificate. It stays what it is; its sessions end. No other device may have
+    /// the key (ALREADY_EXISTS).
+    RenewDevice {
+        /// The present key.
+        was: SpkiHash,
+        /// The new key.
+        spki: SpkiHash,
+        /// The new certificate, DER.
+        certificate: Vec<u8>,
+        /// When that ends.
+        expires: Timestamp,
+    },
+    /// Reads which certificates are revoked: with the record's number, which is then the list's.
+    ListRevoked,
     /// Adds a user.
     CreateUser(User),
     /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
@@ -111,6 +134,20 @@ pub enum Change {
         /// Whether.
         rule: FactorRule,
     },
+    /// Replaces the groups of a user.
+    SetUserGroups {
+        /// Which user.
+        id: UserId,
+        /// The new groups.
+        groups: Groups,
+    },
+    /// Replaces the groups of a device.
+    SetDeviceGroups {
+        /// Which device.
+        id: DeviceId,
+        /// The new groups.
+        groups: Groups,
+    },
     /// Replaces a user's roles.
     SetRoles {
         /// Which user.
@@ -147,6 +184,16 @@ pub enum Change {
     ResumeToken(TokenName),
 }
 
+impl Changed {
+    /// The device as it is now, stopped or not.
+    pub fn device(self) -> Option<Device> {
+        match self {
+            Self::Device(device) | Self::Stopped(device, _) => Some(device),
+            _ => None,
+        }
+    }
+}
+
 /// What a change left behind.
 #[derive(Clone)]
 pub enum Changed {
@@ -154,6 +201,10 @@ pub enum Changed {
     Done,
     /// The device as it is now.
     Device(Device),
+    /// The device that was stopped, and how many sessions ended.
+    Stopped(Device, usize),
+    /// The number of the record, and what is revoked.
+    Revoked(u64, Vec<RevokedCertificate>),
     /// The user as it is now.
     User(User),
     /// The key as it is now.

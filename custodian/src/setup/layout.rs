@@ -24,8 +24,8 @@ use super::{
 use crate::{
     api::{GENERATION, NewKey, random_token},
     authority::{
-        Device, DeviceId, DeviceState, FactorState, Invitation, PasswordState, Passwords, Role, SpkiHash,
-        Standing, User, UserId,
+        Device, DeviceId, DeviceState, FactorState, Groups, Invitation, PasswordState, Passwords, Role,
+        SpkiHash, Standing, User, UserId,
     },
     config::{
         Config, RawBudget, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits, RawLog,
@@ -248,6 +248,8 @@ impl Person {
             enrolled: now,
             updated: now,
             reason: String::new(),
+            suspended_until: None,
+            groups: Groups::default(),
         };
         let expires = now + jiff::SignedDuration::from_mins(1);
         let invitation = Invitation { code_hash, device: self.device.clone(), invited_by: None, expires };
@@ -270,6 +272,7 @@ impl Person {
             password,
             password_state: PasswordState::Settled,
             factor: FactorState::default(),
+            groups: Groups::default(),
             created: now,
             updated: now,
         };

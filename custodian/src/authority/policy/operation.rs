@@ -35,11 +35,14 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("ListDevices", &[Administer]),
     ("GetDevice", &[Administer]),
     ("ActivateDevice", &[Administer]),
+    ("GetRevocationList", &[Audit, Administer]),
     ("CreateUser", &[Administer]),
     ("ListUsers", &[Administer]),
     ("EnableUser", &[Administer]),
     ("SetPassword", &[Administer]),
     ("SetRoles", &[Administer]),
+    ("SetUserGroups", &[Administer]),
+    ("SetDeviceGroups", &[Administer]),
     ("ResetFactor", &[Administer]),
     ("RequireFactor", &[Administer]),
     ("CreateKey", &[Administer]),
@@ -59,6 +62,7 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("ApplyPolicy", &[Administer]),
     ("TestPolicy", &[Administer]),
     ("ExplainPolicy", &[Administer]),
+    ("ExplainWithout", &[Administer]),
 ];
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever

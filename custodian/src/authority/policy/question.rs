@@ -8,7 +8,7 @@ use cedar_policy::{
 use custodian_proto::{key::KeyId, v1};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::authority::{Caller, DeviceId, Roles, UserId};
+use crate::authority::{Caller, DeviceId, Groups, Roles, UserId};
 
 /// What is asked, with everything a policy can look at.
 #[derive(Clone, Debug)]
@@ -17,8 +17,12 @@ pub struct Question {
     pub user: UserId,
     /// The roles of that user.
     pub roles: Roles,
+    /// The groups of that user.
+    pub groups: Groups,
     /// The workstation.
     pub device: DeviceId,
+    /// The groups of that workstation.
+    pub device_groups: Groups,
     /// Since when it is enrolled with its present key.
     pub enrolled: Timestamp,
     /// The operation, as the log names it.
@@ -52,7 +56,9 @@ impl Question {
         Some(Self {
             user: user.id.clone(),
             roles: user.roles,
+            groups: user.groups.clone(),
             device: device.id.clone(),
+            device_groups: device.groups.clone(),
             enrolled: device.enrolled,
             operation: operation.to_owned(),
             key: None,
@@ -77,9 +83,17 @@ impl Question {
         };
         let roles = self.roles.iter().map(|role| string(role.name()));
         let entities = [
-            entity(&user, vec![("roles", RestrictedExpression::new_set(roles))])?,
-            entity(&device, vec![("enrolled", long(self.enrolled.as_second()))])?,
-            entity(&resource, facts)?,
+            entity(
+                &user,
+                vec![("roles", RestrictedExpression::new_set(roles))],
+                &uids("Group", &self.groups)?,
+            )?,
+            entity(
+                &device,
+                vec![("enrolled", long(self.enrolled.as_second()))],
+                &uids("DeviceGroup", &self.device_groups)?,
+            )?,
+            entity(&resource, facts, &[])?,
         ];
         let action = uid("Action", &self.operation)?;
         let request =
@@ -112,9 +126,17 @@ impl Question {
     }
 }
 
-fn entity(uid: &EntityUid, facts: Vec<(&str, RestrictedExpression)>) -> Result<Entity, String> {
+fn entity(
+    uid: &EntityUid,
+    facts: Vec<(&str, RestrictedExpression)>,
+    groups: &[EntityUid],
+) -> Result<Entity, String> {
     let facts: HashMap<_, _> = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Entity::new(uid.clone(), facts, HashSet::new()).map_err(text)
+    Entity::new(uid.clone(), facts, groups.iter().cloned().collect::<HashSet<_>>()).map_err(text)
+}
+
+fn uids(kind: &str, groups: &Groups) -> Result<Vec<EntityUid>, String> {
+    groups.iter().map(|name| uid(kind, name)).collect()
 }
 
 /// The id is data, not syntax: nothing in it can become part of a policy.

@@ -7,11 +7,14 @@ use cedar_policy::Schema;
 use super::operation::{Group, OPERATIONS};
 
 /// Everything but the actions.
-const TYPES: &str = r#"// Who asks. Roles: operator, auditor, admin.
-entity User = { roles: Set<String> };
+const TYPES: &str = r#"// Who asks. Roles: operator, auditor, admin. Groups as administrators gave them: principal in Group::"board".
+entity Group;
+entity User in [Group] = { roles: Set<String> };
 
-// The workstation: since when it is enrolled with its present key, in seconds since 1970.
-entity Device = { enrolled: Long };
+// The workstation: since when it is enrolled, in seconds since 1970. Renewing its certificate by itself changes nothing of that.
+// Its groups: context.device in DeviceGroup::"office".
+entity DeviceGroup;
+entity Device in [DeviceGroup] = { enrolled: Long };
 
 // A wrapping key.
 entity Key = { label: String };

@@ -19,7 +19,9 @@ fn question(operation: &str, roles: &[Role]) -> Question {
     Question {
         user: "anna".parse().unwrap(),
         roles: roles.iter().copied().collect::<Roles>(),
+        groups: "board,night".parse().unwrap(),
         device: "laptop-7".parse().unwrap(),
+        device_groups: "office".parse().unwrap(),
         enrolled: now - SignedDuration::from_hours(24 * 30),
         operation: operation.to_owned(),
         key: Some((KeyId::of_public_key(b"key"), "clients".to_owned())),
@@ -81,6 +83,8 @@ fn a_policy_can_look_at_every_circumstance() {
         r#"context.login_age == 300"#,
         r#"context.now - context.device.enrolled > 2000000"#,
         r#"context.device == Device::"laptop-7""#,
+        r#"context.device in DeviceGroup::"office" && !(context.device in DeviceGroup::"board")"#,
+        r#"principal in Group::"board" && principal in Group::"night" && !(principal in Group::"office")"#,
         r#"context.file_size > 1000000 && context.file_name like "*.mtd" && context.file_format == "mtd""#,
         r#"resource.label == "clients""#,
         r#"principal == User::"anna" && principal.roles.contains("operator")"#,
@@ -179,6 +183,7 @@ fn what_callers_choose_is_data_and_never_syntax() {
 /// Calls that need a device or a session only: no policy is asked.
 const NEED_NO_ROLE: &[&str] = &[
     "Enroll",
+    "RenewDevice",
     "Login",
     "StepUp",
     "EnrollFactor",

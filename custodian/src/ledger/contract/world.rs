@@ -15,9 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Beginning, Device, DeviceId, DeviceState, FactorState, Invitation, KeyLife, KeyState, KeyStep,
-        MayLack, PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash, Standing, User,
-        UserId, WrapPeriod, WrappingKey,
+        Beginning, Device, DeviceId, DeviceState, FactorState, Groups, Invitation, KeyLife, KeyState,
+        KeyStep, MayLack, PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash, Standing,
+        User, UserId, WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
@@ -67,6 +67,8 @@ pub(crate) fn device(id: &str, spki: u8) -> Device {
         enrolled: now(),
         updated: now(),
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     }
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn user(id: &str, roles: &[Role]) -> User {
         password: PasswordHash::from_phc("$argon2id$first".to_owned()),
         password_state: PasswordState::Settled,
         factor: FactorState::default(),
+        groups: Groups::default(),
         created: now(),
         updated: now(),
     }
@@ -181,6 +184,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            groups: None,
             factor: None,
             hourly_budget: None,
         }

@@ -1,6 +1,7 @@
 //! Making a [`Change`], or refusing what the present state does not allow.
 
 use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
+use jiff::Timestamp;
 use rusqlite::{Params, params};
 
 use super::{
@@ -11,8 +12,8 @@ use super::{
 };
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, FactorRule, Invitation, PasswordState, PolicyText, Session, User,
-        UserId,
+        Device, DeviceId, DeviceState, FactorRule, Invitation, PasswordState, PolicyText, RevokedCertificate,
+        Session, SpkiHash, User, UserId, Why,
     },
     ledger::{Change, Changed, entry},
 };
@@ -32,7 +33,24 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
         },
         Change::Invite(invitation) => batch.invite(invitation),
         Change::Enroll { code_hash, device, .. } => batch.enroll(code_hash, device),
-        Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, reason),
+        Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, None, reason),
+        Change::SuspendDevice { id, until, reason } => {
+            batch.set_device_state(id, DeviceState::Suspended, Some(*until), reason)
+        }
+        Change::RenewDevice { was, spki, certificate, expires } => {
+            batch.renew(was, spki, certificate, *expires)
+        }
+        Change::ListRevoked => batch.list_revoked(),
+        Change::SetUserGroups { id, groups } => {
+            let set = "UPDATE users SET groups = ?2, updated = ?3 WHERE id = ?1";
+            batch.update(set, params![id.as_str(), groups.as_str(), micros(batch.now)])?;
+            batch.changed_user(id)
+        }
+        Change::SetDeviceGroups { id, groups } => {
+            let set = "UPDATE devices SET groups = ?2 WHERE id = ?1";
+            batch.update(set, params![id.as_str(), groups.as_str()])?;
+            batch.changed_device(id)
+        }
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
         Change::SetPassword { id, password, state, keep } => {
@@ -168,9 +186,11 @@ impl Batch<'_> {
             return Err(Stop::refused(Refusal::AlreadyExists, "another device has this key"));
         }
         self.execute("DELETE FROM sessions WHERE device = ?", [known.spki.0])?;
+        self.retire(known)?;
         let [expires, enrolled, updated] = [device.expires, device.enrolled, device.updated].map(micros);
         self.update(
-            "UPDATE devices SET spki = ?2, state = ?3, certificate = ?4, expires = ?5, enrolled = ?6, updated = ?7
+            "UPDATE devices SET spki = ?2, state = ?3, certificate = ?4, expires = ?5, enrolled = ?6, updated = ?7,
+                                suspended_until = NULL
              WHERE id = ?1",
             params![
                 known.id.as_str(),
@@ -185,29 +205,81 @@ impl Batch<'_> {
         lockout::a_device_remains(self, known)
     }
 
-    fn set_device_state(&self, id: &DeviceId, state: DeviceState, reason: &str) -> Made {
+    /// The device itself asked for it, with the old key: no administrator needs to look again.
+    fn renew(&self, was: &SpkiHash, spki: &SpkiHash, certificate: &[u8], expires: Timestamp) -> Made {
+        let known = self.device_by("spki", was.0)?.ok_or(Refusal::DeviceUnknown)?;
+        if self.device_by("spki", spki.0)?.is_some() {
+            return Err(Stop::refused(Refusal::AlreadyExists, "a device has this key"));
+        }
+        self.execute("DELETE FROM sessions WHERE device = ?", [was.0])?;
+        self.retire(&known)?;
+        let set = "UPDATE devices SET spki = ?2, certificate = ?3, expires = ?4, updated = ?5 WHERE id = ?1";
+        let (expires, now) = (micros(expires), micros(self.now));
+        self.update(set, params![known.id.as_str(), spki.0, certificate, expires, now])?;
+        self.changed_device(&known.id)
+    }
+
+    /// Keeps a certificate that is replaced, for the revocation list.
+    fn retire(&self, known: &Device) -> Result<(), Stop> {
+        let add = "INSERT INTO retired (certificate, expires, since) VALUES (?, ?, ?)";
+        let (expires, now) = (micros(known.expires), micros(self.now));
+        Ok(self.execute(add, params![known.certificate, expires, now]).map(drop)?)
+    }
+
+    fn list_revoked(&self) -> Made {
+        self.execute("DELETE FROM retired WHERE expires <= ?", [micros(self.now)])?;
+        // What is suspended until a time is not, from then on.
+        let mut revoked = self.tx.prepare_cached(
+            "SELECT certificate, updated AS since, state FROM devices
+             WHERE expires > ?1 AND (state = ?2 OR (state = ?3 AND coalesce(suspended_until > ?1, TRUE)))
+             UNION ALL SELECT certificate, since, '' FROM retired ORDER BY since, certificate",
+        )?;
+        let stopped = [DeviceState::Revoked, DeviceState::Suspended].map(DeviceState::name);
+        let revoked = revoked.query_map(params![micros(self.now), stopped[0], stopped[1]], |row| {
+            let why = match DeviceState::from_name(row.get_ref(2)?.as_str()?) {
+                Some(DeviceState::Revoked) => Why::Revoked,
+                Some(_) => Why::Suspended,
+                None => Why::Replaced,
+            };
+            Ok(RevokedCertificate { certificate: row.get(0)?, since: rows::time(row, 1)?, why })
+        })?;
+        Ok(Changed::Revoked(self.sequence, revoked.collect::<Result<_, _>>()?))
+    }
+
+    fn set_device_state(
+        &self,
+        id: &DeviceId,
+        state: DeviceState,
+        until: Option<Timestamp>,
+        reason: &str,
+    ) -> Made {
         let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
         if (device.state, state) == (DeviceState::Revoked, DeviceState::Revoked) {
-            return Ok(Changed::Device(device));
+            return Ok(Changed::Stopped(device, 0));
+        }
+        if until.is_some_and(|until| until <= self.now) {
+            return Err(Stop::refused(Refusal::StateConflict, "it would end before it begins"));
         }
         if !device.state.may_become(state) {
             let detail = format!("{} cannot become {}", device.state.name(), state.name());
             return Err(Stop::refused(Refusal::StateConflict, detail));
         }
-        let (name, now) = (state.name(), micros(self.now));
-        if matches!(state, DeviceState::Suspended | DeviceState::Revoked) {
-            let set = "UPDATE devices SET state = ?2, updated = ?3, reason = ?4 WHERE id = ?1";
-            self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN)])?;
-            self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
-            lockout::a_device_remains(self, &device)?;
-        } else {
-            let set = "UPDATE devices SET state = ?2, updated = ?3 WHERE id = ?1";
+        let (name, now, until) = (state.name(), micros(self.now), until.map(micros));
+        if !matches!(state, DeviceState::Suspended | DeviceState::Revoked) {
+            let set = "UPDATE devices SET state = ?2, updated = ?3, suspended_until = NULL WHERE id = ?1";
             self.update(set, params![id.as_str(), name, now])?;
+            return self.changed_device(id);
         }
+        let set =
+            "UPDATE devices SET state = ?2, updated = ?3, reason = ?4, suspended_until = ?5 WHERE id = ?1";
+        self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN), until])?;
+        let sessions = self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
+        lockout::a_device_remains(self, &device)?;
         if state == DeviceState::Revoked {
             self.execute("DELETE FROM invitations WHERE device = ?", [id.as_str()])?;
         }
-        self.changed_device(id)
+        let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
+        Ok(Changed::Stopped(device, sessions))
     }
 
     fn create_user(&self, user: &User) -> Made {

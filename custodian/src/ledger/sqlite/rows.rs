@@ -19,12 +19,13 @@ use crate::{
 };
 
 /// The columns of [`device`], in its order.
-pub(super) const DEVICE: &str = "id, spki, state, certificate, expires, enrolled, updated, reason";
+pub(super) const DEVICE: &str =
+    "id, spki, state, certificate, expires, enrolled, updated, reason, suspended_until, groups";
 /// The columns of [`invitation`], in its order.
 pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
 /// The columns of [`user`], in its order.
 pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change, factor_required, \
-                               factor_secret IS NOT NULL";
+                               factor_secret IS NOT NULL, groups";
 /// The columns of [`session`], in its order.
 pub(super) const SESSION: &str = "id, user, device, created, used, expires, factor";
 /// The columns of [`key`], in its order.
@@ -38,17 +39,31 @@ pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
     Ok(Drain { token: parsed(row, 0)?, reason: row.get(1)?, since: time(row, 2)? })
 }
 
+/// A suspension that has ended by itself is none any more.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
+    let stored = named(row, 2, DeviceState::from_name)?;
+    let until = maybe_time(row, 8)?;
+    let state = state_at(stored, until, Timestamp::now());
     Ok(Device {
         id: parsed(row, 0)?,
         spki: SpkiHash(row.get(1)?),
-        state: named(row, 2, DeviceState::from_name)?,
+        state,
         certificate: row.get(3)?,
         expires: time(row, 4)?,
         enrolled: time(row, 5)?,
         updated: time(row, 6)?,
         reason: row.get(7)?,
+        suspended_until: until.filter(|_| state == DeviceState::Suspended),
+        groups: parsed(row, 9)?,
     })
+}
+
+/// What the stored state is at this time.
+pub(super) fn state_at(stored: DeviceState, until: Option<Timestamp>, now: Timestamp) -> DeviceState {
+    match (stored, until) {
+        (DeviceState::Suspended, Some(until)) if until <= now => DeviceState::Active,
+        _ => stored,
+    }
 }
 
 pub(super) fn invitation(row: &Row<'_>) -> Result<Invitation> {
@@ -77,6 +92,7 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
             false => PasswordState::Settled,
         },
         factor: factor_state(row, 7)?,
+        groups: parsed(row, 9)?,
     })
 }
 

@@ -14,7 +14,7 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 9] = [
     add_tree,
     add_drains,
     upgrade::key_lives,
@@ -22,6 +22,8 @@ const STEPS: [Step; 7] = [
     add_policies,
     add_given_passwords,
     add_factors,
+    add_device_life,
+    add_groups,
 ];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
@@ -62,6 +64,27 @@ fn add_factors(tx: &Transaction<'_>) -> Result<(), OpenError> {
             hash BLOB NOT NULL,
             PRIMARY KEY (user, hash)
          ) STRICT, WITHOUT ROWID;",
+    )?)
+}
+
+/// Version 9: suspensions that end, and certificates that were replaced.
+fn add_device_life(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "-- Of a suspended device only. NULL: no end.
+         ALTER TABLE devices ADD COLUMN suspended_until INTEGER;
+         CREATE TABLE retired (
+            certificate BLOB NOT NULL,
+            expires INTEGER NOT NULL,
+            since INTEGER NOT NULL
+         ) STRICT;",
+    )?)
+}
+
+/// Groups of users and devices, for policies: names with commas between them.
+fn add_groups(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "ALTER TABLE users ADD COLUMN groups TEXT NOT NULL DEFAULT '';
+         ALTER TABLE devices ADD COLUMN groups TEXT NOT NULL DEFAULT '';",
     )?)
 }
 

@@ -18,7 +18,7 @@ const HOUR: i64 = 3_600_000_000;
 /// Reads again what the standing rests on. If all of it holds, charges the budget and marks the session as used.
 pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
     if let Some(spki) = standing.device {
-        device_is_active(batch, spki)?;
+        device_is_active(batch, spki, standing)?;
     }
     let session = match standing.session {
         Some(id) => Some(session_is_alive(batch, id, standing)?),
@@ -55,12 +55,18 @@ pub(super) fn touch(connection: &Connection, session: SessionId, time: Timestamp
     used.execute(params![micros(time), session.0]).map(drop)
 }
 
-fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {
-    let mut state = batch.tx.prepare_cached("SELECT state FROM devices WHERE spki = ?")?;
-    let state: Option<String> = state.query_row([spki.0], |row| row.get(0)).optional()?;
-    let Some(state) = state else { return Err(Refusal::DeviceUnknown.into()) };
-    match DeviceState::from_name(&state) {
-        Some(DeviceState::Active) => Ok(()),
+fn device_is_active(batch: &Batch<'_>, spki: SpkiHash, standing: &Standing) -> Result<(), Stop> {
+    let mut state =
+        batch.tx.prepare_cached("SELECT state, suspended_until, groups FROM devices WHERE spki = ?")?;
+    let state: Option<(String, _, String)> = state
+        .query_row([spki.0], |row| Ok((row.get(0)?, rows::maybe_time(row, 1)?, row.get(2)?)))
+        .optional()?;
+    let Some((state, until, groups)) = state else { return Err(Refusal::DeviceUnknown.into()) };
+    match DeviceState::from_name(&state).map(|state| rows::state_at(state, until, batch.now)) {
+        Some(DeviceState::Active) => match &standing.groups {
+            Some((_, seen)) if seen.as_str() != groups => Err(regrouped("device")),
+            _ => Ok(()),
+        },
         Some(DeviceState::Enrolled) => Err(Refusal::DeviceNotActive.into()),
         Some(DeviceState::Suspended) => Err(Refusal::DeviceSuspended.into()),
         Some(DeviceState::Revoked) => Err(Refusal::DeviceRevoked.into()),
@@ -89,11 +95,11 @@ fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Re
 
 fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
     let mut user = batch.tx.prepare_cached(
-        "SELECT disabled, roles, must_change, factor_required, factor_secret IS NOT NULL FROM users WHERE id = ?",
+        "SELECT disabled, roles, must_change, factor_required, factor_secret IS NOT NULL, groups FROM users WHERE id = ?",
     )?;
-    let (disabled, roles, must_change, factor): (bool, u8, bool, FactorState) = user
+    let (disabled, roles, must_change, factor, groups): (bool, u8, bool, FactorState, String) = user
         .query_row([session.user.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, rows::factor_state(row, 3)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, rows::factor_state(row, 3)?, row.get(5)?))
         })?;
     if disabled {
         return Err(Refusal::UserDisabled.into());
@@ -104,10 +110,18 @@ fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result
     if session.factor < standing.factor {
         return Err(factor.missing().into());
     }
+    if standing.groups.as_ref().is_some_and(|(seen, _)| seen.as_str() != groups) {
+        return Err(regrouped("user"));
+    }
     match standing.role {
         Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
         _ => Ok(()),
     }
+}
+
+/// The policy decided on other groups. Asked again, it decides on these.
+fn regrouped(of: &str) -> Stop {
+    Stop::refused(Refusal::PolicyChanged, format!("the {of} is in other groups now"))
 }
 
 /// The version of the policy in force; 0 for the one that comes with the program.

@@ -42,7 +42,11 @@ const BACK_TO_5: &str = "
     ALTER TABLE users DROP COLUMN factor_pending;
     ALTER TABLE users DROP COLUMN factor_step;
     ALTER TABLE users DROP COLUMN factor_wrong;
-    ALTER TABLE users DROP COLUMN factor_wrong_at";
+    ALTER TABLE users DROP COLUMN factor_wrong_at;
+    ALTER TABLE devices DROP COLUMN suspended_until;
+    DROP TABLE retired;
+    ALTER TABLE users DROP COLUMN groups;
+    ALTER TABLE devices DROP COLUMN groups";
 
 /// A directory with a ledger in it.
 struct Place {
