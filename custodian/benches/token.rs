@@ -37,9 +37,9 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Caller, Device, DeviceState, FactorState, Groups, KeyLife, Need, PasswordHash,
-        PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
-        SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
+        Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups, KeyLife, Need,
+        PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules,
+        Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -300,12 +300,8 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
-    let rules = Rules {
-        session_idle: hour,
-        session_lifetime: hour,
-        hourly_budget: u32::MAX,
-        given_passwords: PasswordState::Settled,
-    };
+    let (budgets, given_passwords) = (Budgets::UNLIMITED, PasswordState::Settled);
+    let rules = Rules { session_idle: hour, session_lifetime: hour, budgets, given_passwords };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
     (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }
@@ -370,7 +366,7 @@ fn caller() -> Caller {
         created: now,
         updated: now,
     };
-    Caller { peer, device: Some(device), session: Some(session), user: Some(user), spent: 0 }
+    Caller { peer, device: Some(device), session: Some(session), user: Some(user) }
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::{PasswordState, Rules},
+    authority::{Amounts, Budget, Budgets, Guesses, PasswordState, Rules},
     log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
@@ -96,7 +96,10 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub(crate) second_factor: RawFactor,
     #[serde(default)]
-    pub(crate) budget: RawBudget,
+    pub(crate) budgets: RawBudgets,
+    /// What `budgets` was before. Read to say so.
+    #[serde(default, skip_serializing)]
+    pub(crate) budget: Option<toml::Table>,
     #[serde(default)]
     pub(crate) certificates: RawCertificates,
     #[serde(default)]
@@ -286,8 +289,22 @@ pub(crate) struct RawPasswords {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(crate) struct RawBudgets {
+    pub(crate) bad_files_per_hour: u32,
+    #[serde(serialize_with = "friendly")]
+    pub(crate) lock: SignedDuration,
+    pub(crate) user: RawBudget,
+    pub(crate) device: RawBudget,
+    pub(crate) key: RawBudget,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBudget {
-    pub(crate) unwraps_per_user_and_hour: u32,
+    pub(crate) files_per_hour: Option<u32>,
+    pub(crate) files_per_day: Option<u32>,
+    pub(crate) unwraps_per_hour: Option<u32>,
+    pub(crate) unwraps_per_day: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -456,9 +473,61 @@ impl Default for RawSessions {
     }
 }
 
-impl Default for RawBudget {
+impl Default for RawBudgets {
     fn default() -> Self {
-        Self { unwraps_per_user_and_hour: 1_000 }
+        Self {
+            bad_files_per_hour: 20,
+            lock: SignedDuration::from_mins(15),
+            user: RawBudget::with_files(500, 2_000),
+            device: RawBudget::with_files(1_000, 4_000),
+            key: RawBudget::with_files(10_000, 40_000),
+        }
+    }
+}
+
+impl RawBudget {
+    /// Each file may be opened twice.
+    fn with_files(files_per_hour: u32, files_per_day: u32) -> Self {
+        Self {
+            files_per_hour: Some(files_per_hour),
+            files_per_day: Some(files_per_day),
+            unwraps_per_hour: Some(2 * files_per_hour),
+            unwraps_per_day: Some(2 * files_per_day),
+        }
+    }
+
+    /// `usual` says what is not given.
+    fn check(self, of: &str, usual: Self) -> Result<Budget, String> {
+        let limit = |name: &str, given: Option<u32>, usual: Option<u32>| match given.or(usual) {
+            Some(limit) if limit > 0 => Ok(limit),
+            _ => Err(format!("budgets.{of}.{name}: must be at least 1")),
+        };
+        Ok(Budget {
+            hour: Amounts {
+                files: limit("files_per_hour", self.files_per_hour, usual.files_per_hour)?,
+                unwraps: limit("unwraps_per_hour", self.unwraps_per_hour, usual.unwraps_per_hour)?,
+            },
+            day: Amounts {
+                files: limit("files_per_day", self.files_per_day, usual.files_per_day)?,
+                unwraps: limit("unwraps_per_day", self.unwraps_per_day, usual.unwraps_per_day)?,
+            },
+        })
+    }
+}
+
+impl RawBudgets {
+    fn check(self) -> Result<Budgets, String> {
+        if self.bad_files_per_hour == 0 {
+            return Err("budgets.bad_files_per_hour: must be at least 1".into());
+        }
+        positive("budgets.lock", self.lock)?;
+        let usual = Self::default();
+        Ok(Budgets {
+            user: self.user.check("user", usual.user)?,
+            device: self.device.check("device", usual.device)?,
+            key: self.key.check("key", usual.key)?,
+            guesses: Guesses { per_hour: self.bad_files_per_hour, lock: self.lock },
+        })
     }
 }
 
@@ -517,6 +586,13 @@ impl RawConfig {
         let log_witnesses = check_witnesses(&log.witness)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
+        if self.budget.is_some() {
+            return Err(
+                "[budget] is now [budgets]: unwraps_per_user_and_hour = N is unwraps_per_hour = N in \
+                        [budgets.user], which has more limits beside it"
+                    .into(),
+            );
+        }
         if self.sessions.logins_at_once == 0 {
             return Err("sessions.logins_at_once: must be at least 1".into());
         }
@@ -524,7 +600,6 @@ impl RawConfig {
             ("limits.connections", self.limits.connections),
             ("limits.streams_per_connection", self.limits.streams_per_connection as usize),
             ("limits.calls", self.limits.calls),
-            ("budget.unwraps_per_user_and_hour", self.budget.unwraps_per_user_and_hour as usize),
             ("certificates.device_days", self.certificates.device_days as usize),
             ("certificates.wrapping_key_days", self.certificates.wrapping_key_days as usize),
         ] {
@@ -556,7 +631,7 @@ impl RawConfig {
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
-                hourly_budget: self.budget.unwraps_per_user_and_hour,
+                budgets: self.budgets.check()?,
                 given_passwords: match self.passwords.change_given {
                     true => PasswordState::MustChange,
                     false => PasswordState::Settled,
@@ -713,6 +788,18 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_not_given_is_the_usual_one() {
+        let given = LEAST.replace("[[token]]", "[budgets.device]\nfiles_per_hour = 7\n[[token]]");
+        let [usual, given] = [LEAST, &given].map(|text| read(text).ok().unwrap().rules.budgets);
+        let hour = Amounts { files: 7, ..usual.device.hour };
+        assert_eq!(given, Budgets { device: Budget { hour, ..usual.device }, ..usual });
+        assert_eq!(
+            (usual.user.hour.unwraps, usual.user.day.files, usual.guesses.per_hour),
+            (1_000, 2_000, 20)
+        );
+    }
+
+    #[test]
     fn a_second_place_says_what_depends_on_it() {
         let with =
             |copy: &str| read(&LEAST.replace("[[token]]", &format!("[log]\nkey = \"k\"\n{copy}\n[[token]]")));
@@ -793,6 +880,10 @@ mod tests {
             ("[[token]]", "[sessions]\nidle = \"0s\"\n[[token]]", "sessions.idle"),
             ("[[token]]", "[sessions]\nidel = \"1s\"\n[[token]]", "idel"),
             ("127.0.0.1:7443", "localhost", "listen"),
+            ("[[token]]", "[budget]\nunwraps_per_user_and_hour = 5\n[[token]]", "unwraps_per_hour = N"),
+            ("[[token]]", "[budgets.key]\nfiles_per_day = 0\n[[token]]", "budgets.key.files_per_day"),
+            ("[[token]]", "[budgets]\nlock = \"0s\"\n[[token]]", "budgets.lock"),
+            ("[[token]]", "[budgets]\nbad_files_per_hour = 0\n[[token]]", "budgets.bad_files_per_hour"),
         ] {
             let Err(why) = read(&LEAST.replace(from, to)) else { panic!("accepted: {to}") };
             assert!(why.contains(named), "{why}");

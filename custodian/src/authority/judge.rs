@@ -6,12 +6,12 @@ use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Answer, Caller, DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role,
-    SessionId, Standing, WrappingKey,
+    Answer, Budgets, Caller, Charge, DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy,
+    Question, Role, SessionId, Spenders, Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault},
-    ledger::{Identity, Intent, Ledger},
+    ledger::{Identity, Intent, Ledger, Opening},
     log::Cosigners,
 };
 
@@ -22,8 +22,8 @@ pub struct Rules {
     pub session_idle: SignedDuration,
     /// A session ends after this long, used or not.
     pub session_lifetime: SignedDuration,
-    /// Unwraps a user may make within one hour of the clock, failed ones included.
-    pub hourly_budget: u32,
+    /// How much may be unwrapped, failed attempts included.
+    pub budgets: Budgets,
     /// What becomes of passwords that administrators set.
     pub given_passwords: PasswordState,
 }
@@ -113,9 +113,8 @@ impl Authority {
     }
 
     async fn caller(&self, peer: Peer, session: Option<SessionId>) -> Result<Caller, Denial> {
-        let Identity { device, session, user, spent } =
-            self.ledger.identify(peer.certificate.spki, session).await?;
-        Ok(Caller { peer, device, session, user, spent })
+        let Identity { device, session, user } = self.ledger.identify(peer.certificate.spki, session).await?;
+        Ok(Caller { peer, device, session, user })
     }
 
     /// Certificate AND device AND session AND role AND budget AND key AND policy, or the first that is missing (law 3).
@@ -144,14 +143,10 @@ impl Authority {
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
-            let budget = self.rules().hourly_budget;
-            if caller.spent >= budget {
-                let detail = format!("{budget} unwraps within this hour (UTC)");
-                return Err(Denial::Refused { refusal: Refusal::BudgetExhausted, detail });
-            }
-            let key = self.key(wrapped, now).await?;
+            let charge = Charge { file: wrapped.sha256(), budgets: self.rules().budgets };
+            let key = self.key(wrapped, spenders(caller, wrapped)?, charge.clone(), now).await?;
             standing.key = Some(wrapped.key_id());
-            standing.hourly_budget = Some(budget);
+            standing.charge = Some(charge);
             standing.policy = Some(self.ask(caller, intent, Some(key), now)?);
         } else if role.is_some() {
             let key = match intent.key {
@@ -237,14 +232,31 @@ impl Authority {
         }
     }
 
-    async fn key(&self, wrapped: &WrappedKey, now: Timestamp) -> Result<WrappingKey, Denial> {
-        let key = self.ledger.key(wrapped.key_id()).await?.ok_or(Refusal::KeyUnknown)?;
+    /// The key, if there is room for one more unwrap with it. The budgets come first: with one used up, whatever is asked
+    /// has the same answer (law 5).
+    async fn key(
+        &self,
+        wrapped: &WrappedKey,
+        spenders: Spenders,
+        charge: Charge,
+        now: Timestamp,
+    ) -> Result<WrappingKey, Denial> {
+        let Opening { key, room } = self.ledger.opening(wrapped.key_id(), spenders, charge).await?;
+        room?;
+        let key = key.ok_or(Refusal::KeyUnknown)?;
         key.life.may_unwrap(now)?;
         if key.wrapping != wrapped.wrapping() {
             return Err(Refusal::WrappedKeyRejected.into());
         }
         Ok(key)
     }
+}
+
+/// Who pays for an unwrap.
+fn spenders(caller: &Caller, wrapped: &WrappedKey) -> Result<Spenders, Denial> {
+    let user = caller.user.as_ref().ok_or(Refusal::NotLoggedIn)?.id.resource_name();
+    let device = caller.device.as_ref().ok_or(Refusal::DeviceUnknown)?.id.resource_name();
+    Ok(Spenders { user, device, key: wrapped.key_id().resource_name() })
 }
 
 fn device(caller: &Caller, now: Timestamp) -> Result<super::SpkiHash, Denial> {

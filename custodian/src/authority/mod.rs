@@ -1,5 +1,6 @@
 //! Who may do what: devices, users, sessions, keys, and the [`Permit`] that follows from all of them together (law 3).
 
+mod budget;
 mod caller;
 mod device;
 mod factor;
@@ -17,6 +18,10 @@ mod throttle;
 mod totp;
 mod user;
 
+pub use budget::{
+    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Measure, Span, SpenderKind,
+    Spenders, Tally, Window, room_of_all,
+};
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, RevokedCertificate, SpkiHash, Why};
 pub use factor::{FRESH_FACTOR, Factor, FactorProof, FactorRule, FactorState, RecoveryHash, WrongCodes};

@@ -48,7 +48,7 @@ impl Custodian {
             };
             let settled = custodian.ledger.settle(attempt, outcome).await.and_then(|(_, changed)| key(changed));
             match (&settled, id) {
-                (Err(Denial::Refused { .. }), Some(id)) => discard(&custodian, id).await,
+                (Err(Denial::Refused { .. } | Denial::Paused(_)), Some(id)) => discard(&custodian, id).await,
                 // Whether the ledger has the key is not known: it may not be destroyed.
                 (Err(Denial::Failed(_)), Some(id)) => {
                     tracing::warn!(key = %id, "the token has a new key that the ledger may not know: see custodian check");

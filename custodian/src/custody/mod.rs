@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-pub use denial::{Denial, Fault};
+pub use denial::{Denial, Fault, Pause};
 pub use keys::Attestation;
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;

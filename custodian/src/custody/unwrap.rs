@@ -49,10 +49,9 @@ impl Custodian {
 
     fn outcome(&self, key: &Result<Withheld<FileKey>, Denial>) -> Outcome {
         match key {
-            Err(denial @ Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. }) => Outcome::Rejected {
-                denial: denial.clone(),
-                hourly_budget: self.authority.rules().hourly_budget,
-            },
+            Err(denial @ Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. }) => {
+                Outcome::Rejected { denial: denial.clone(), budgets: self.authority.rules().budgets }
+            }
             key => Outcome::of(key),
         }
     }

@@ -28,7 +28,7 @@ use crate::{
         SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudget, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits, RawLog,
+        Config, RawBudgets, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits, RawLog,
         RawPasswords, RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
@@ -208,7 +208,8 @@ impl Plan {
             sessions: RawSessions::default(),
             passwords: RawPasswords::default(),
             second_factor: RawFactor::default(),
-            budget: RawBudget::default(),
+            budgets: RawBudgets::default(),
+            budget: None,
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],

@@ -7,10 +7,10 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash, Standing,
-        WrappingKey,
+        Charge, DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash,
+        Standing, WrappingKey,
     },
-    ledger::{Change, Changed, Grant, Intent, Ledger, Outcome},
+    ledger::{Change, Changed, Grant, Ledger, Outcome},
 };
 
 pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
@@ -187,68 +187,12 @@ pub(crate) async fn a_wrapping_key_unwraps_within_its_period<L: Ledger>(ledger: 
     world.refuses_change(limit("old", None), Refusal::StateConflict).await;
 }
 
-pub(crate) async fn a_budget_is_not_exceeded<L: Ledger>(ledger: Arc<L>) {
-    let world = Arc::new(World::peopled(ledger).await);
-    let budget = 20;
-    // The budget is of an hour by the clock: within one that turns meanwhile, twice as many would be right.
-    let hours = [ahead(0), ahead(60)].map(|time| time.as_second() / 3_600);
-    let turns = hours[0] != hours[1];
-    let tries = (0..50).map(|_| {
-        let world = Arc::clone(&world);
-        tokio::spawn(async move {
-            let standing = Standing { hourly_budget: Some(budget), ..world.standing() };
-            world.unwraps(standing).await.map_err(|denial| denial.code())
-        })
-    });
-    let mut spent = 0;
-    for result in futures(tries.collect()).await {
-        match result {
-            Ok(_) => spent += 1,
-            Err(code) => assert_eq!(code, Refusal::BudgetExhausted.code()),
-        }
-    }
-    assert!(spent == budget || turns && (budget..=2 * budget).contains(&spent), "{spent}");
-    // Another user's budget is another.
-    world.done(Change::CreateUser(user("bob", &[Role::Operator]))).await;
-    world.done(Change::OpenSession(session(2, "bob", 1))).await;
-    let bob = Standing { session: Some(SessionId([2; 32])), hourly_budget: Some(1), ..world.standing() };
-    assert!(world.unwraps(bob).await.is_ok());
-    world.refuses(Standing { hourly_budget: Some(0), ..world.standing() }, Refusal::BudgetExhausted).await;
-}
-
-pub(crate) async fn rejected_ciphertexts_are_charged<L: Ledger>(ledger: Arc<L>) {
-    let world = World::peopled(ledger).await;
-    let settled = async |outcome: Outcome| {
-        let attempt = world.ledger.begin(Intent { user: "users/anna".to_owned(), ..intent("Unwrap") });
-        let code = world.ledger.settle(attempt, outcome).await.err().unwrap().code();
-        assert_eq!(world.last_record().await.outcome, code);
-        code
-    };
-    let rejected =
-        |hourly_budget| Outcome::Rejected { denial: Refusal::WrappedKeyRejected.into(), hourly_budget };
-    let spent =
-        async || world.ledger.identify(SpkiHash([1; 32]), Some(SessionId([1; 32]))).await.unwrap().spent;
-    let with = |budget| Standing { hourly_budget: Some(budget), ..world.standing() };
-    // This costs nothing.
-    assert_eq!(settled(Outcome::Denied(Refusal::KeyUnknown.into())).await, Refusal::KeyUnknown.code());
-    assert!(world.unwraps(with(1)).await.is_ok());
-    // These do.
-    for _ in 0..2 {
-        assert_eq!(settled(rejected(3)).await, Refusal::WrappedKeyRejected.code());
-    }
-    assert_eq!(spent().await, 3);
-    // With nothing left, bad and good have one answer.
-    assert_eq!(settled(rejected(3)).await, Refusal::BudgetExhausted.code());
-    world.refuses(with(3), Refusal::BudgetExhausted).await;
-    assert_eq!(spent().await, 3);
-    assert!(world.unwraps(with(4)).await.is_ok());
-}
-
 pub(crate) async fn a_role_needs_a_session<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     let role = Standing { session: None, ..world.standing() };
     world.refuses(role, Refusal::NotLoggedIn).await;
-    let budget = Standing { hourly_budget: Some(9), ..Default::default() };
+    let charge = Charge { file: [1; 32], budgets: hourly(9) };
+    let budget = Standing { charge: Some(charge), ..Default::default() };
     world.refuses(budget, Refusal::NotLoggedIn).await;
 }
 

@@ -11,9 +11,9 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyState, PasswordHash,
-        PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId, WrapPeriod,
-        WrappingKey,
+        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyState, Lift,
+        PasswordHash, PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId,
+        WrapPeriod, WrappingKey,
     },
     token::Drain,
 };
@@ -42,7 +42,7 @@ pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
 /// A suspension that has ended by itself is none any more.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     let stored = named(row, 2, DeviceState::from_name)?;
-    let until = maybe_time(row, 8)?;
+    let until = time_or_none(row, 8)?;
     let state = state_at(stored, until, Timestamp::now());
     Ok(Device {
         id: parsed(row, 0)?,
@@ -104,7 +104,7 @@ pub(super) fn session(row: &Row<'_>) -> Result<Session> {
         created: time(row, 3)?,
         used: time(row, 4)?,
         expires: time(row, 5)?,
-        factor: maybe_time(row, 6)?,
+        factor: time_or_none(row, 6)?,
     })
 }
 
@@ -120,7 +120,7 @@ pub(super) fn factor_state(row: &Row<'_>, column: usize) -> Result<FactorState> 
 pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
     let id: [u8; KeyId::LEN] = row.get(0)?;
     let wraps = WrapPeriod::new(time(row, 4)?, time(row, 5)?).map_err(|_| unreadable(5, "no period"))?;
-    let unwraps_until = maybe_time(row, 6)?;
+    let unwraps_until = time_or_none(row, 6)?;
     Ok(WrappingKey {
         id: KeyId::from_bytes(&id).ok_or_else(|| unreadable(0, "no key id"))?,
         label: row.get(1)?,
@@ -179,12 +179,21 @@ pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-/// A time that may be missing.
-pub(super) fn maybe_time(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
-    match row.get::<_, Option<i64>>(column)? {
-        Some(_) => time(row, column).map(Some),
-        None => Ok(None),
-    }
+/// A lift of a budget, in five columns from `first` on.
+pub(super) fn lift(row: &Row<'_>, first: usize) -> Result<Option<Lift>> {
+    let Some(until) = time_or_none(row, first + 2)? else { return Ok(None) };
+    Ok(Some(Lift {
+        count: row.get(first)?,
+        left: row.get(first + 1)?,
+        until,
+        reason: row.get(first + 3)?,
+        by: row.get(first + 4)?,
+    }))
+}
+
+/// A time, where there may be none.
+pub(super) fn time_or_none(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?.map(|_| time(row, column)).transpose()
 }
 
 pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {

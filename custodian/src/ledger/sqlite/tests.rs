@@ -21,7 +21,12 @@ use crate::{
     custody::Denial,
     ledger::{
         Grant, Ledger, OK, Outcome,
-        contract::{ledger_keeps_its_contract, refusals::futures, world, world::World},
+        contract::{
+            ledger_keeps_budgets, ledger_keeps_its_contract,
+            refusals::futures,
+            world,
+            world::{TestClock, World},
+        },
     },
 };
 
@@ -29,11 +34,11 @@ mod contract {
     use super::*;
 
     ledger_keeps_its_contract!(SqliteLedger::for_test(world::options()));
+    ledger_keeps_budgets!(|clock: &TestClock| SqliteLedger::for_test(clock.options()));
 }
 
-/// Takes the tables of today back to those of version 5. A new step of the schema adds its undoing.
-const BACK_TO_5: &str = "
-    DROP TABLE policies;
+/// Takes the tables of today back to those of version 7. A new step of the schema adds its undoing.
+const BACK_TO_7: &str = "
     ALTER TABLE users DROP COLUMN must_change;
     DROP TABLE recovery_codes;
     ALTER TABLE sessions DROP COLUMN factor;
