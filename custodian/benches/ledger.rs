@@ -17,9 +17,9 @@ use std::{
 
 use custodian::{
     authority::{
-        Authority, Beginning, Budgets, Caller, Device, DeviceState, Invitation, KeyLife, Need, PasswordHash,
-        Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash,
-        Standing, User, WrapPeriod, WrappingKey,
+        Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups, Invitation, KeyLife,
+        Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules,
+        Session, SessionId, SpkiHash, Standing, User, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
@@ -78,7 +78,12 @@ impl Scene {
             assert!(ledger.settle(attempt, Outcome::Granted(grant)).await.is_ok());
         }
         let hour = SignedDuration::from_hours(1);
-        let rules = Rules { session_idle: hour, session_lifetime: hour, budgets: Budgets::UNLIMITED };
+        let rules = Rules {
+            session_idle: hour,
+            session_lifetime: hour,
+            budgets: Budgets::UNLIMITED,
+            given_passwords: PasswordState::Settled,
+        };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let authority = Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy);
         let now = Timestamp::now();
@@ -108,6 +113,8 @@ fn people(key: KeyId) -> Vec<Change> {
         enrolled: now,
         updated: now,
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     };
     let (id, code_hash) = (device.id.clone(), [3; 32]);
     let user = User {
@@ -115,11 +122,21 @@ fn people(key: KeyId) -> Vec<Change> {
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
         password: PasswordHash::from_phc(String::new()),
+        password_state: PasswordState::Settled,
+        factor: FactorState::default(),
+        groups: Groups::default(),
         created: now,
         updated: now,
     };
-    let session =
-        Session { id: SESSION, user: user.id.clone(), device: SPKI, created: now, used: now, expires: later };
+    let session = Session {
+        id: SESSION,
+        user: user.id.clone(),
+        device: SPKI,
+        created: now,
+        used: now,
+        factor: None,
+        expires: later,
+    };
     let wraps = WrapPeriod::new(now - SignedDuration::from_hours(1), later).unwrap();
     let key = WrappingKey {
         id: key,
