@@ -7,8 +7,18 @@ use protox::prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
-        "session", "custody", "keys", "devices", "users", "audit", "log", "status", "tokens", "policies",
+        "session",
+        "custody",
+        "keys",
+        "devices",
+        "users",
         "factor",
+        "audit",
+        "log",
+        "status",
+        "tokens",
+        "policies",
+        "approvals",
     ]
     .map(|name| format!("custodian/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;

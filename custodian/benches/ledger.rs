@@ -17,9 +17,9 @@ use std::{
 
 use custodian::{
     authority::{
-        Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups, Invitation, KeyLife,
-        Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules,
-        Session, SessionId, SpkiHash, Standing, User, WrapPeriod, WrappingKey,
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
+        Invitation, KeyLife, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy,
+        PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
@@ -83,6 +83,7 @@ impl Scene {
             session_lifetime: hour,
             budgets: Budgets::UNLIMITED,
             given_passwords: PasswordState::Settled,
+            approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let authority = Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy);

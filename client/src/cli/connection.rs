@@ -1,12 +1,15 @@
 //! The flags with which a command reaches a custodian.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use custodian_proto::approval::Glass;
+
+use super::{message::note, when::parse_duration};
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
-    remote::Remote,
+    remote::{Patience, Remote},
     settings::Settings,
 };
 
@@ -35,6 +38,16 @@ pub(super) struct Connection {
     /// File with a code of the second factor, - for standard input [env: CUSTODIAN_TOTP_FILE]
     #[arg(long, value_name = "FILE")]
     totp_file: Option<PathBuf>,
+    /// If others must approve this first: wait for them, at most this long, and go on. [default: until the request expires]
+    #[arg(
+        long, global = true, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = parse_duration,
+        help_heading = "Approval"
+    )]
+    wait: Option<Option<Duration>>,
+    /// Ask others to let this get past rules of the policy that are marked so. Stands out in the log
+    // Not global: `custodianctl audit ls --break-glass` is a filter.
+    #[arg(long, help_heading = "Approval")]
+    break_glass: bool,
 }
 
 impl Connection {
@@ -60,7 +73,16 @@ impl Connection {
             let why = "standard input cannot be both password and code";
             return Err(Error::new(Kind::Usage, "cannot sign in", why).hint("give one of them in a file"));
         }
-        Remote::connect(&settings, interrupt)
+        Ok(self.equip(Remote::connect(&settings, interrupt)?))
+    }
+
+    /// A connection that is as patient as these flags say.
+    pub(super) fn equip(&self, remote: Remote) -> Remote {
+        let remote = remote.with_glass(if self.break_glass { Glass::Broken } else { Glass::Whole });
+        match self.wait {
+            Some(longest) => remote.with_patience(Patience { longest, tell: note }),
+            None => remote,
+        }
     }
 
     /// The same flags, with another password file if one is given.

@@ -98,6 +98,9 @@ pub(super) enum PolicyCommand {
         /// How many seconds ago the second factor was shown. [default: never]
         #[arg(long, value_name = "SECONDS")]
         mfa_age: Option<u32>,
+        /// For --operation Approve: which operation is to be approved
+        #[arg(long, value_name = "OPERATION", default_value = "", hide_default_value = true)]
+        approves: String,
         /// Ask this policy instead of the one in force; - for standard input
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -166,7 +169,19 @@ impl PolicyCommand {
                 let told = connection.connect(interrupt)?.explain_without(&name, days)?;
                 tell_without(style, &name, days, &told)
             }
-            Self::Explain { user, device, operation, key, at, ip, reason, mfa_age, file, style } => {
+            Self::Explain {
+                user,
+                device,
+                operation,
+                key,
+                at,
+                ip,
+                reason,
+                mfa_age,
+                approves,
+                file,
+                style,
+            } => {
                 let request = v1::ExplainPolicyRequest {
                     user: user_name(&user),
                     device: device_name(&device),
@@ -175,6 +190,7 @@ impl PolicyCommand {
                     time: at.map(to_proto),
                     ip,
                     reason,
+                    approves,
                     text: file.map(|file| read(&file)).transpose()?.unwrap_or_default(),
                     mfa_age_seconds: mfa_age,
                 };
@@ -184,18 +200,21 @@ impl PolicyCommand {
                     policies: answer.policies,
                     version: answer.version,
                     step_up_helps: answer.step_up_helps,
+                    approvals: answer.approvals,
                 };
                 let because = match (view.allowed, view.policies.is_empty()) {
+                    _ if view.approvals > 0 => format!("asked for by {}", view.policies.join(", ")),
                     (_, true) => "no policy permits it".to_owned(),
                     (true, _) => format!("permitted by {}", view.policies.join(", ")),
                     (false, _) => format!("forbidden by {}", view.policies.join(", ")),
                 };
-                let answer = match (view.allowed, view.step_up_helps) {
-                    (true, _) => "allowed",
-                    (false, true) => "allowed once a second factor is shown",
-                    (false, false) => "refused",
+                let answer = match (view.allowed, view.approvals, view.step_up_helps) {
+                    (true, ..) => "allowed".to_owned(),
+                    (false, _, true) => "allowed once a second factor is shown".to_owned(),
+                    (false, 0, false) => "refused".to_owned(),
+                    (false, needed, false) => format!("allowed with approval ({needed} needed)"),
                 };
-                style.one(&view, &[("answer", answer.to_owned()), ("because", because)])
+                style.one(&view, &[("answer", answer), ("because", because)])
             }
         }
     }
@@ -239,6 +258,7 @@ struct DifferenceView {
     operation: String,
     would_be: &'static str,
     policies: Vec<String>,
+    approvals: u32,
 }
 
 /// What would be missing.
@@ -292,6 +312,8 @@ struct ExplainView {
     policies: Vec<String>,
     version: u64,
     step_up_helps: bool,
+    /// So many others must approve; 0: none helps, or none is needed.
+    approvals: u32,
 }
 
 fn differences(tested: &v1::TestPolicyResponse) -> impl Iterator<Item = DifferenceView> + '_ {
@@ -301,8 +323,10 @@ fn differences(tested: &v1::TestPolicyResponse) -> impl Iterator<Item = Differen
         user: one.user.clone(),
         device: one.device.clone(),
         operation: one.operation.clone(),
-        would_be,
+        // What others could approve is not refused for good.
+        would_be: if one.approvals > 0 { "approved first" } else { would_be },
         policies: one.policies.clone(),
+        approvals: one.approvals,
     };
     let refused = tested.newly_refused.iter().map(move |one| view(one, "refused"));
     refused.chain(tested.newly_allowed.iter().map(move |one| view(one, "allowed")))

@@ -182,6 +182,9 @@ pub(super) struct RecordView {
     pub(super) detail: String,
     pub(super) duration_us: u64,
     pub(super) second_factor_time: Option<String>,
+    /// The approval that the attempt asked for, gave or used.
+    pub(super) approval: String,
+    pub(super) break_glass: bool,
 }
 
 impl RecordView {
@@ -272,6 +275,8 @@ impl From<&v1::Record> for RecordView {
             detail: record.detail,
             duration_us: record.duration_us,
             second_factor_time: rfc3339(record.second_factor_time.as_ref()),
+            approval: record.approval,
+            break_glass: record.break_glass,
         }
     }
 }

@@ -19,7 +19,7 @@ impl Remote {
     /// No code can be had; those of any call.
     pub fn step_up(&self) -> Result<()> {
         self.code("code of your authenticator app", |code| {
-            self.call_in_session("cannot show the second factor", async |service| {
+            self.call_once("cannot show the second factor", &async |service| {
                 let request = v1::StepUpRequest { code: code.expose().to_owned() };
                 SessionServiceClient::new(service).step_up(request).await
             })

@@ -2,6 +2,7 @@
 //!
 //! A blocking face over tonic: the formats and pipelines are synchronous.
 
+mod approvals;
 pub mod audit;
 mod custody;
 mod devices;
@@ -19,6 +20,7 @@ mod tokens;
 mod users;
 mod wire;
 
+pub use approvals::{Ended, Patience};
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use factor::Needed;
@@ -31,6 +33,7 @@ pub use users::Given;
 use std::sync::{Mutex, PoisonError};
 
 use custodian_proto::{
+    approval::Glass,
     refusal::Refusal,
     secret::Secret,
     v1::{self, session_service_client::SessionServiceClient, status_service_client::StatusServiceClient},
@@ -59,6 +62,8 @@ pub struct Remote {
     second_factor: PasswordSource,
     cache: SessionCache,
     session: Mutex<Option<Session>>,
+    patience: Option<Patience>,
+    glass: Glass,
 }
 
 /// What a login gave.
@@ -101,7 +106,20 @@ impl Remote {
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
         let (password, second_factor) = (settings.password(), settings.second_factor());
-        Ok(Self { wire, user, password, second_factor, cache, session })
+        let (patience, glass) = (None, Glass::Whole);
+        Ok(Self { wire, user, password, second_factor, cache, session, patience, glass })
+    }
+
+    /// Waits, from now on, for approvals that calls need.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    /// Asks, from now on, to get past rules of the policy that are marked with `@break_glass`.
+    #[must_use]
+    pub fn with_glass(self, glass: Glass) -> Self {
+        Self { glass, ..self }
     }
 
     /// Forgets the session of these settings on this machine, without asking anybody.
@@ -140,7 +158,7 @@ impl Remote {
         self.cache.forget()?;
         let Some(session) = session else { return Ok(false) };
         let told = self.wire.ask("cannot log out", async |channel| {
-            SessionServiceClient::new(session.sign(channel)).logout(v1::LogoutRequest {}).await
+            SessionServiceClient::new(session.sign(channel, self.glass)).logout(v1::LogoutRequest {}).await
         });
         match told {
             Ok(_) => Ok(true),
@@ -169,31 +187,52 @@ impl Remote {
         })?)
     }
 
-    /// One call within a session. If all that it lacks is a fresh second factor, that is shown, and it is tried again.
+    /// One call within a session. If it needs the approval of others, waits for that with the patience there is.
     fn call<T>(
         &self,
         what: &str,
         request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
     ) -> std::result::Result<T, Failure> {
-        match self.call_in_session(what, &request) {
+        let mut deadline = None;
+        loop {
+            let failure = match self.call_with_factor(what, &request) {
+                Err(failure) => failure,
+                answer => return answer,
+            };
+            let (Some(waits_for), Some(patience)) = (&failure.waits_for, self.patience) else {
+                return Err(failure);
+            };
+            let deadline = *deadline.get_or_insert_with(|| patience.deadline());
+            self.until_approved(what, waits_for, patience, deadline)?;
+        }
+    }
+
+    /// One call within a session. If all that it lacks is a fresh second factor, that is shown, and it is tried again.
+    fn call_with_factor<T>(
+        &self,
+        what: &str,
+        request: &impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+    ) -> std::result::Result<T, Failure> {
+        match self.call_once(what, request) {
             Err(failure)
                 if failure.refusal == Some(Refusal::StepUpRequired) && self.second_factor.is_there() =>
             {
                 self.step_up()?;
-                self.call_in_session(what, &request)
+                self.call_once(what, request)
             }
             answer => answer,
         }
     }
 
-    /// Logs in when there is no session, and once again when the custodian has forgotten one that an earlier command left.
-    fn call_in_session<T>(
+    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
+    /// that an earlier command left.
+    fn call_once<T>(
         &self,
         what: &str,
-        request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+        request: &impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
     ) -> std::result::Result<T, Failure> {
         let (session, origin) = self.session_for(what)?;
-        let answer = self.wire.ask(what, async |channel| request(session.sign(channel)).await);
+        let answer = self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await);
         match (answer, origin) {
             (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
                 // Another command of ours may have logged in meanwhile: its session stays.
@@ -205,7 +244,7 @@ impl Remote {
                     self.login()?;
                 }
                 let (session, _) = self.session_for(what)?;
-                self.wire.ask(what, async |channel| request(session.sign(channel)).await)
+                self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await)
             }
             (answer, _) => answer,
         }

@@ -3,7 +3,7 @@
 use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Charge, FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
+use super::{ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -102,6 +102,8 @@ pub struct Standing {
     pub(crate) groups: Option<(Groups, Groups)>,
     /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.
     pub(crate) factor: Option<Timestamp>,
+    /// This approval must still stand, with so many who count. It is used up.
+    pub(crate) approval: Option<ApprovalUse>,
     /// Charge one unwrap to that user, that device and this key; refuse if a budget of theirs has no room for it.
     pub(crate) charge: Option<Charge>,
 }

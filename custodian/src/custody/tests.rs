@@ -1,5 +1,7 @@
 //! The sequence, with a real ledger and a token in memory that does things at the worst moment.
 
+mod approvals;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -20,8 +22,9 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need, PasswordState, Peer,
-        PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        ApprovalRules, Asked, Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need,
+        PasswordState, Peer, PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId,
+        SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
@@ -40,6 +43,8 @@ enum Meanwhile {
     Unthinkable,
     /// Somebody revokes the device; it has returned before the token answers.
     Revoked,
+    /// Somebody disables this user; it has returned before the token answers.
+    Disabled(&'static str),
     /// Somebody brings the key to this state; it has returned before the token answers.
     Stepped(KeyState),
     /// The token waits to be told to go on.
@@ -66,6 +71,10 @@ impl Token for SlowToken {
             Meanwhile::Revoked => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+            }
+            Meanwhile::Disabled(user) => {
+                let world = World { ledger: Arc::clone(&self.ledger) };
+                world.done(Change::SetUserDisabled { id: world::user_id(user), disabled: true }).await;
             }
             Meanwhile::Stepped(state) => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
@@ -127,6 +136,7 @@ impl Scene {
             session_lifetime: SignedDuration::from_hours(1),
             budgets: Budgets::UNLIMITED,
             given_passwords: PasswordState::Settled,
+            approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
@@ -155,7 +165,13 @@ impl Scene {
             session: identity.session,
             user: identity.user,
         };
-        Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
+        Call {
+            request_id: Uuid::now_v7(),
+            arrived: Instant::now(),
+            caller,
+            asked: Asked::NotKept,
+            place: Place::default(),
+        }
     }
 
     /// From now on, these budgets hold.

@@ -28,8 +28,8 @@ use crate::{
         SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudgets, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits, RawLog,
-        RawPasswords, RawSessions, RawTls, RawToken,
+        Config, RawApprovals, RawBudgets, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits,
+        RawLog, RawPasswords, RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -210,6 +210,7 @@ impl Plan {
             second_factor: RawFactor::default(),
             budgets: RawBudgets::default(),
             budget: None,
+            approvals: RawApprovals::default(),
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],

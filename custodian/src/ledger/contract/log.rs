@@ -79,6 +79,8 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         detail: "because".to_owned(),
         duration_us: record.duration_us,
         second_factor_time: record.second_factor_time,
+        approval: String::new(),
+        break_glass: false,
     };
     assert_eq!(record.second_factor_time.unwrap().seconds, 1_700_000_000);
     assert_eq!(record, expected);

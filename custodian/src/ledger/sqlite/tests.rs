@@ -37,8 +37,8 @@ mod contract {
     ledger_keeps_budgets!(|clock: &TestClock| SqliteLedger::for_test(clock.options()));
 }
 
-/// Takes the tables of today back to those of version 7. A new step of the schema adds its undoing.
-const BACK_TO_7: &str = "
+/// Takes the tables of today back to those of version 8. A new step of the schema adds its undoing.
+const BACK_TO_8: &str = "
     ALTER TABLE users DROP COLUMN must_change;
     DROP TABLE recovery_codes;
     ALTER TABLE sessions DROP COLUMN factor;

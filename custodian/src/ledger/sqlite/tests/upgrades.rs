@@ -30,7 +30,11 @@ fn version_1(path: &Path, certificate: &[u8]) {
 
 /// What version 6 had of budgets.
 pub(super) fn without_budgets(connection: &Connection) {
-    let old = "DROP TABLE guesses;
+    let old = "DROP TABLE votes;
+               DROP TABLE approvals;
+               DROP INDEX records_break_glass;
+               ALTER TABLE records DROP COLUMN break_glass;
+               DROP TABLE guesses;
                DROP TABLE budgets;
                CREATE TABLE budgets (
                    user TEXT PRIMARY KEY REFERENCES users (id),
@@ -49,7 +53,7 @@ async fn what_was_spent_before_version_7_counts_on() {
     world.unwraps(world.charged(1, world::hourly(1))).await.unwrap();
     drop(world);
     let old = other_program(&place.path());
-    old.execute_batch(BACK_TO_7).unwrap();
+    old.execute_batch(BACK_TO_8).unwrap();
     without_budgets(&old);
     let spent = "INSERT INTO budgets VALUES ('anna', ?, 3)";
     old.execute(spent, [Span::Hour.number(clock.now())]).unwrap();
