@@ -207,6 +207,9 @@ impl Api {
                 let question = Question {
                     user: user.id.clone(),
                     roles: user.roles,
+                    groups: user.groups.clone(),
+                    // Who can show a second factor can show it then.
+                    factor: user.factor.enrolled.then_some(asked.now),
                     operation: "Approve".to_owned(),
                     approves: asked.operation.clone(),
                     target: String::new(),
