@@ -210,8 +210,9 @@ impl Worker {
         }
         // Law 5: whatever is wrong with a ciphertext, and whatever the module says of it, it takes this one way. A
         // plaintext of another length does, too. It has failed twice, in two sessions, and its key was well in between:
-        // a stumble of the token is not blamed on the caller.
-        for _ in 0..2 {
+        // a stumble of the token is not blamed on the caller, nor is a module that does not get as far as the ciphertext.
+        let (mut bad, mut not_begun) = (0, 0);
+        loop {
             let since = Instant::now();
             let unwrapped = grip.steadily(deadline, |hands| {
                 let mut plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext)?;
@@ -233,8 +234,14 @@ impl Worker {
                 }
                 return self.give_up(deadline, &sick.of(served.name()));
             }
+            *(if failure.could_be_the_callers() { &mut bad } else { &mut not_begun }) += 1;
+            if bad == 2 {
+                return Outcome::Rejected(());
+            }
+            if not_begun == 2 {
+                return self.give_up(deadline, &failure.of(served.name()));
+            }
         }
-        Outcome::Rejected(())
     }
 
     fn sign(&self, grip: &mut Grip<'_>, task: &Sign, deadline: Instant) -> Outcome {

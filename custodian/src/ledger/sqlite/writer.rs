@@ -299,7 +299,7 @@ impl Batch<'_> {
             (_, Err(Denial::Unapproved(unapproved))) => unapproved.waiting.map(|waiting| waiting.id),
             (Step::Settle(outcome), Ok(_)) => match &**outcome {
                 Outcome::Granted(grant) => grant.standing.approval.map(|used| used.id),
-                Outcome::Denied(_) | Outcome::Rejected { .. } => None,
+                Outcome::Denied(_) | Outcome::WrongCode(_) | Outcome::Rejected { .. } => None,
             },
             (Step::Settle(_) | Step::Begin | Step::Abandon, _) => None,
         };
