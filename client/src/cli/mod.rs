@@ -5,6 +5,7 @@
 mod approval;
 mod attest;
 mod audit;
+mod budget;
 mod connection;
 mod csv;
 mod ctl;
@@ -24,6 +25,7 @@ mod progress;
 mod renew;
 mod seal;
 mod search;
+mod several;
 mod status;
 mod text;
 mod token;

@@ -287,6 +287,7 @@ const NEED_NO_ROLE: &[&str] = &[
     "ConfirmFactor",
     "Logout",
     "WhoAmI",
+    "CheckBudget",
     "ListKeys",
     "GetKey",
     "GetStatus",
