@@ -145,7 +145,7 @@ fn entity(
     Entity::new(uid.clone(), facts, groups.iter().cloned().collect::<HashSet<_>>()).map_err(text)
 }
 
-fn uids(kind: &str, groups: &Groups) -> Result<Vec<EntityUid>, String> {
+fn uids(kind: &'static str, groups: &Groups) -> Result<Vec<EntityUid>, String> {
     groups.iter().map(|name| uid(kind, name)).collect()
 }
 
