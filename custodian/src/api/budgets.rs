@@ -1,7 +1,6 @@
 //! `BudgetService`.
 
 use custodian_proto::{
-    key::KeyId,
     limits::{MAX_CHECKED_FILES, MAX_PAGE_SIZE},
     refusal::Refusal,
     v1::{self, budget_service_server::BudgetService},
@@ -19,7 +18,7 @@ use super::{
 use crate::{
     authority::{Amounts, Budgets, Lift, Lock, Need, Role, Span, Spender, Tally},
     custody::{Denial, Fault},
-    ledger::{Change, Changed, Intent, LedgerError, ManyFiles},
+    ledger::{Change, Changed, Intent, KeyFiles, LedgerError, ManyFiles},
 };
 
 /// Most unwraps that one lift allows.
@@ -158,7 +157,7 @@ fn lift(request: v1::LiftBudgetRequest, by: String) -> Result<(Spender, Option<L
     Ok((spender, Some(lift), reason))
 }
 
-fn files(request: &v1::CheckBudgetRequest) -> Result<Vec<(KeyId, Vec<[u8; 32]>)>, Denial> {
+fn files(request: &v1::CheckBudgetRequest) -> Result<Vec<KeyFiles>, Denial> {
     let mut keys = Vec::with_capacity(request.keys.len());
     let mut count = 0;
     for v1::KeyFiles { key, wrapped_key_sha256s } in &request.keys {

@@ -174,14 +174,17 @@ pub struct Opening {
     pub room: Result<(), Denial>,
 }
 
+/// A wrapping key, and the SHA-256 of wrapped keys of it.
+pub type KeyFiles = (KeyId, Vec<[u8; 32]>);
+
 /// Files that somebody would like to open.
 pub struct ManyFiles {
     /// Who.
     pub user: UserId,
     /// On which device.
     pub device: DeviceId,
-    /// With which keys, and for each the SHA-256 of the wrapped keys.
-    pub keys: Vec<(KeyId, Vec<[u8; 32]>)>,
+    /// Which files of which keys.
+    pub keys: Vec<KeyFiles>,
     /// The limits that hold.
     pub budgets: Budgets,
 }
