@@ -1,7 +1,7 @@
 //! Unwrapping through the custodian.
 
 use custodian_proto::{
-    key::{FileKey, WrappedKey},
+    key::{FileKey, KeyId, WrappedKey},
     refusal::Refusal,
     v1::{self, Claims, custody_service_client::CustodyServiceClient},
 };
@@ -54,9 +54,19 @@ impl Unwrapper for Remote {
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
     /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+        self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
+    }
+}
+
+impl Remote {
+    /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`].
+    ///
+    /// # Errors
+    /// As [`Unwrapper::choose`].
+    pub fn choose_key(&self, keys: &[KeyId]) -> Result<usize> {
         let mut suspended = None;
-        for (index, wrapped) in wrapped.iter().enumerate() {
-            match self.find_key(&wrapped.key_id(), WHAT) {
+        for (index, key) in keys.iter().enumerate() {
+            match self.find_key(key, WHAT) {
                 Ok(key) if key.state() == v1::KeyState::Active => return Ok(index),
                 Ok(_) => suspended = suspended.or(Some(index)),
                 Err(failure) if is_absent(failure.refusal) => {}
@@ -64,13 +74,11 @@ impl Unwrapper for Remote {
                 Err(failure) => return Err(failure.error),
             }
         }
-        suspended.ok_or_else(|| self.no_common_key(wrapped))
+        suspended.ok_or_else(|| self.no_common_key(keys))
     }
-}
 
-impl Remote {
-    fn no_common_key(&self, wrapped: &[WrappedKey]) -> Error {
-        let sealed_to: Vec<String> = wrapped.iter().map(|wrapped| wrapped.key_id().to_string()).collect();
+    fn no_common_key(&self, keys: &[KeyId]) -> Error {
+        let sealed_to: Vec<String> = keys.iter().map(KeyId::to_string).collect();
         let served = match self.keys() {
             Ok(keys) => keys,
             Err(error) => return error,
