@@ -9,7 +9,7 @@ use std::{
 };
 
 use custodian_proto::{tlog::tiles, v1};
-use softhsm_tests::{Dev, Load, Person, Ran, Start, bin, run, sealed_key};
+use softhsm_tests::{Dev, Load, Person, Ran, Start, bin, run, sealed_key, without_budgets};
 use tempfile::TempDir;
 
 /// Where the copy is, in the folder of the test.
@@ -24,7 +24,7 @@ fn configured(on_failure: &str) -> TempDir {
         let table = format!("directory = {:?}\non_failure = {on_failure}", copy(folder));
         let log = config["log"].as_table_mut().unwrap();
         log.insert("copy".to_owned(), table.parse::<toml::Table>().unwrap().into());
-        config["budget"]["unwraps_per_user_and_hour"] = 1_000_000.into();
+        without_budgets(config);
     })
 }
 
