@@ -3,21 +3,23 @@
 use custodian_proto::key::{KeyId, KeyWrapping, WrappedKey};
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::{
-    envelope::{self, EntryKind, Format, cms, mtd, sealed},
+    envelope::{self, EntryKind, Format, cms, mtd, openpgp, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
     output::SafePath,
     progress::Silent,
     single,
+    unwrapper::KeyName,
 };
 
 /// What an envelope tells without a key.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// `mtd`, `sealed` or `cms`
+    /// `mtd`, `sealed`, `cms` or `openpgp`
     pub format: &'static str,
     /// Bytes of the envelope.
     pub envelope_bytes: u64,
@@ -35,9 +37,12 @@ pub struct Inspection {
 /// Somebody an envelope is sealed to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recipient {
-    /// The wrapping key, 40 hex digits.
-    #[serde(serialize_with = "as_text")]
-    pub key_id: KeyId,
+    /// The wrapping key, 40 hex digits; `None` where the format names keys in its own way.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// The id (16 hex digits) or the fingerprint of the OpenPGP key, if the format is that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openpgp_key: Option<String>,
     /// How the file key is wrapped.
     #[serde(serialize_with = "as_text")]
     pub wrapping: KeyWrapping,
@@ -90,6 +95,16 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             let inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
             Ok(Inspection { other_recipients: others, ..inspection })
         }),
+        Format::OpenPgp => openpgp::Message::new(envelope.file(), envelope.len()).and_then(|message| {
+            let sealed = message.read_header(&Silent)?;
+            let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
+            let inspection = found(&[], sealed.encryption().to_owned(), Some(vec![entry]));
+            Ok(Inspection {
+                recipients: sealed.served().map(Recipient::of_openpgp).collect(),
+                other_recipients: sealed.other_recipients().to_vec(),
+                ..inspection
+            })
+        }),
     };
     inspection.map_err(|error| envelope.named(error))
 }
@@ -97,10 +112,30 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
 impl From<&WrappedKey> for Recipient {
     fn from(wrapped: &WrappedKey) -> Self {
         Self {
-            key_id: wrapped.key_id(),
+            key_id: Some(wrapped.key_id()),
+            openpgp_key: None,
             wrapping: wrapped.wrapping(),
             wrapped_key_sha256: hex::encode(wrapped.sha256()),
         }
+    }
+}
+
+impl Recipient {
+    fn of_openpgp((name, ciphertext): (&KeyName, &[u8])) -> Self {
+        Self {
+            key_id: None,
+            openpgp_key: Some(name.to_string()),
+            wrapping: KeyWrapping::OpenPgp,
+            wrapped_key_sha256: hex::encode(Sha256::digest(ciphertext)),
+        }
+    }
+
+    /// Whom: how the envelope names the key.
+    pub fn name(&self) -> String {
+        let key_id = self.key_id.map(|id| id.resource_name());
+        key_id
+            .or_else(|| self.openpgp_key.as_ref().map(|key| format!("OpenPGP key {key}")))
+            .unwrap_or_default()
     }
 }
 
@@ -121,6 +156,16 @@ impl From<&envelope::Entry> for Entry {
             modified: entry.modified().and_then(|time| Some(Timestamp::from_second(time).ok()?.to_string())),
             mode: entry.mode(),
         }
+    }
+}
+
+fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
     }
 }
 

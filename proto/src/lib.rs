@@ -3,6 +3,7 @@
 
 pub mod key;
 pub mod limits;
+pub mod openpgp;
 pub mod refusal;
 pub mod secret;
 pub mod tlog;

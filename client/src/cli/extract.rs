@@ -6,7 +6,7 @@ use std::{
 };
 
 use custodian_proto::{
-    key::{FileKey, WrappedKey},
+    key::{FileKey, KeyId, WrappedKey},
     limits::MAX_TEXT_LEN,
     tlog::VerifierKey,
     v1::Claims,
@@ -27,7 +27,7 @@ use crate::{
     password::PasswordSource,
     remote::Remote,
     settings::Settings,
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 
 /// Open an envelope through the custodian, and write its files once they are authenticated
@@ -158,6 +158,10 @@ impl Unwrapper for WhenNeeded {
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         self.ask(|remote| remote.choose(wrapped))
+    }
+
+    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        self.ask(|remote| remote.find(names))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Unwrapping through the custodian.
 
 use custodian_proto::{
-    key::{FileKey, WrappedKey},
+    key::{FileKey, KeyId, WrappedKey},
     refusal::Refusal,
     v1::{self, Claims, custody_service_client::CustodyServiceClient},
 };
@@ -9,7 +9,7 @@ use custodian_proto::{
 use super::Remote;
 use crate::{
     error::{Error, Kind, Result},
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
@@ -65,6 +65,15 @@ impl Unwrapper for Remote {
             }
         }
         suspended.ok_or_else(|| self.no_common_key(wrapped))
+    }
+
+    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        let keys = self.keys()?;
+        let found = |name: &KeyName| {
+            let key = keys.iter().find(|key| name.is_of(&key.openpgp_fingerprint))?;
+            KeyId::from_resource_name(&key.name).ok()
+        };
+        Ok(names.iter().map(found).collect())
     }
 }
 

@@ -122,6 +122,48 @@ impl Custodian {
         .await
     }
 
+    /// Signs what `draft` says of a key, for administrators and auditors: several texts, and whatever belongs to them. The
+    /// signatures leave only after the record of it is durable (law 1).
+    pub async fn sign_about<Draft: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        intent: Intent,
+        key: KeyId,
+        signer: KeyId,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial> + Send + 'static,
+    ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let attempt = custodian.ledger.begin(intent);
+            let need = Need::Either(Role::Admin, Role::Auditor);
+            let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
+                Ok(permit) => {
+                    let signed = custodian.signed_draft(key, signer, draft).await;
+                    signed.map(|signed| Withheld::new(signed, permit.redeem()))
+                }
+                Err(denial) => Err(denial),
+            };
+            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&signed)).await?;
+            Ok(signed?.release(release))
+        })
+        .await
+    }
+
+    async fn signed_draft<Draft>(
+        &self,
+        id: KeyId,
+        signer: KeyId,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial>,
+    ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
+        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
+        let (texts, draft) = draft(&key)?;
+        let mut signatures = Vec::new();
+        for text in texts {
+            signatures.push(self.token.sign(signer, &text, self.token_deadline()).await?);
+        }
+        Ok((signatures, draft))
+    }
+
     async fn signed_statement(
         &self,
         id: KeyId,

@@ -9,6 +9,7 @@ mod decrypt_once;
 mod describe;
 mod drain;
 mod elf;
+mod even;
 mod grip;
 mod init;
 mod inventory;
@@ -124,8 +125,23 @@ pub enum KeyKind {
         /// The size of the modulus.
         modulus_bits: u32,
     },
+    /// RSA, to unwrap file keys as OpenPGP wraps them, and nothing else (law 5).
+    RsaOpenPgp {
+        /// The size of the modulus.
+        modulus_bits: u32,
+    },
     /// ECDSA on P-256, to sign.
     EcdsaP256Sign,
+}
+
+impl KeyKind {
+    /// The size of the modulus, if the key unwraps.
+    pub fn modulus_bits(self) -> Option<u32> {
+        match self {
+            Self::RsaUnwrap { modulus_bits } | Self::RsaOpenPgp { modulus_bits } => Some(modulus_bits),
+            Self::EcdsaP256Sign => None,
+        }
+    }
 }
 
 /// A key pair in the token.

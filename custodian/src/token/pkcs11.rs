@@ -18,7 +18,7 @@ use super::{
     StartError, TokenDescription, TokenSelect,
     decrypt_once::DecryptOnce,
     elf,
-    mechanism::{oaep, signature_to_der},
+    mechanism::{decrypting, signature_to_der},
     rv::{Failure, said},
 };
 
@@ -214,14 +214,14 @@ fn fewer_tries(before: &TokenInfo, after: &TokenInfo) -> bool {
 }
 
 impl Hands {
-    /// C_Decrypt with OAEP. The plaintext is overwritten when dropped.
+    /// C_Decrypt as this wrapping wants it. The plaintext is overwritten when dropped.
     pub(super) fn decrypt(
         &self,
         key: ObjectHandle,
         wrapping: KeyWrapping,
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.session.decrypt_init(&oaep(wrapping), key)?;
+        self.session.decrypt_init(&decrypting(wrapping), key)?;
         self.decrypt_once.decrypt(&self.session, ciphertext)
     }
 

@@ -172,6 +172,8 @@ pub(super) struct Generate {
     /// 0 for ECDSA P-256.
     #[prost(uint32, tag = "2")]
     modulus_bits: u32,
+    #[prost(bool, tag = "3")]
+    openpgp: bool,
 }
 
 /// Worker to supervisor.
@@ -307,6 +309,8 @@ pub(super) struct KeyMessage {
     spki: Vec<u8>,
     #[prost(string, tag = "6")]
     uri: String,
+    #[prost(bool, tag = "7")]
+    openpgp: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -427,13 +431,14 @@ impl Unwrap {
 
 impl From<&KeyTemplate> for Generate {
     fn from(template: &KeyTemplate) -> Self {
-        Self { label: template.label.clone(), modulus_bits: bits_of(template.kind) }
+        let kind = template.kind;
+        Self { label: template.label.clone(), modulus_bits: bits_of(kind), openpgp: is_openpgp(kind) }
     }
 }
 
 impl From<&Generate> for KeyTemplate {
     fn from(message: &Generate) -> Self {
-        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits) }
+        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits, message.openpgp) }
     }
 }
 
@@ -458,6 +463,7 @@ impl From<&TokenKey> for KeyMessage {
             wrapping: key.wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
             spki: key.spki.clone(),
             uri: key.uri.clone(),
+            openpgp: is_openpgp(key.kind),
         }
     }
 }
@@ -466,7 +472,7 @@ impl KeyMessage {
     pub(super) fn into_key(self) -> Option<TokenKey> {
         Some(TokenKey {
             id: KeyId::from_bytes(&self.id)?,
-            kind: kind_of(self.modulus_bits),
+            kind: kind_of(self.modulus_bits, self.openpgp),
             wrapping: wrapping_of(self.wrapping),
             label: self.label,
             spki: self.spki,
@@ -549,16 +555,18 @@ fn wrapping_of(number: i32) -> Option<KeyWrapping> {
 }
 
 fn bits_of(kind: KeyKind) -> u32 {
-    match kind {
-        KeyKind::RsaUnwrap { modulus_bits } => modulus_bits,
-        KeyKind::EcdsaP256Sign => 0,
-    }
+    kind.modulus_bits().unwrap_or(0)
 }
 
-fn kind_of(modulus_bits: u32) -> KeyKind {
-    match modulus_bits {
-        0 => KeyKind::EcdsaP256Sign,
-        modulus_bits => KeyKind::RsaUnwrap { modulus_bits },
+fn is_openpgp(kind: KeyKind) -> bool {
+    matches!(kind, KeyKind::RsaOpenPgp { .. })
+}
+
+fn kind_of(modulus_bits: u32, openpgp: bool) -> KeyKind {
+    match (modulus_bits, openpgp) {
+        (0, _) => KeyKind::EcdsaP256Sign,
+        (modulus_bits, true) => KeyKind::RsaOpenPgp { modulus_bits },
+        (modulus_bits, false) => KeyKind::RsaUnwrap { modulus_bits },
     }
 }
 
