@@ -159,7 +159,9 @@ impl Certificate {
                 }
                 tag if may_be_skipped(tag) || tag == 12 => {}
                 tag => {
-                    return Err(unusable(&format!("it has a packet of type {tag}, which is not known there")));
+                    return Err(unusable(&format!(
+                        "it has a packet of type {tag}, which is not known there"
+                    )));
                 }
             }
         }
