@@ -57,7 +57,7 @@ async fn what_gpg_and_sequoia_encrypt_comes_out_of_the_custodian_and_the_log_say
     let fields: Vec<Vec<&str>> = listed.stdout.lines().map(|line| line.split(':').collect()).collect();
     let uses: Vec<_> =
         fields.iter().filter(|line| ["pub", "sub"].contains(&line[0])).map(|line| line[11]).collect();
-    assert_eq!(uses, ["cE", "e"], "{}", listed.stdout);
+    assert_eq!(uses, ["cEC", "e"], "{}", listed.stdout);
     let checked = run(gpg(&dev).args(["--check-sigs", "--with-colons"])).expect(0);
     assert_eq!(checked.stdout.matches("\nsig:!:").count(), 2, "{}", checked.stdout);
 
@@ -74,7 +74,7 @@ async fn what_gpg_and_sequoia_encrypt_comes_out_of_the_custodian_and_the_log_say
     }
     let envelope = folder.join("sequoia.pgp");
     run(Command::new("sq")
-        .args(["encrypt", "--recipient-file"])
+        .args(["encrypt", "--recipient-cert"])
         .arg(&certificate)
         .arg("--output")
         .arg(&envelope)

@@ -22,7 +22,7 @@ fn certificates_of_all_kinds_of_primary_keys_are_taken_binary_and_armoured() {
 
 #[test]
 fn the_newest_key_for_encrypting_is_taken_and_a_revoked_or_expired_one_never() {
-    let gpg = Gpg::new("rsa2048", "rsa2048");
+    let gpg = Gpg::usual();
     let first = recipient(&gpg.certificate).expect("taken").fingerprint().to_vec();
     let later = SystemTime::now() + Duration::from_secs(2 * 366 * 24 * 3600);
     let error = Recipient::from_certificate(&gpg.certificate, later).err().expect("expired");
@@ -48,7 +48,7 @@ fn the_newest_key_for_encrypting_is_taken_and_a_revoked_or_expired_one_never() {
 
 #[test]
 fn a_subkey_that_the_primary_key_did_not_sign_is_never_taken() {
-    let (gpg, other) = (Gpg::new("rsa2048", "rsa2048"), Gpg::new("rsa2048", "rsa2048"));
+    let (gpg, other) = (Gpg::usual(), Gpg::usual());
     let parts = |certificate: &[u8]| -> Vec<(u8, Vec<u8>)> {
         let (mut rest, mut parts) = (certificate, Vec::new());
         while let [head, high, low, ..] = *rest {
@@ -85,7 +85,7 @@ fn a_subkey_that_the_primary_key_did_not_sign_is_never_taken() {
 
 #[test]
 fn every_flipped_bit_of_a_certificate_that_matters_is_noticed() {
-    let gpg = Gpg::shared();
+    let gpg = Gpg::usual();
     let good = recipient(&gpg.certificate).expect("taken").fingerprint().to_vec();
     for bit in (0..gpg.certificate.len() * 8).step_by(7) {
         let mut bad = gpg.certificate.clone();

@@ -14,7 +14,10 @@ use custodian_proto::{
     key::{FileKey, KeyId, WrappedKey},
     v1::Claims,
 };
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -104,12 +107,11 @@ fn is_name(bit: usize) -> bool {
 
 #[test]
 fn every_single_flipped_bit_is_refused_and_leaves_no_file() {
-    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::shared());
-    for (name, good, only) in small(folder.path(), gpg) {
+    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::usual());
+    for (name, good, only) in small(folder.path(), &gpg) {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            // The algorithm 1 is RSA, 3 is not; 2 is RSA to encrypt only, which opens the same.
             if !is_name(bit) {
                 assert_refused(folder.path(), &only, &bad, &format!("{name}, bit {bit}"));
             }
@@ -119,8 +121,8 @@ fn every_single_flipped_bit_is_refused_and_leaves_no_file() {
 
 #[test]
 fn every_truncation_and_anything_behind_the_end_is_refused() {
-    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::shared());
-    for (name, good, only) in small(folder.path(), gpg) {
+    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::usual());
+    for (name, good, only) in small(folder.path(), &gpg) {
         for len in 0..good.len() {
             assert_refused(folder.path(), &only, &good[..len], &format!("{name}, {len} bytes"));
         }
@@ -132,8 +134,8 @@ fn every_truncation_and_anything_behind_the_end_is_refused() {
 
 #[test]
 fn a_message_whose_content_was_exchanged_is_refused() {
-    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::shared());
-    let both = small(folder.path(), gpg);
+    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::usual());
+    let both = small(folder.path(), &gpg);
     // Both begin with a packet of the same length.
     let pkesk = 3 + 1 + 8 + 1 + 2 + 256;
     for ((name, one, only), (_, other, _)) in [(&both[0], &both[1]), (&both[1], &both[0])] {
@@ -141,21 +143,22 @@ fn a_message_whose_content_was_exchanged_is_refused() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-
-    #[test]
-    fn damage_to_larger_ones_is_refused(
-        at in any::<prop::sample::Index>(),
-        how in prop::sample::select(vec!["flip", "cut", "drop a part"]),
-        len in 1usize..5_000,
-    ) {
-        let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::shared());
-        let (file, envelope) = (folder.path().join("f"), folder.path().join("good.gpg"));
-        fs::write(&file, tree::noise(300_000)).expect("written");
-        gpg.encrypt(&file, &envelope, &["-z", "0"]);
-        let only = Only::of(gpg, &envelope, folder.path());
-        let mut bytes = fs::read(&envelope).expect("read");
+#[test]
+fn damage_to_larger_ones_is_refused() {
+    let (folder, gpg) = (TempDir::new().expect("folder"), Gpg::usual());
+    let (file, envelope) = (folder.path().join("f"), folder.path().join("good.gpg"));
+    fs::write(&file, tree::noise(300_000)).expect("written");
+    gpg.encrypt(&file, &envelope, &["-z", "0"]);
+    let only = Only::of(&gpg, &envelope, folder.path());
+    let good = fs::read(&envelope).expect("read");
+    let damage = (
+        any::<prop::sample::Index>(),
+        prop::sample::select(vec!["flip", "cut", "drop a part"]),
+        1usize..5_000,
+    );
+    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&damage, |(at, how, len)| {
+        let mut bytes = good.clone();
         let at = at.index(bytes.len() - 280) + 280;
         match how {
             "flip" => bytes[at] ^= 0x10,
@@ -163,5 +166,7 @@ proptest! {
             _ => drop(bytes.drain(at..(at + len).min(bytes.len()))),
         }
         assert_refused(folder.path(), &only, &bytes, how);
-    }
+        Ok(())
+    });
+    outcome.expect("all are refused");
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex, OnceLock,
+        Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -51,10 +51,9 @@ impl Gpg {
         Self { home, certificate, fingerprint, asked: AtomicUsize::new(0), known: Mutex::default() }
     }
 
-    /// One for all tests of a process.
-    pub(crate) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Gpg> = OnceLock::new();
-        SHARED.get_or_init(|| Self::new("rsa2048", "rsa2048"))
+    /// With RSA keys.
+    pub(crate) fn usual() -> Self {
+        Self::new("rsa2048", "rsa2048")
     }
 
     /// A command with this key ring.

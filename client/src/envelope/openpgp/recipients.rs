@@ -159,8 +159,9 @@ fn parse(packet: &[u8]) -> Result<Parsed> {
         return Ok(Err(format!("key {name} by {}", algorithm_name(*algorithm))));
     }
     let (bits, number) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
-    let len = usize::from(u16::from_be_bytes(*bits)).div_ceil(8);
-    if number.len() != len || len == 0 {
+    let len = number.len();
+    // One number is written in one way.
+    if openpgp::mpi(number) != [bits, number].concat() || len == 0 {
         return Err(damaged(format!("its key for {name} is not as long as it says")));
     }
     let mut ciphertext = vec![0; len.next_multiple_of(MODULUS_STEP) - len];
