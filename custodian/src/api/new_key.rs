@@ -87,6 +87,9 @@ impl NewKey {
         };
         let template = KeyTemplate { label, kind: self.usage.kind(self.modulus_bits) };
         let key = token.generate(template, deadline).await?;
+        if self.usage == KeyUse::OpenPgp {
+            next_second().await;
+        }
         let id = key.id;
         match self.certify(&key, ca, validity).await {
             Ok(made) => Ok(made),
@@ -155,6 +158,14 @@ impl NewKey {
             .and_then(|wraps| KeyLife::begin(self.beginning, wraps, self.unwraps_until));
         life.map_err(|error: BadPeriods| invalid(format!("periods: {error}")))
     }
+}
+
+/// OpenPGP certificates are told from each other by the second in which the key was made. One key after the other, each gets
+/// a second of its own this way. (Two at once may not: then the ledger refuses one.)
+async fn next_second() {
+    let gone = Timestamp::now().subsec_nanosecond();
+    let rest = 1_000_000_000 - u64::try_from(gone).unwrap_or_default();
+    tokio::time::sleep(Duration::from_nanos(rest)).await;
 }
 
 async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {
