@@ -196,7 +196,14 @@ fn extract_cms(
     }
     progress.total(sealed.content_len());
     single::deliver(&job.output, &name, sealed.content_len(), |out| {
-        let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+        let (mut wrapped, names) = (sealed.wrapped_keys().to_vec(), sealed.names());
+        if !names.is_empty() {
+            wrapped.extend(sealed.wrapped_keys_of(&unwrapper.find(&names)?));
+        }
+        if wrapped.is_empty() {
+            return Err(no_common_key(&names));
+        }
+        let file_key = unwrap(job, envelope, &wrapped, unwrapper)?;
         sealed.open(file_key)?.write_to(out, progress)
     })
 }
@@ -236,7 +243,7 @@ fn no_common_key(names: &[KeyName]) -> Error {
         Refusal::KeyUnknown.code()
     );
     Error::new(Kind::Refused, "cannot open the envelope", why)
-        .hint("have it encrypted to the certificate that custodianctl key cert --openpgp prints, or use the custodian it is meant for")
+        .hint("have it encrypted to a certificate that custodianctl key cert prints, or use the custodian it is meant for")
 }
 
 /// Checks that names can stand beside each other.

@@ -43,6 +43,9 @@ pub struct Recipient {
     /// The id (16 hex digits) or the fingerprint of the OpenPGP key, if the format is that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub openpgp_key: Option<String>,
+    /// Serial number and issuer of the certificate, if a CMS message names the key so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// How the file key is wrapped.
     #[serde(serialize_with = "as_text")]
     pub wrapping: KeyWrapping,
@@ -92,7 +95,8 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             let sealed = message.read_header()?;
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let others = sealed.other_recipients().to_vec();
-            let inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
+            let mut inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
+            inspection.recipients.extend(sealed.named().map(Recipient::named));
             Ok(Inspection { other_recipients: others, ..inspection })
         }),
         Format::OpenPgp => openpgp::Message::new(envelope.file(), envelope.len()).and_then(|message| {
@@ -100,7 +104,10 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let inspection = found(&[], sealed.encryption().to_owned(), Some(vec![entry]));
             Ok(Inspection {
-                recipients: sealed.served().map(Recipient::of_openpgp).collect(),
+                recipients: sealed
+                    .served()
+                    .map(|(name, wrapped)| Recipient::named((name, KeyWrapping::OpenPgp, wrapped)))
+                    .collect(),
                 other_recipients: sealed.other_recipients().to_vec(),
                 ..inspection
             })
@@ -114,6 +121,7 @@ impl From<&WrappedKey> for Recipient {
         Self {
             key_id: Some(wrapped.key_id()),
             openpgp_key: None,
+            certificate: None,
             wrapping: wrapped.wrapping(),
             wrapped_key_sha256: hex::encode(wrapped.sha256()),
         }
@@ -121,11 +129,16 @@ impl From<&WrappedKey> for Recipient {
 }
 
 impl Recipient {
-    fn of_openpgp((name, ciphertext): (&KeyName, &[u8])) -> Self {
+    fn named((name, wrapping, ciphertext): (&KeyName, KeyWrapping, &[u8])) -> Self {
+        let (openpgp_key, certificate) = match name {
+            KeyName::OpenPgpId(_) | KeyName::OpenPgpFingerprint(_) => (Some(name.to_string()), None),
+            KeyName::Certificate(_) => (None, Some(name.to_string())),
+        };
         Self {
             key_id: None,
-            openpgp_key: Some(name.to_string()),
-            wrapping: KeyWrapping::OpenPgp,
+            openpgp_key,
+            certificate,
+            wrapping,
             wrapped_key_sha256: hex::encode(Sha256::digest(ciphertext)),
         }
     }
@@ -133,9 +146,8 @@ impl Recipient {
     /// Whom: how the envelope names the key.
     pub fn name(&self) -> String {
         let key_id = self.key_id.map(|id| id.resource_name());
-        key_id
-            .or_else(|| self.openpgp_key.as_ref().map(|key| format!("OpenPGP key {key}")))
-            .unwrap_or_default()
+        let openpgp_key = || self.openpgp_key.as_ref().map(|key| format!("OpenPGP key {key}"));
+        key_id.or_else(openpgp_key).or_else(|| self.certificate.clone()).unwrap_or_default()
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use cms::cert::IssuerAndSerialNumber;
 use custodian_proto::{
     key::{FileKey, KeyId, WrappedKey},
     v1::Claims,
 };
+use der::Decode;
+use x509_cert::Certificate;
 
 use crate::error::Result;
 
@@ -32,6 +35,8 @@ pub enum KeyName {
     OpenPgpId([u8; 8]),
     /// The fingerprint of an OpenPGP key: 20 bytes for version 4, 32 for version 6.
     OpenPgpFingerprint(Vec<u8>),
+    /// The certificate of the key, by its issuer and serial number (RFC 5652 §10.2.4).
+    Certificate(IssuerAndSerialNumber),
 }
 
 impl KeyName {
@@ -44,6 +49,15 @@ impl KeyName {
             _ => false,
         }
     }
+
+    /// Whether this is the name of this X.509 certificate, DER.
+    pub fn is_of_certificate(&self, der: &[u8]) -> bool {
+        let (Self::Certificate(name), Ok(certificate)) = (self, Certificate::from_der(der)) else {
+            return false;
+        };
+        let tbs = certificate.tbs_certificate();
+        name.issuer == *tbs.issuer() && name.serial_number == *tbs.serial_number()
+    }
 }
 
 impl fmt::Display for KeyName {
@@ -52,6 +66,10 @@ impl fmt::Display for KeyName {
         match self {
             Self::OpenPgpId(id) => f.write_str(&hex::encode_upper(id)),
             Self::OpenPgpFingerprint(fingerprint) => f.write_str(&hex::encode_upper(fingerprint)),
+            Self::Certificate(certificate) => {
+                let serial = hex::encode(certificate.serial_number.as_bytes());
+                write!(f, "certificate {serial} of “{}”", certificate.issuer)
+            }
         }
     }
 }

@@ -70,7 +70,9 @@ impl Unwrapper for Remote {
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
         let keys = self.keys()?;
         let found = |name: &KeyName| {
-            let key = keys.iter().find(|key| name.is_of(&key.openpgp_fingerprint))?;
+            let key = keys.iter().find(|key| {
+                name.is_of(&key.openpgp_fingerprint) || name.is_of_certificate(&key.certificate)
+            })?;
             KeyId::from_resource_name(&key.name).ok()
         };
         Ok(names.iter().map(found).collect())
