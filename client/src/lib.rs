@@ -14,6 +14,7 @@ mod sources;
 mod stdin;
 mod target;
 pub mod unwrapper;
+pub mod witness;
 pub mod workers;
 
 pub mod interrupt;

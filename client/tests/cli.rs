@@ -450,6 +450,60 @@ fn a_list_of_records_crosses_pages_and_says_when_there_are_more() {
 }
 
 #[test]
+fn records_are_written_for_other_programs_and_no_claim_forges_a_line_a_cell_or_a_formula() {
+    let (workstation, custodian) = Workstation::with_custodian();
+    let mut all = records(4);
+    let claims = v1::Claims { file_name: "=cmd|'/c calc'!A1\n9,OK".into(), ..v1::Claims::default() };
+    all[1].claims = Some(claims);
+    custodian.state.lock().records = all;
+    let lines = workstation.run(CUSTODIANCTL, &["audit", "ls", "--format", "jsonl"]).succeeds().out;
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().map(|line| line["sequence"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    let csv = workstation.run(CUSTODIANCTL, &["audit", "ls", "--format", "csv"]).succeeds().out;
+    let csv: Vec<_> = csv.split("\r\n").collect();
+    assert_eq!(csv.len(), 6, "{csv:?}");
+    assert!(csv[0].starts_with("\"sequence\",\"time\","), "{}", csv[0]);
+    assert!(csv[2].contains("\"'=cmd|'/c calc'!A1\\u{a}9,OK\""), "{}", csv[2]);
+    workstation.run(CUSTODIANCTL, &["audit", "ls", "--format", "csv", "--json"]).fails(2, &[]);
+}
+
+#[test]
+fn an_index_that_lies_is_noticed() {
+    let (workstation, custodian) = Workstation::with_custodian();
+    custodian.state.lock().records = records(10);
+    // This custodian finds records by their users alone.
+    let told = ["what was logged does not"];
+    workstation.run(CUSTODIANCTL, &["audit", "ls", "--device", "elsewhere"]).fails(5, &told);
+}
+
+#[test]
+fn what_a_user_opened_is_told_file_by_file() {
+    let (workstation, custodian) = Workstation::with_custodian();
+    let mut all = records(9);
+    for (record, file) in all.iter_mut().zip(["ab", "cd", "ab", "cd", "ef", "ab", "ab", "cd", "ef"]) {
+        record.wrapped_key_sha256 = file.into();
+        record.user = "users/anna".into();
+        record.operation = "Unwrap".into();
+        record.outcome = "OK".into();
+    }
+    custodian.state.lock().records = all;
+    let told =
+        workstation.run(CUSTODIANCTL, &["audit", "opened", "--user", "anna", "--json"]).succeeds().json();
+    let told: Vec<_> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["wrapped_key_sha256"].clone(), file["times"].clone()))
+        .collect();
+    assert_eq!(told, [("ab".into(), 4.into()), ("cd".into(), 3.into()), ("ef".into(), 2.into())]);
+    let csv =
+        workstation.run(CUSTODIANCTL, &["audit", "opened", "--user", "anna", "--format", "csv"]).succeeds();
+    assert_eq!(csv.out.lines().count(), 4);
+    workstation.run(CUSTODIANCTL, &["audit", "opened"]).fails(2, &[]);
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let (workstation, custodian) = Workstation::with_custodian();
     custodian.state.lock().records = records(2_500);

@@ -11,7 +11,7 @@ use aws_lc_rs::{
 };
 use custodian_client::{
     Error, Kind,
-    log::{Memory, Part, Source, Verified, export, verify},
+    log::{Memory, Part, Source, Verified, compare, export, forget, search, verify},
     progress::Silent,
 };
 use custodian_proto::{
@@ -254,6 +254,114 @@ fn an_interrupted_export_is_finished_by_the_next() {
     let error = export(Source::Folder(&from), &elsewhere, &log.key, &Silent).unwrap_err();
     assert!(error.why.contains("record 516 is missing, or not the one that was logged"), "{error}");
     assert!(!elsewhere.join("checkpoint").exists());
+}
+
+#[test]
+fn two_auditors_copies_that_differ_are_shown_to_differ() {
+    let log = Log::new();
+    let folders = tempfile::tempdir().unwrap();
+    let (one, other) = (folders.path().join("one"), folders.path().join("other"));
+    let compared = || compare((&one, &other), &log.key, &Silent);
+    log.write(&one, &records(700));
+    for size in [0_usize, 1, 256, 300, 700] {
+        log.write(&other, &records(700)[..size]);
+        let compared = compared().unwrap();
+        assert_eq!((compared.shorter.size, compared.longer.size), (size as u64, 700));
+    }
+    for (size, at) in [(701_u64, 5_usize), (600, 599), (300, 256), (700, 0)] {
+        let mut fork = records(size);
+        fork[at] = b"rewritten".to_vec();
+        fs::remove_dir_all(&other).unwrap();
+        log.write(&other, &fork);
+        let error = compared().unwrap_err();
+        assert_eq!(error.kind, Kind::Integrity);
+        let told = format!("both are signed by the log: the first record that differs is {}", at + 1);
+        assert!(error.why.contains(&told), "{error}");
+    }
+    // A copy that was meddled with proves nothing, and is not taken for a fork.
+    log.write(&other, &records(300));
+    fs::write(other.join("tile/0/000"), [7; 32 * 256]).unwrap();
+    assert!(compared().unwrap_err().why.contains("is not the one that its checkpoint is of"));
+    let stranger = Log::new();
+    stranger.write(&other, &records(300));
+    assert!(compared().unwrap_err().why.contains("not signed by the log key"));
+}
+
+#[test]
+fn a_proven_search_finds_what_was_logged_and_nothing_in_a_log_that_was_changed() {
+    let log = Log::new();
+    let folder = tempfile::tempdir().unwrap();
+    let record = |sequence: u64| v1::Record {
+        sequence,
+        user: if sequence.is_multiple_of(3) { "users/anna".into() } else { "users/bob".into() },
+        ..v1::Record::default()
+    };
+    let all: Vec<_> = (1..=400).map(|sequence| record(sequence).encode_to_vec()).collect();
+    log.write(folder.path(), &all);
+    let filter = v1::RecordFilter { user: "users/anna".into(), ..v1::RecordFilter::default() };
+    let find = || {
+        let mut found = Vec::new();
+        let proven = search(Source::Folder(folder.path()), &log.key, None, &filter, &Silent, &mut |record| {
+            found.push(record.sequence);
+            Ok(())
+        });
+        proven.map(|_| found)
+    };
+    assert!(find().unwrap().into_iter().eq((3..=400).step_by(3)));
+    change(folder.path(), "tile/entries/001.p/144", |entries| entries[0] = record(257 + 1).encode_to_vec());
+    assert_eq!(find().unwrap_err().kind, Kind::Integrity);
+    // A log whose records say that they are others.
+    let mut swapped = all;
+    swapped.swap(10, 20);
+    log.write(folder.path(), &swapped);
+    assert!(find().unwrap_err().why.contains("record 11 says that it is record 21"));
+}
+
+#[test]
+fn payloads_removed_under_retention_are_told_from_missing_ones() {
+    let log = Log::new();
+    let folder = tempfile::tempdir().unwrap();
+    // One record an hour.
+    let record = |sequence: u64| v1::Record {
+        sequence,
+        time: Some(prost_types::Timestamp { seconds: 3_600 * sequence as i64, nanos: 0 }),
+        ..v1::Record::default()
+    };
+    let all: Vec<_> = (1..=700).map(|sequence| record(sequence).encode_to_vec()).collect();
+    log.write(folder.path(), &all);
+    let at = |hour: i64| jiff::Timestamp::from_second(3_600 * hour).unwrap();
+    let said = ("anna", "10 years are over");
+    let forget = |hour| forget(folder.path(), &log.key, at(hour), said, &Silent);
+    assert_eq!(forget(200).unwrap(), None, "only whole bundles");
+    let removal = forget(300).unwrap().unwrap();
+    assert_eq!((removal.first, removal.last, removal.by.as_str()), (1, 256, "anna"));
+    let found = check(&log, folder.path(), None, Part::All).unwrap();
+    assert_eq!((found.records, found.removed), (444, 256));
+    assert!(fs::read_to_string(folder.path().join("tile/entries/000")).unwrap().chars().all(|c| c == '\0'));
+    // The rest later; what is gone is gone once.
+    let removal = forget(9_999).unwrap().unwrap();
+    assert_eq!((removal.first, removal.last), (257, 512));
+    assert_eq!(check(&log, folder.path(), None, Part::All).unwrap().removed, 512);
+    // Proofs still reach from old checkpoints to new ones, and copies still compare.
+    let whole = tempfile::tempdir().unwrap();
+    log.write(whole.path(), &all[..300]);
+    let known = check(&log, whole.path(), None, Part::All).unwrap().checkpoint;
+    check(&log, folder.path(), Some(&known), Part::All).unwrap();
+    compare((whole.path(), folder.path()), &log.key, &Silent).unwrap();
+    // Neither a list without its removal nor a removal without its line goes unnoticed.
+    change(folder.path(), "tile/entries/002.p/188", |entries| entries[3].clear());
+    finds(
+        check(&log, folder.path(), None, Part::All),
+        "the payload of record 516 is missing, and no removal",
+    );
+    change(folder.path(), "tile/entries/002.p/188", |entries| entries[3] = all[515].clone());
+    change(folder.path(), "tile/entries/000", |entries| entries[5] = b"forged".to_vec());
+    finds(check(&log, folder.path(), None, Part::All), "not the ones that were logged: 6");
+    change(folder.path(), "tile/entries/000", |entries| entries[5].clear());
+    fs::remove_file(folder.path().join("retention")).unwrap();
+    finds(check(&log, folder.path(), None, Part::All), "the payload of record 1 is missing, and no removal");
+    // What does not verify is evidence, and stays.
+    assert_eq!(forget(9_999).unwrap_err().kind, Kind::Integrity);
 }
 
 proptest! {

@@ -4,7 +4,8 @@
 //!     cargo bench -p custodian --bench token
 //!
 //! No network and no records: this is what permit and worker process cost. The client's work is on the same cores.
-//! Rounds alternate; medians and their ratio are printed. Then workers are killed in a row: how long the next call takes.
+//! Rounds alternate; medians and their ratio are printed. Then workers are killed in a row: how long the next call takes. With
+//! `-- signatures`, only what the log's key can be is compared.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
@@ -36,7 +37,7 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
+        Authority, Beginning, Budgets, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
         PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing,
         User, UserId, WrapPeriod, WrappingKey,
     },
@@ -76,7 +77,36 @@ fn main() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
+    if env::args().any(|argument| argument == "signatures") {
+        return runtime.block_on(signatures(folder.path()));
+    }
     runtime.block_on(compare(folder.path()));
+}
+
+/// Signatures of a text as long as a checkpoint's, one after the other.
+async fn signatures(folder: &Path) {
+    let environment = make_token(folder).await;
+    let token = start(folder, &environment, 1).await;
+    let deadline = || Instant::now() + Duration::from_secs(60);
+    let mut kinds = Vec::new();
+    for kind in [KeyKind::EcdsaP256Sign, KeyKind::Ed25519Sign] {
+        let key = token.generate(KeyTemplate { label: "log".to_owned(), kind }, deadline()).await.unwrap();
+        kinds.push((kind, key.id, Vec::new()));
+    }
+    for _ in 0..ROUNDS {
+        for (_, id, rates) in &mut kinds {
+            let (began, mut made) = (Instant::now(), 0_u32);
+            while began.elapsed() < ROUND {
+                token.sign(*id, &[b'x'; 120], deadline()).await.unwrap();
+                made += 1;
+            }
+            rates.push(f64::from(made) / began.elapsed().as_secs_f64());
+        }
+    }
+    for (kind, _, rates) in &mut kinds {
+        println!("{kind:?}: {:.0} signatures/s", median(rates));
+    }
+    token.shutdown().await;
 }
 
 async fn compare(folder: &Path) {
@@ -270,7 +300,7 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
-    let rules = Rules { session_idle: hour, session_lifetime: hour, hourly_budget: u32::MAX };
+    let rules = Rules { session_idle: hour, session_lifetime: hour, budgets: Budgets::UNLIMITED };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
     (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }
@@ -329,7 +359,7 @@ fn caller() -> Caller {
         created: now,
         updated: now,
     };
-    Caller { peer, device: Some(device), session: Some(session), user: Some(user), spent: 0 }
+    Caller { peer, device: Some(device), session: Some(session), user: Some(user) }
 }
 
 fn median(values: &mut [f64]) -> f64 {

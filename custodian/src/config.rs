@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::Rules,
+    authority::{Amounts, Budget, Budgets, Guesses, Rules},
+    log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
         CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
@@ -50,6 +51,14 @@ pub struct Config {
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
     pub log_key: Option<PathBuf>,
+    /// Where a copy of the log is kept. `None`: nowhere.
+    pub log_copy: Option<CopyConfig>,
+    /// Where records are sent. `None`: nowhere.
+    pub siem: Option<RawTarget>,
+    /// Who cosigns the log.
+    pub log_witnesses: Vec<WitnessConfig>,
+    /// How old a cosignature may be for a policy to count it.
+    pub cosigners_within: Duration,
     /// What can change while the custodian runs.
     pub rules: Rules,
     /// How many passwords are hashed at once.
@@ -76,10 +85,15 @@ pub(crate) struct RawConfig {
     pub(crate) ledger: RawLedger,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<RawLog>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) siem: Option<RawSiem>,
     #[serde(default)]
     pub(crate) sessions: RawSessions,
     #[serde(default)]
-    pub(crate) budget: RawBudget,
+    pub(crate) budgets: RawBudgets,
+    /// What `budgets` was before. Read to say so.
+    #[serde(default, skip_serializing)]
+    pub(crate) budget: Option<toml::Table>,
     #[serde(default)]
     pub(crate) certificates: RawCertificates,
     #[serde(default)]
@@ -115,6 +129,133 @@ pub(crate) struct RawLedger {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLog {
     pub(crate) key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) copy: Option<RawCopy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) witness: Vec<RawWitness>,
+    #[serde(default = "ten_minutes")]
+    #[serde(serialize_with = "friendly")]
+    pub(crate) cosigners_within: SignedDuration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawWitness {
+    pub(crate) key: String,
+    pub(crate) url: String,
+}
+
+impl RawWitness {
+    fn check(&self) -> Result<WitnessConfig, String> {
+        let key = self.key.parse().map_err(|flaw| format!("log.witness.key: {flaw}"))?;
+        let url = self.url.parse().map_err(|why| format!("log.witness.url: {why}"))?;
+        Ok(WitnessConfig { key, url })
+    }
+}
+
+/// Each witness counts once.
+fn check_witnesses(raw: &[RawWitness]) -> Result<Vec<WitnessConfig>, String> {
+    let mut witnesses: Vec<WitnessConfig> = Vec::new();
+    for witness in raw {
+        let witness = witness.check()?;
+        if witnesses
+            .iter()
+            .any(|other| other.key.is_of(&witness.key) || other.key.name() == witness.key.name())
+        {
+            return Err(format!("log.witness: {} is given twice", witness.key.name()));
+        }
+        witnesses.push(witness);
+    }
+    Ok(witnesses)
+}
+
+impl RawLog {
+    pub(crate) fn of_key(path: &str) -> Self {
+        Self { key: path.into(), copy: None, witness: Vec::new(), cosigners_within: ten_minutes() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSiem {
+    pub(crate) syslog: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cursor: Option<PathBuf>,
+}
+
+impl RawSiem {
+    fn check(self, folder: &Path, ledger: &Path) -> Result<RawTarget, String> {
+        let mut beside = ledger.as_os_str().to_owned();
+        beside.push(".siem");
+        let cursor = self.cursor.map_or_else(|| PathBuf::from(beside), |cursor| folder.join(cursor));
+        let wrong = || {
+            format!(
+                "siem.syslog {:?}: give tcp://HOST:PORT, tls://HOST:PORT with ca, or unix:/PATH",
+                self.syslog
+            )
+        };
+        let (scheme, rest) = self.syslog.split_once(':').ok_or_else(wrong)?;
+        let address = rest.strip_prefix("//").filter(|address| {
+            address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        });
+        let address = address.map(str::to_owned);
+        let at = match (scheme, address, self.ca) {
+            ("tcp", Some(address), None) => SiemAddress::Tcp(address),
+            ("tls", Some(address), Some(ca)) => SiemAddress::Tls(address, folder.join(ca)),
+            ("unix", None, None) if rest.starts_with('/') => SiemAddress::Unix(rest.into()),
+            _ => return Err(wrong()),
+        };
+        Ok(RawTarget { at, cursor })
+    }
+}
+
+/// Where the records of the log are sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SiemAddress {
+    /// `HOST:PORT`
+    Tcp(String),
+    /// `HOST:PORT`, and the file of the CA that its certificate is of.
+    Tls(String, PathBuf),
+    /// A datagram socket.
+    Unix(PathBuf),
+}
+
+/// A stream of the records, before its CA is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawTarget {
+    /// Where to.
+    pub at: SiemAddress,
+    /// The file that says how far it is.
+    pub cursor: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCopy {
+    pub(crate) directory: PathBuf,
+    pub(crate) on_failure: RawOnFailure,
+}
+
+/// `"require"` or `{ lag = 1000 }`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawOnFailure {
+    Require,
+    Lag(u64),
+}
+
+impl RawCopy {
+    fn check(self, folder: &Path) -> CopyConfig {
+        let on_failure = match self.on_failure {
+            RawOnFailure::Require => OnFailure::Require,
+            RawOnFailure::Lag(records) => OnFailure::Lag(records),
+        };
+        CopyConfig { directory: folder.join(self.directory), on_failure }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,8 +270,22 @@ pub(crate) struct RawSessions {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(crate) struct RawBudgets {
+    pub(crate) bad_files_per_hour: u32,
+    #[serde(serialize_with = "friendly")]
+    pub(crate) lock: SignedDuration,
+    pub(crate) user: RawBudget,
+    pub(crate) device: RawBudget,
+    pub(crate) key: RawBudget,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBudget {
-    pub(crate) unwraps_per_user_and_hour: u32,
+    pub(crate) files_per_hour: Option<u32>,
+    pub(crate) files_per_day: Option<u32>,
+    pub(crate) unwraps_per_hour: Option<u32>,
+    pub(crate) unwraps_per_day: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -268,6 +423,10 @@ fn two_seconds() -> SignedDuration {
     SignedDuration::from_secs(2)
 }
 
+fn ten_minutes() -> SignedDuration {
+    SignedDuration::from_mins(10)
+}
+
 fn five_seconds() -> SignedDuration {
     SignedDuration::from_secs(5)
 }
@@ -295,9 +454,61 @@ impl Default for RawSessions {
     }
 }
 
-impl Default for RawBudget {
+impl Default for RawBudgets {
     fn default() -> Self {
-        Self { unwraps_per_user_and_hour: 1_000 }
+        Self {
+            bad_files_per_hour: 20,
+            lock: SignedDuration::from_mins(15),
+            user: RawBudget::with_files(500, 2_000),
+            device: RawBudget::with_files(1_000, 4_000),
+            key: RawBudget::with_files(10_000, 40_000),
+        }
+    }
+}
+
+impl RawBudget {
+    /// Each file may be opened twice.
+    fn with_files(files_per_hour: u32, files_per_day: u32) -> Self {
+        Self {
+            files_per_hour: Some(files_per_hour),
+            files_per_day: Some(files_per_day),
+            unwraps_per_hour: Some(2 * files_per_hour),
+            unwraps_per_day: Some(2 * files_per_day),
+        }
+    }
+
+    /// `usual` says what is not given.
+    fn check(self, of: &str, usual: Self) -> Result<Budget, String> {
+        let limit = |name: &str, given: Option<u32>, usual: Option<u32>| match given.or(usual) {
+            Some(limit) if limit > 0 => Ok(limit),
+            _ => Err(format!("budgets.{of}.{name}: must be at least 1")),
+        };
+        Ok(Budget {
+            hour: Amounts {
+                files: limit("files_per_hour", self.files_per_hour, usual.files_per_hour)?,
+                unwraps: limit("unwraps_per_hour", self.unwraps_per_hour, usual.unwraps_per_hour)?,
+            },
+            day: Amounts {
+                files: limit("files_per_day", self.files_per_day, usual.files_per_day)?,
+                unwraps: limit("unwraps_per_day", self.unwraps_per_day, usual.unwraps_per_day)?,
+            },
+        })
+    }
+}
+
+impl RawBudgets {
+    fn check(self) -> Result<Budgets, String> {
+        if self.bad_files_per_hour == 0 {
+            return Err("budgets.bad_files_per_hour: must be at least 1".into());
+        }
+        positive("budgets.lock", self.lock)?;
+        let usual = Self::default();
+        Ok(Budgets {
+            user: self.user.check("user", usual.user)?,
+            device: self.device.check("device", usual.device)?,
+            key: self.key.check("key", usual.key)?,
+            guesses: Guesses { per_hour: self.bad_files_per_hour, lock: self.lock },
+        })
     }
 }
 
@@ -348,8 +559,21 @@ impl Config {
 impl RawConfig {
     /// Every value makes sense, or one sentence that says which does not.
     fn check(mut self, folder: &Path) -> Result<Config, String> {
+        let ledger = folder.join(self.ledger.path);
+        let siem = self.siem.map(|siem| siem.check(folder, &ledger)).transpose()?;
+        let log = self.log.unwrap_or_else(|| RawLog::of_key(""));
+        let log_key = Some(log.key).filter(|key| !key.as_os_str().is_empty()).map(|key| folder.join(key));
+        let log_copy = log.copy.map(|copy| copy.check(folder));
+        let log_witnesses = check_witnesses(&log.witness)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
+        if self.budget.is_some() {
+            return Err(
+                "[budget] is now [budgets]: unwraps_per_user_and_hour = N is unwraps_per_hour = N in \
+                        [budgets.user], which has more limits beside it"
+                    .into(),
+            );
+        }
         if self.sessions.logins_at_once == 0 {
             return Err("sessions.logins_at_once: must be at least 1".into());
         }
@@ -357,7 +581,6 @@ impl RawConfig {
             ("limits.connections", self.limits.connections),
             ("limits.streams_per_connection", self.limits.streams_per_connection as usize),
             ("limits.calls", self.limits.calls),
-            ("budget.unwraps_per_user_and_hour", self.budget.unwraps_per_user_and_hour as usize),
             ("certificates.device_days", self.certificates.device_days as usize),
             ("certificates.wrapping_key_days", self.certificates.wrapping_key_days as usize),
         ] {
@@ -374,14 +597,18 @@ impl RawConfig {
             ca_certificate: folder.join(self.ca.certificate),
             tokens,
             token_deadline,
-            ledger: folder.join(self.ledger.path),
+            ledger,
+            siem,
             ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
             ledger_deadline: positive("ledger.deadline", self.ledger.deadline)?,
-            log_key: self.log.map(|log| folder.join(log.key)),
+            log_key,
+            log_copy,
+            log_witnesses,
+            cosigners_within: positive("log.cosigners_within", log.cosigners_within)?,
             rules: Rules {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
-                hourly_budget: self.budget.unwraps_per_user_and_hour,
+                budgets: self.budgets.check()?,
             },
             logins_at_once: self.sessions.logins_at_once,
             lifetimes: Lifetimes {
@@ -534,6 +761,59 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_not_given_is_the_usual_one() {
+        let given = LEAST.replace("[[token]]", "[budgets.device]\nfiles_per_hour = 7\n[[token]]");
+        let [usual, given] = [LEAST, &given].map(|text| read(text).ok().unwrap().rules.budgets);
+        let hour = Amounts { files: 7, ..usual.device.hour };
+        assert_eq!(given, Budgets { device: Budget { hour, ..usual.device }, ..usual });
+        assert_eq!(
+            (usual.user.hour.unwraps, usual.user.day.files, usual.guesses.per_hour),
+            (1_000, 2_000, 20)
+        );
+    }
+
+    #[test]
+    fn a_second_place_says_what_depends_on_it() {
+        let with =
+            |copy: &str| read(&LEAST.replace("[[token]]", &format!("[log]\nkey = \"k\"\n{copy}\n[[token]]")));
+        let copy = |on_failure| Some(CopyConfig { directory: "/mnt/log".into(), on_failure });
+        let given = |on_failure: &str| format!("[log.copy]\ndirectory = \"/mnt/log\"\n{on_failure}");
+        let require = with(&given("on_failure = \"require\"")).ok().unwrap();
+        assert_eq!(require.log_copy, copy(OnFailure::Require));
+        assert_eq!(
+            with(&given("on_failure = { lag = 50 }")).ok().unwrap().log_copy,
+            copy(OnFailure::Lag(50))
+        );
+        assert_eq!(with("").ok().unwrap().log_copy, None);
+        for wrong in
+            ["", "on_failure = \"hope\"", "on_failure = { lag = -1 }", "on_failure = \"require\"\nlag = 3"]
+        {
+            assert!(with(&given(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn records_are_sent_to_tcp_tls_or_a_local_socket() {
+        let with = |siem: &str| read(&LEAST.replace("[[token]]", &format!("[siem]\n{siem}\n[[token]]")));
+        for (siem, at) in [
+            ("syslog = \"tcp://siem:601\"", SiemAddress::Tcp("siem:601".into())),
+            (
+                "syslog = \"tls://[::1]:6514\"\nca = \"siem.crt\"",
+                SiemAddress::Tls("[::1]:6514".into(), "/etc/custodian/siem.crt".into()),
+            ),
+            ("syslog = \"unix:/dev/log\"", SiemAddress::Unix("/dev/log".into())),
+        ] {
+            let cursor = "/etc/custodian/ledger.db.siem".into();
+            assert_eq!(with(siem).ok().unwrap().siem, Some(RawTarget { at, cursor }));
+        }
+        for wrong in ["siem:601", "tcp://siem", "tcp://:601", "udp://siem:514", "tls://siem:6514", "unix:log"]
+        {
+            let Err(why) = with(&format!("syslog = {wrong:?}")) else { panic!("accepted: {wrong}") };
+            assert!(why.contains("siem.syslog"), "{why}");
+        }
+    }
+
+    #[test]
     fn several_tokens_have_names_of_their_own() {
         let second = |name: &str| {
             format!(
@@ -573,6 +853,10 @@ mod tests {
             ("[[token]]", "[sessions]\nidle = \"0s\"\n[[token]]", "sessions.idle"),
             ("[[token]]", "[sessions]\nidel = \"1s\"\n[[token]]", "idel"),
             ("127.0.0.1:7443", "localhost", "listen"),
+            ("[[token]]", "[budget]\nunwraps_per_user_and_hour = 5\n[[token]]", "unwraps_per_hour = N"),
+            ("[[token]]", "[budgets.key]\nfiles_per_day = 0\n[[token]]", "budgets.key.files_per_day"),
+            ("[[token]]", "[budgets]\nlock = \"0s\"\n[[token]]", "budgets.lock"),
+            ("[[token]]", "[budgets]\nbad_files_per_hour = 0\n[[token]]", "budgets.bad_files_per_hour"),
         ] {
             let Err(why) = read(&LEAST.replace(from, to)) else { panic!("accepted: {to}") };
             assert!(why.contains(named), "{why}");

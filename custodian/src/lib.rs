@@ -5,6 +5,7 @@ pub mod custody;
 pub mod authority;
 pub mod ledger;
 pub mod log;
+pub mod siem;
 pub mod token;
 
 pub mod pki;

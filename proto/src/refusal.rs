@@ -118,10 +118,14 @@ refusals! {
     WrappedKeyRejected = "WRAPPED_KEY_REJECTED",
         "the wrapped key cannot be unwrapped",
         "the file is damaged, or was not sealed to this key";
-    /// The user's budget of unwraps is used up. Waiting helps.
+    /// A budget of the user, the device or the key has no room for it. Waiting helps: the message says until when.
     BudgetExhausted = "BUDGET_EXHAUSTED",
-        "your budget of unwraps for this hour is used up",
-        "wait, or ask an administrator";
+        "a budget of unwraps is used up",
+        "wait until then, or ask an administrator for more: custodianctl budget lift";
+    /// Too many wrapped keys of this user on this device did not unwrap. Waiting helps: the message says until when.
+    UnwrapLocked = "UNWRAP_LOCKED",
+        "too many wrapped keys that came from you on this workstation did not unwrap",
+        "wait until then, and check the files with envelope inspect; an administrator can help earlier: custodianctl budget unlock";
     /// A wrong, used or expired enrolment code.
     EnrollmentRefused = "ENROLLMENT_REFUSED",
         "the enrolment code is wrong, used or expired",

@@ -31,6 +31,19 @@ pub enum Start {
     Ended(Ran),
 }
 
+/// Changes a configuration to budgets that nobody reaches.
+pub fn without_budgets(config: &mut toml::Table) {
+    let most = || toml::Value::from(i64::from(u32::MAX));
+    let names = ["files_per_hour", "files_per_day", "unwraps_per_hour", "unwraps_per_day"];
+    let budget = || {
+        toml::Value::from(names.map(|name| (name.to_owned(), most())).into_iter().collect::<toml::Table>())
+    };
+    let mut budgets: toml::Table =
+        ["user", "device", "key"].map(|of| (of.to_owned(), budget())).into_iter().collect();
+    budgets.insert("bad_files_per_hour".into(), most());
+    config.insert("budgets".into(), budgets.into());
+}
+
 /// The people that `custodian dev` makes; each has a device `NAME-laptop`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Person {
@@ -62,7 +75,7 @@ impl Dev {
     }
 
     /// A custodian with two SoftHSM tokens, `main` and `second`, that hold the very same keys: the second is a copy of
-    /// the first's files, as replicated HSMs have the same keys with the same attributes. Its budget is no limit.
+    /// the first's files, as replicated HSMs have the same keys with the same attributes. Without budgets.
     pub fn with_two_tokens() -> Self {
         let folder = Self::start().kill();
         let dir = folder.path().join("dev");
@@ -79,9 +92,9 @@ impl Dev {
             .replace("\"tokens\"", "\"tokens-2\"")
             .replace(&dir.join("softhsm2.conf").display().to_string(), &conf.display().to_string());
         assert_ne!(first, second);
-        let text =
-            text.replace("unwraps_per_user_and_hour = 1000\n", "unwraps_per_user_and_hour = 1000000\n");
-        fs::write(&path, format!("{text}\n[[token]]{second}")).unwrap();
+        let mut config: toml::Table = format!("{text}\n[[token]]{second}").parse().unwrap();
+        without_budgets(&mut config);
+        fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
         Self::start_in(folder)
     }
 
@@ -107,10 +120,11 @@ impl Dev {
         folder
     }
 
-    /// A custodian whose token fails as it is told; `change` changes the `[[token]]` table beside.
+    /// A custodian whose token fails as it is told; `change` changes the `[[token]]` table beside. Without budgets.
     pub fn start_with_faults(change: impl FnOnce(&mut toml::Table)) -> (Self, Faults) {
         let mut faults = None;
         let folder = Self::configured(|config, folder| {
+            without_budgets(config);
             let token = config["token"][0].as_table_mut().unwrap();
             change(token);
             faults = Some(Faults::before(token, folder.join("faults")));

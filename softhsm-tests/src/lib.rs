@@ -10,7 +10,7 @@ mod programs;
 mod schedule;
 mod wire;
 
-pub use dev::{Dev, Person, Start};
+pub use dev::{Dev, Person, Start, without_budgets};
 pub use dice::Dice;
 pub use faults::Faults;
 pub use faulty_pkcs11::{Act, Code, Control, Deed, Done, Function, TokenFlag, TokenLie, When};

@@ -56,7 +56,8 @@ async fn beyond_the_limit_of_calls_the_answer_is_to_come_back_later() {
 
 #[tokio::test]
 async fn the_budget_counts_failures_too() {
-    let dev = Dev::start_in(configured(|text| text.replace("hour = 1000", "hour = 3")));
+    let dev =
+        Dev::start_in(configured(|text| text.replace("unwraps_per_hour = 1000\n", "unwraps_per_hour = 3\n")));
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[4; 32]);
     wire.unwrap(&key, wrapped.clone()).await.unwrap();

@@ -221,7 +221,7 @@ fn sighup_reads_certificates_and_rules_again() {
     let dev = Dev::start();
     let config = dev.dir().join("custodian.toml");
     let text = fs::read_to_string(&config).unwrap();
-    let budget = "unwraps_per_user_and_hour = 1000";
+    let budget = "unwraps_per_hour = 1000\n";
     assert!(text.contains(budget), "{text}");
     let source = dev.scratch("source").join("a");
     fs::write(&source, b"content").unwrap();
@@ -236,7 +236,7 @@ fn sighup_reads_certificates_and_rules_again() {
     Dev::signal(dev.pid(), "HUP");
     extract().expect(0);
 
-    fs::write(&config, text.replace(budget, "unwraps_per_user_and_hour = 1")).unwrap();
+    fs::write(&config, text.replace(budget, "unwraps_per_hour = 1\n")).unwrap();
     Dev::signal(dev.pid(), "HUP");
     // The signal is handled beside the calls: it may take a few of them.
     let refused =

@@ -17,7 +17,9 @@ use std::{
 
 use custodian_proto::{refusal::fault, v1};
 use sha2::{Digest, Sha256};
-use softhsm_tests::{Act, Dev, Dice, Done, Faults, Function, Person, Schedule, Wire, sealed_key};
+use softhsm_tests::{
+    Act, Dev, Dice, Done, Faults, Function, Person, Schedule, Wire, sealed_key, without_budgets,
+};
 use tokio::{task::JoinSet, time::timeout};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
@@ -166,11 +168,8 @@ impl Bench {
         };
         let mut faults = None;
         let folder = dev.reconfigured(|config, folder| {
-            let mut change = |table: &str, name: &str, value: toml::Value| {
-                config[table].as_table_mut().unwrap().insert(name.into(), value);
-            };
-            change("budget", "unwraps_per_user_and_hour", i64::from(u32::MAX).into());
-            change("sessions", "idle", "10h".into());
+            without_budgets(config);
+            config["sessions"].as_table_mut().unwrap().insert("idle".into(), "10h".into());
             for token in config["token"].as_array_mut().unwrap() {
                 let token = token.as_table_mut().unwrap();
                 token.insert("deadline".into(), format!("{}ms", tokens.deadline().as_millis()).into());

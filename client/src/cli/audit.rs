@@ -1,25 +1,25 @@
 //! `custodianctl audit`.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use custodian_proto::v1;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
     connection::Connection,
-    log::{ExportArgs, ProveArgs, VerifyArgs},
+    csv,
+    log::{CompareArgs, ExportArgs, ForgetArgs, ProveArgs, VerifyArgs},
     message::note,
-    output::Style,
-    view::{RecordView, device_name, id_of, user_name},
-    when::{local, parse_instant, to_proto},
+    opened::OpenedArgs,
+    output::{Style, print},
+    search::{FilterArgs, ProofArgs},
+    view::{RecordView, id_of},
+    when::local,
+    witness::WitnessCommand,
 };
 use crate::{
     error::Result,
     interrupt::Interrupt,
-    remote::{
-        Remote, WhichKey,
-        audit::{Order, TailFrom},
-    },
+    remote::audit::{Order, TailFrom},
 };
 
 /// How much of a key id a table shows: enough to tell one custodian's keys apart.
@@ -35,11 +35,16 @@ pub(super) enum AuditCommand {
         /// The newest ones first
         #[arg(long)]
         newest: bool,
+        /// For other programs
+        #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
+        format: Option<Format>,
         #[command(flatten)]
         style: Style,
-        // Last: its help heading would cover what follows.
+        // Last: their help headings would cover what follows.
         #[command(flatten)]
         filter: FilterArgs,
+        #[command(flatten)]
+        proof: ProofArgs,
     },
     /// Follow the log, until Ctrl-C. With --json: one object a line
     Tail {
@@ -54,55 +59,24 @@ pub(super) enum AuditCommand {
         #[command(flatten)]
         filter: FilterArgs,
     },
+    Opened(OpenedArgs),
     Verify(VerifyArgs),
+    /// Watch logs from another machine, and cosign them
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     Prove(ProveArgs),
     Export(ExportArgs),
+    Compare(CompareArgs),
+    Forget(ForgetArgs),
 }
 
-/// Which records: those that fit everything given.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Filters")]
-pub(super) struct FilterArgs {
-    /// anna or users/anna
-    #[arg(long = "user", value_name = "ID")]
-    of_user: Option<String>,
-    /// laptop-7 or devices/laptop-7
-    #[arg(long, value_name = "ID")]
-    device: Option<String>,
-    /// A key's id, the beginning of it, or its label
-    #[arg(long = "key", value_name = "KEY")]
-    of_key: Option<WhichKey>,
-    /// SHA-256 of the wrapped key, as envelope inspect shows it: it names the file
-    #[arg(long, value_name = "HEX")]
-    file_sha256: Option<String>,
-    /// OK, a refusal's code such as DEVICE_REVOKED, or !OK for all that was not allowed
-    #[arg(long, value_name = "CODE")]
-    outcome: Option<String>,
-    /// Unwrap, Login, RevokeDevice …
-    #[arg(long, value_name = "NAME")]
-    operation: Option<String>,
-    /// From this time on: 2026-11-03T14:05:00Z, 2026-11-03, or how long ago: 24h, 7d
-    #[arg(long, value_name = "TIME", value_parser = parse_instant)]
-    since: Option<Timestamp>,
-    /// Before this time
-    #[arg(long, value_name = "TIME", value_parser = parse_instant)]
-    until: Option<Timestamp>,
-}
-
-impl FilterArgs {
-    fn filter(self, remote: &Remote) -> Result<v1::RecordFilter> {
-        let key = self.of_key.map(|key| remote.key_id(&key)).transpose()?;
-        Ok(v1::RecordFilter {
-            user: self.of_user.as_deref().map(user_name).unwrap_or_default(),
-            device: self.device.as_deref().map(device_name).unwrap_or_default(),
-            key: key.map(|key| key.resource_name()).unwrap_or_default(),
-            wrapped_key_sha256: self.file_sha256.unwrap_or_default().to_ascii_lowercase(),
-            operation: self.operation.unwrap_or_default(),
-            outcome: self.outcome.unwrap_or_default(),
-            start_time: self.since.map(to_proto),
-            end_time: self.until.map(to_proto),
-        })
-    }
+/// What a list is written as, for other programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// RFC 4180, with a header. Text that a spreadsheet would compute has an apostrophe in front
+    Csv,
+    /// A JSON object on each line
+    Jsonl,
 }
 
 impl AuditCommand {
@@ -111,13 +85,19 @@ impl AuditCommand {
             Self::Verify(args) => args.run(connection, interrupt),
             Self::Prove(args) => args.run(connection, interrupt),
             Self::Export(args) => args.run(connection, interrupt),
-            Self::Ls { filter, limit, newest, style } => {
-                let remote = connection.connect(interrupt)?;
+            Self::Forget(args) => args.run(interrupt),
+            Self::Compare(args) => args.run(interrupt),
+            Self::Witness(command) => command.run(interrupt),
+            Self::Opened(args) => args.run(connection, interrupt),
+            Self::Ls { filter, limit, newest, format, style, proof } => {
                 let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
-                let found = remote.records(&filter.filter(&remote)?, order, limit)?;
-                let listed: Vec<_> = found.records.iter().map(Listed::from).collect();
-                style.many(&listed, &HEADER, |listed| cells(listed.record))?;
-                if found.more {
+                let mut records = Vec::new();
+                let more = proof.read((connection, interrupt), filter, (order, limit), |record| {
+                    records.push(record);
+                    Ok(())
+                })?;
+                list(&records, format, style)?;
+                if more {
                     note(&format!("there are more than these {limit}: give --limit, or filters"));
                 }
                 Ok(())
@@ -129,11 +109,30 @@ impl AuditCommand {
                     None if from_start => TailFrom::Start,
                     None => TailFrom::Now,
                 };
-                let filter = filter.filter(&remote)?;
+                let filter = filter.filter(|key| remote.key_id(key))?;
                 remote.tail(&filter, from, |record| {
                     style.next(&Listed::from(&record), |listed| line(listed.record))
                 })
             }
+        }
+    }
+}
+
+fn list(records: &[v1::Record], format: Option<Format>, style: Style) -> Result<()> {
+    let listed = records.iter().map(Listed::from);
+    match format {
+        None => style.many(&listed.collect::<Vec<_>>(), &HEADER, |listed| cells(listed.record)),
+        Some(Format::Jsonl) => {
+            for listed in listed {
+                if Style::LINES.next(&listed, |_| String::new())?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        Some(Format::Csv) => {
+            let rows: String = listed.map(|listed| listed.view.csv()).collect();
+            print(&(csv::row(RecordView::CSV_HEADER) + &rows)).map(drop)
         }
     }
 }

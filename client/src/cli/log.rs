@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use custodian_proto::tlog::{Receipt, VerifierKey};
+use custodian_proto::tlog::{Cosignature, Receipt, VerifierKey};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -10,14 +11,14 @@ use super::{
     message::note,
     output::{Style, print},
     view::RecordView,
-    when::local,
+    when::{local, parse_instant, rfc3339},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     interrupt::Interrupt,
     log::{
-        Memory, Part, Proven, Source, export, prove_receipt, read_log_key, read_receipt, verify,
-        write_receipt,
+        Memory, Part, Proven, Removal, Retention, Source, compare, export, forget, prove_receipt,
+        read_log_key, read_receipt, read_witness_key, require_cosignatures, verify, write_receipt,
     },
     progress::Progress,
 };
@@ -36,6 +37,54 @@ impl LogKey {
     }
 }
 
+/// Who must have cosigned.
+#[derive(Debug, clap::Args)]
+pub(super) struct Witnesses {
+    /// A witness's public key: NAME+ID+KEY, or a file with it. Once for each witness
+    #[arg(long = "witness", value_name = "KEY")]
+    keys: Vec<String>,
+    /// How many of them must have cosigned the checkpoint [default: all]
+    #[arg(long, value_name = "K", requires = "keys")]
+    quorum: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct CosignatureView {
+    witness: String,
+    time: Option<String>,
+}
+
+impl Witnesses {
+    /// The cosignatures of a checkpoint; the failure if they are too few.
+    fn check(&self, note: &str) -> Result<Vec<Cosignature>> {
+        let keys = self.keys.iter().map(|key| read_witness_key(key)).collect::<Result<Vec<_>>>()?;
+        let quorum = self.quorum.unwrap_or(keys.len());
+        if quorum > keys.len() || (quorum == 0 && !keys.is_empty()) {
+            let why = format!("{quorum} of {} witnesses is no quorum", keys.len());
+            return Err(Error::new(Kind::Usage, "cannot check the cosignatures", why));
+        }
+        require_cosignatures(note, &keys, quorum)
+    }
+}
+
+fn cosigned_by(cosignatures: &[Cosignature]) -> String {
+    let by =
+        |cosignature: &Cosignature| format!("{} at {}", cosignature.name, local(Some(&time_of(cosignature))));
+    cosignatures.iter().map(by).collect::<Vec<_>>().join(", ")
+}
+
+fn time_of(cosignature: &Cosignature) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: i64::try_from(cosignature.time).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+fn views(cosignatures: Vec<Cosignature>) -> Vec<CosignatureView> {
+    let view = |cosignature: Cosignature| CosignatureView {
+        time: rfc3339(Some(&time_of(&cosignature))),
+        witness: cosignature.name,
+    };
+    cosignatures.into_iter().map(view).collect()
+}
+
 /// Check that the log is the one that was signed, that it only grew, and that no record was changed
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
@@ -50,6 +99,8 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     key: LogKey,
     #[command(flatten)]
+    witnesses: Witnesses,
+    #[command(flatten)]
     style: Style,
 }
 
@@ -60,6 +111,10 @@ struct VerifiedView {
     root: String,
     records_checked: u64,
     begins_with: Option<u64>,
+    cosignatures: Vec<CosignatureView>,
+    /// Payloads that are not there any more, on purpose.
+    records_removed: u64,
+    removals: Vec<Removal>,
     state: String,
 }
 
@@ -85,6 +140,7 @@ impl VerifyArgs {
             }
         };
         let verified = verify(source, &key, known.as_ref(), part, &Quiet(interrupt))?;
+        let cosignatures = self.witnesses.check(&verified.note)?;
         memory.remember(&verified.note)?;
         let checkpoint = &verified.checkpoint;
         let view = VerifiedView {
@@ -93,6 +149,9 @@ impl VerifyArgs {
             root: checkpoint.root.to_string(),
             records_checked: verified.records,
             begins_with: verified.begins_with,
+            cosignatures: views(cosignatures.clone()),
+            records_removed: verified.removed,
+            removals: self.folder.as_deref().map(Retention::read).transpose()?.unwrap_or_default().removals,
             state: memory.path().display().to_string(),
         };
         let grown = match verified.begins_with {
@@ -104,9 +163,59 @@ impl VerifyArgs {
             ("signed", format!("{} records, root {}", view.size, view.root)),
             ("checked", format!("{} records: each is the one that was logged", view.records_checked)),
             ("grown", grown),
+            ("cosigned by", cosigned_by(&cosignatures)),
+            ("removed", removed(&view)),
             ("remembered in", view.state.clone()),
         ];
         self.style.one(&view, &facts)
+    }
+}
+
+/// What is not there any more, since when, and who did it.
+fn removed(view: &VerifiedView) -> String {
+    if view.records_removed == 0 {
+        return String::new();
+    }
+    let each = view.removals.iter().map(|removal| {
+        let Removal { time, by, reason, first, last } = removal;
+        format!("{first} to {last} at {time} by {by} ({reason})")
+    });
+    let each: Vec<_> = each.collect();
+    format!(
+        "the payloads of {} records, under retention; their hashes are right: {}",
+        view.records_removed,
+        each.join(", ")
+    )
+}
+
+/// Remove the payloads of old records from a copy of the log. Their hashes stay, so that everything still verifies
+#[derive(Debug, clap::Args)]
+pub(super) struct ForgetArgs {
+    /// An export, or a second place
+    folder: PathBuf,
+    /// Records from before this time, in whole bundles of 256
+    #[arg(long, value_name = "TIME", value_parser = parse_instant)]
+    before: Timestamp,
+    /// Who does it; stands in the folder's retention list
+    #[arg(long, value_name = "NAME")]
+    by: String,
+    /// Why; stands there as well
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    key: LogKey,
+}
+
+impl ForgetArgs {
+    /// Removes.
+    pub(super) fn run(&self, interrupt: &Interrupt) -> Result<()> {
+        let said = (self.by.as_str(), self.reason.as_str());
+        let removed = forget(&self.folder, &self.key.read()?, self.before, said, &Quiet(interrupt))?;
+        note(&match removed {
+            Some(Removal { first, last, .. }) => format!("removed the payloads of records {first} to {last}"),
+            None => "there is no whole bundle of 256 records that old".to_owned(),
+        });
+        Ok(())
     }
 }
 
@@ -157,6 +266,40 @@ impl ExportArgs {
     }
 }
 
+/// Compare two copies of the log, offline: one must begin with the other
+#[derive(Debug, clap::Args)]
+pub(super) struct CompareArgs {
+    /// An export, or a second place
+    one: PathBuf,
+    /// Another one
+    other: PathBuf,
+    #[command(flatten)]
+    key: LogKey,
+    #[command(flatten)]
+    style: Style,
+}
+
+#[derive(Serialize)]
+struct ComparedView {
+    log: String,
+    shorter: u64,
+    longer: u64,
+}
+
+impl CompareArgs {
+    /// Compares.
+    pub(super) fn run(&self, interrupt: &Interrupt) -> Result<()> {
+        let compared = compare((&self.one, &self.other), &self.key.read()?, &Quiet(interrupt))?;
+        let (shorter, longer) = (compared.shorter.size, compared.longer.size);
+        let view = ComparedView { log: compared.longer.origin, shorter, longer };
+        let facts = [
+            ("log", view.log.clone()),
+            ("same", format!("the first {shorter} records; the longer copy has {longer}")),
+        ];
+        self.style.one(&view, &facts)
+    }
+}
+
 /// Check a receipt, offline
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyReceiptArgs {
@@ -165,6 +308,8 @@ pub(super) struct VerifyReceiptArgs {
     #[command(flatten)]
     key: LogKey,
     #[command(flatten)]
+    witnesses: Witnesses,
+    #[command(flatten)]
     style: Style,
 }
 
@@ -172,6 +317,7 @@ pub(super) struct VerifyReceiptArgs {
 struct ProvenView {
     log: String,
     log_size: u64,
+    cosignatures: Vec<CosignatureView>,
     record: RecordView,
 }
 
@@ -181,6 +327,7 @@ impl VerifyReceiptArgs {
         let key = self.key.read()?;
         let receipt: Receipt = read_receipt(&self.receipt)?;
         let Proven { record, checkpoint } = prove_receipt(&receipt, &key)?;
+        let cosignatures = self.witnesses.check(&receipt.checkpoint)?;
         let claims = record.claims.clone().unwrap_or_default();
         let claimed = |text: String| if text.is_empty() { text } else { format!("{text} (claimed)") };
         let facts = [
@@ -198,10 +345,12 @@ impl VerifyReceiptArgs {
             ("about", record.target.clone()),
             ("detail", record.detail.clone()),
             ("request", record.request_id.clone()),
+            ("cosigned by", cosigned_by(&cosignatures)),
         ];
         let view = ProvenView {
             log: checkpoint.origin,
             log_size: checkpoint.size,
+            cosignatures: views(cosignatures),
             record: RecordView::from(&record),
         };
         self.style.one(&view, &facts)
@@ -209,7 +358,7 @@ impl VerifyReceiptArgs {
 }
 
 /// Shows nothing, and stops at Ctrl-C.
-struct Quiet<'a>(&'a Interrupt);
+pub(super) struct Quiet<'a>(pub(super) &'a Interrupt);
 
 impl Progress for Quiet<'_> {
     fn total(&self, _: u64) {}

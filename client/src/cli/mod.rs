@@ -5,6 +5,7 @@
 mod attest;
 mod audit;
 mod connection;
+mod csv;
 mod ctl;
 mod device;
 mod enroll;
@@ -15,16 +16,19 @@ mod key;
 mod log;
 mod login;
 mod message;
+mod opened;
 mod output;
 mod policy;
 mod progress;
 mod seal;
+mod search;
 mod status;
 mod text;
 mod token;
 mod user;
 mod view;
 mod when;
+mod witness;
 
 pub use ctl::custodianctl;
 pub use envelope::envelope;

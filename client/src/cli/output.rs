@@ -20,6 +20,9 @@ pub(super) struct Style {
 }
 
 impl Style {
+    /// JSON, whatever was asked for: with [`Style::next`], an object on each line.
+    pub(super) const LINES: Self = Self { json: true };
+
     /// Not JSON.
     pub(super) fn is_for_people(self) -> bool {
         !self.json

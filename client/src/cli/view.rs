@@ -3,7 +3,7 @@
 use custodian_proto::v1::{self, KeyState, Role};
 use serde::Serialize;
 
-use super::when::rfc3339;
+use super::{csv, when::rfc3339};
 
 /// `laptop-7` or `devices/laptop-7` → `devices/laptop-7`.
 pub(super) fn device_name(text: &str) -> String {
@@ -158,6 +158,58 @@ pub(super) struct RecordView {
     pub(super) outcome: String,
     pub(super) detail: String,
     pub(super) duration_us: u64,
+}
+
+impl RecordView {
+    /// The columns of [`csv`](Self::csv).
+    pub(super) const CSV_HEADER: [&str; 18] = [
+        "sequence",
+        "time",
+        "request_id",
+        "operation",
+        "user",
+        "device",
+        "certificate_sha256",
+        "peer_ip",
+        "key",
+        "wrapped_key_sha256",
+        "claimed_file_name",
+        "claimed_file_size",
+        "claimed_format",
+        "claimed_reason",
+        "target",
+        "outcome",
+        "detail",
+        "duration_us",
+    ];
+
+    /// One row. What nobody verified is in the columns that say `claimed`.
+    pub(super) fn csv(&self) -> String {
+        let (sequence, duration) = (self.sequence.to_string(), self.duration_us.to_string());
+        let claims = self.claims.as_ref();
+        let claim = |text: fn(&ClaimsView) -> &String| claims.map(text).map_or("", String::as_str);
+        let size = claims.map(|claims| claims.file_size.to_string()).unwrap_or_default();
+        csv::row([
+            sequence.as_str(),
+            self.time.as_deref().unwrap_or_default(),
+            &self.request_id,
+            &self.operation,
+            &self.user,
+            &self.device,
+            &self.certificate_sha256,
+            &self.peer_ip,
+            &self.key,
+            &self.wrapped_key_sha256,
+            claim(|claims| &claims.file_name),
+            &size,
+            claim(|claims| &claims.format),
+            claim(|claims| &claims.reason),
+            &self.target,
+            &self.outcome,
+            &self.detail,
+            &duration,
+        ])
+    }
 }
 
 /// What a client said about a file.

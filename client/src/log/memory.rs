@@ -74,6 +74,12 @@ impl Memory {
     }
 }
 
+/// Writes a file at once, and so that it survives a power failure: whole, or not at all.
+pub(crate) fn write_durably(path: &Path, folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_file(path, folder, bytes)?;
+    fs::File::open(folder)?.sync_all()
+}
+
 /// Writes a file at once: whole, or not at all.
 pub(super) fn write_file(path: &Path, folder: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = NamedTempFile::new_in(folder)?;

@@ -1,11 +1,15 @@
 //! Checking the log: that it is the one that was signed, that it only grew, and that one record is in it. All of it with
 //! the log's public key alone, whether the log comes from a custodian or from a folder.
 
+mod compare;
 mod export;
 mod memory;
 mod receipt;
+mod retention;
+mod search;
 mod source;
 mod verify;
+mod witnesses;
 
 use std::{fs, path::Path};
 
@@ -13,11 +17,16 @@ use custodian_proto::tlog::{Flaw, VerifierKey};
 
 use crate::error::{Error, Kind, Result};
 
+pub use compare::{Compared, compare};
 pub use export::{Exported, export};
 pub use memory::Memory;
+pub(crate) use memory::write_durably;
 pub use receipt::{Proven, prove_receipt, read_receipt, record_of, write_receipt};
+pub use retention::{Removal, Retention, forget};
+pub use search::{matches, search};
 pub use source::Source;
 pub use verify::{Part, Verified, verify};
+pub use witnesses::{read_witness_key, require_cosignatures};
 
 /// The longest file with a log key, in bytes.
 const MAX_KEY_LEN: u64 = 4_096;

@@ -5,7 +5,7 @@ use custodian_proto::tlog::{
     tiles::{Edge, Nodes, WIDTH},
 };
 
-use super::{Source, broken};
+use super::{Retention, Source, broken};
 use crate::{
     error::{Error, Result},
     progress::{self, Progress},
@@ -35,6 +35,8 @@ pub struct Verified {
     pub note: String,
     /// Records that were read and are right.
     pub records: u64,
+    /// Records whose payload was removed under retention; their hashes are right.
+    pub removed: u64,
     /// The size of the earlier log that this one begins with, if one was known.
     pub begins_with: Option<u64>,
 }
@@ -51,6 +53,18 @@ pub fn verify(
     part: Part,
     progress: &dyn Progress,
 ) -> Result<Verified> {
+    verify_each(source, key, known, part, progress, &mut |_, _| Ok(()))
+}
+
+/// The same. Each record that is read goes to `each`, with its number: to be believed only once this has returned `Ok`.
+pub(super) fn verify_each(
+    source: Source<'_>,
+    key: &VerifierKey,
+    known: Option<&Checkpoint>,
+    part: Part,
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<Verified> {
     let note = source.checkpoint()?;
     let checkpoint = Checkpoint::open(&note, key)
         .map_err(|flaw| broken("the log's checkpoint is not to be trusted", flaw).hint(KEY_HINT))?;
@@ -62,16 +76,21 @@ pub fn verify(
         Part::After(size) => size.min(checkpoint.size) / WIDTH as u64 * WIDTH as u64,
     };
     progress.total(checkpoint.size - start);
-    let mut check = Check::new(source, start, checkpoint.size)?;
+    let retention = match source {
+        Source::Folder(folder) => Retention::read(folder)?,
+        Source::Custodian(_) => Retention::default(),
+    };
+    let mut check = Check::new(source, start, checkpoint.size, retention)?;
     for index in start / WIDTH as u64..checkpoint.size.div_ceil(WIDTH as u64) {
         progress::check(progress)?;
         let width = Tile { level: 0, index }.width(checkpoint.size);
-        check.bundle(source, index, width)?;
+        check.bundle(source, index, width, each)?;
         progress.advance(width as u64);
     }
+    let removed = check.removed;
     check.end(&checkpoint)?;
     let begins_with = known.map(|known| known.size);
-    Ok(Verified { records: checkpoint.size - start, checkpoint, note, begins_with })
+    Ok(Verified { records: checkpoint.size - start - removed, checkpoint, note, removed, begins_with })
 }
 
 const KEY_HINT: &str =
@@ -124,18 +143,26 @@ struct Check {
     of_hashes: Edge,
     /// Sequence numbers of records that are not what the tree has for them.
     changed: Vec<u64>,
+    retention: Retention,
+    removed: u64,
 }
 
 impl Check {
     /// Begins behind `start` records of a log that has `size`.
-    fn new(source: Source<'_>, start: u64, size: u64) -> Result<Self> {
+    fn new(source: Source<'_>, start: u64, size: u64, retention: Retention) -> Result<Self> {
         // As wide as they are now: narrower ones may be gone.
         let edge = Edge::load(start, |tile| source.tile(tile, tile.width(size)).map_err(Broken));
         let edge = edge.map_err(|broken| broken.0)?;
-        Ok(Self { of_records: edge.clone(), of_hashes: edge, changed: Vec::new() })
+        Ok(Self { of_records: edge.clone(), of_hashes: edge, changed: Vec::new(), retention, removed: 0 })
     }
 
-    fn bundle(&mut self, source: Source<'_>, index: u64, width: usize) -> Result<()> {
+    fn bundle(
+        &mut self,
+        source: Source<'_>,
+        index: u64,
+        width: usize,
+        each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let entries = source.entries(index, width)?;
         let first = index * WIDTH as u64 + 1;
         if entries.len() < width {
@@ -149,13 +176,34 @@ impl Check {
         }
         let ignore = &mut |_: Tile, _: &[Hash]| Ok::<_, Error>(());
         for (sequence, (entry, hash)) in (first..).zip(entries.iter().zip(hashes)) {
-            let entry = Hash::of_entry(entry);
-            if entry != hash {
+            let bytes = entry;
+            if bytes.is_empty() {
+                self.payload_is_removed(sequence)?;
+                self.of_records.push(hash, ignore)?;
+                self.of_hashes.push(hash, ignore)?;
+                continue;
+            }
+            let entry = Hash::of_entry(bytes);
+            if entry == hash {
+                each(sequence, bytes)?;
+            } else {
                 self.changed.push(sequence);
             }
             self.of_records.push(entry, ignore)?;
             self.of_hashes.push(hash, ignore)?;
         }
+        Ok(())
+    }
+
+    /// A record is never empty: its payload is gone. On purpose, if the list says so.
+    fn payload_is_removed(&mut self, sequence: u64) -> Result<()> {
+        if !self.retention.covers(sequence) {
+            let why = format!(
+                "the payload of record {sequence} is missing, and no removal is on the folder's retention list"
+            );
+            return Err(broken(WHAT, why));
+        }
+        self.removed += 1;
         Ok(())
     }
 

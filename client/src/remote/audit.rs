@@ -8,7 +8,10 @@ use custodian_proto::{
 };
 
 use super::{Remote, session::Signed};
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    log::matches,
+};
 
 /// In which order records are listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,15 +20,6 @@ pub enum Order {
     OldestFirst,
     /// The last one first.
     NewestFirst,
-}
-
-/// Records, and whether there are more that match.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    /// Those asked for.
-    pub records: Vec<v1::Record>,
-    /// More match than were asked for.
-    pub more: bool,
 }
 
 /// Where a tail starts.
@@ -40,36 +34,51 @@ pub enum TailFrom {
 }
 
 impl Remote {
-    /// At most `limit` records that match.
+    /// Hands at most `limit` records that match to `each`, page by page. Returns whether more match.
+    ///
+    /// The custodian finds them by an index beside the log. What it hands out is the logged entry, and must match.
     ///
     /// # Errors
-    /// Those of any call: refused, unreachable, interrupted.
-    pub fn records(&self, filter: &v1::RecordFilter, order: Order, limit: usize) -> Result<Records> {
-        let mut found = Records::default();
+    /// Those of any call: refused, unreachable, interrupted; [`Kind::Integrity`] if a record does not match; those of `each`.
+    pub fn each_record(
+        &self,
+        filter: &v1::RecordFilter,
+        order: Order,
+        limit: usize,
+        each: &mut impl FnMut(v1::Record) -> Result<()>,
+    ) -> Result<bool> {
+        let what = "cannot list records";
         let mut page_token = String::new();
-        while found.records.len() < limit {
-            let left = u32::try_from(limit - found.records.len()).unwrap_or(u32::MAX);
+        let mut left = limit;
+        while left > 0 {
             let request = v1::ListRecordsRequest {
                 filter: Some(filter.clone()),
-                page_size: left.min(MAX_PAGE_SIZE),
+                page_size: u32::try_from(left).unwrap_or(u32::MAX).min(MAX_PAGE_SIZE),
                 page_token,
                 newest_first: order == Order::NewestFirst,
             };
-            let page = self.call("cannot list records", async |service| {
-                client(service).list_records(request.clone()).await
-            })?;
-            found.records.extend(page.records);
+            let page =
+                self.call(what, async |service| client(service).list_records(request.clone()).await)?;
             page_token = page.next_page_token;
-            found.more = !page_token.is_empty();
-            if !found.more {
-                break;
+            let more = !page_token.is_empty() || page.records.len() > left;
+            for record in page.records.into_iter().take(left) {
+                if !matches(filter, &record) {
+                    let why = format!(
+                        "the index says that record {} matches, but what was logged does not: somebody changed the \
+                         ledger's file",
+                        record.sequence
+                    );
+                    return Err(Error::new(Kind::Integrity, what, why)
+                        .hint("keep a copy of it; --proven searches without the index"));
+                }
+                left -= 1;
+                each(record)?;
+            }
+            if !more || left == 0 {
+                return Ok(more);
             }
         }
-        if found.records.len() > limit {
-            found.records.truncate(limit);
-            found.more = true;
-        }
-        Ok(found)
+        Ok(false)
     }
 
     /// Hands every record that matches to `each` as it becomes durable, until `each` breaks or fails.

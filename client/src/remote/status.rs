@@ -44,6 +44,11 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
         (Some(refusal @ Refusal::InvalidArgument), _) if status.message() != refusal.text() => {
             (kind_of(refusal), format!("{}: {}", refusal.text(), status.message()), refusal.hint())
         }
+        // The message says which budget, and until when.
+        (Some(refusal @ (Refusal::BudgetExhausted | Refusal::UnwrapLocked)), _) => {
+            let why = if status.message().is_empty() { refusal.text() } else { status.message() };
+            (kind_of(refusal), why.to_owned(), refusal.hint())
+        }
         (Some(refusal), _) => (kind_of(refusal), refusal.text().to_owned(), refusal.hint()),
         (None, Some(reason)) => of_fault(reason).unwrap_or_else(|| of_code(status)),
         (None, None) => of_code(status),
@@ -52,7 +57,7 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     marks.extend(request.map(|id| format!("request {id}")));
     let why = if marks.is_empty() { text } else { format!("{text} ({})", marks.join(", ")) };
     let hint = match wait {
-        Some(wait) => format!("{hint}; wait {}", seconds(wait)),
+        Some(wait) => format!("{hint}; wait {}", in_words(wait)),
         None => hint.to_owned(),
     };
     Failure { error: Error::new(kind, what, why).hint(hint), refusal }
@@ -84,6 +89,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::KeyCompromised
         | Refusal::KeyDestroyed
         | Refusal::BudgetExhausted
+        | Refusal::UnwrapLocked
         | Refusal::EnrollmentRefused
         | Refusal::InvalidArgument
         | Refusal::NotFound
@@ -131,8 +137,14 @@ fn of_code(status: &Status) -> (Kind, String, &'static str) {
     }
 }
 
-fn seconds(wait: Duration) -> String {
-    format!("{} s", wait.as_millis().div_ceil(1000))
+/// Rounded up.
+fn in_words(wait: Duration) -> String {
+    let seconds = wait.as_millis().div_ceil(1000);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3_600)),
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +168,11 @@ mod tests {
             let failure = failure("cannot open x", &refused(refusal.code(), Code::PermissionDenied));
             let error = &failure.error;
             assert_eq!(failure.refusal, Some(*refusal));
-            for part in [refusal.text(), refusal.code(), "0192-request"] {
+            let text = match refusal {
+                Refusal::BudgetExhausted | Refusal::UnwrapLocked => "message",
+                refusal => refusal.text(),
+            };
+            for part in [text, refusal.code(), "0192-request"] {
                 assert!(error.why.contains(part), "{refusal:?}: {} lacks {part}", error.why);
             }
             assert!(error.hint.contains(refusal.hint()) && error.hint.contains("wait 2 s"), "{}", error.hint);
@@ -167,6 +183,13 @@ mod tests {
         assert_eq!(exit("BUDGET_EXHAUSTED"), 3);
         assert_eq!(exit("WRAPPED_KEY_REJECTED"), 5);
         assert_eq!(exit("OVERLOADED"), 6);
+    }
+
+    #[test]
+    fn a_wait_is_told_in_words_that_fit() {
+        let told = [1, 119, 120, 121, 3_599, 7_199, 7_200, 86_400].map(Duration::from_secs).map(in_words);
+        assert_eq!(told, ["1 s", "119 s", "2 min", "3 min", "60 min", "120 min", "2 h", "24 h"]);
+        assert_eq!(in_words(Duration::from_millis(1_001)), "2 s");
     }
 
     #[test]

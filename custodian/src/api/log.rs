@@ -28,9 +28,9 @@ impl LogService for Api {
         request: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Auditor), "GetCheckpoint").await?;
-        let state = self.log.state().borrow().clone();
-        let newest = state.newest.ok_or_else(|| {
-            let why = state.trouble.unwrap_or_else(|| "no checkpoint is signed yet".to_owned());
+        let newest = self.log.checkpoint().await.ok_or_else(|| {
+            let why = self.log.state().borrow().trouble.clone();
+            let why = why.unwrap_or_else(|| "no checkpoint is signed yet".to_owned());
             accepted.status(Fault::TokenUnavailable(why).into())
         })?;
         Ok(Response::new(v1::GetCheckpointResponse { note: newest.note.clone() }))

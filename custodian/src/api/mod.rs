@@ -30,7 +30,7 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -39,6 +39,7 @@ use crate::{
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
+    siem::SiemState,
     token::Pool,
 };
 
@@ -60,6 +61,7 @@ pub struct Api {
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
     log: Arc<Log>,
+    siem: Option<watch::Receiver<SiemState>>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -68,13 +70,15 @@ pub struct Api {
     started: Timestamp,
 }
 
-/// What the token signs beside unwrapping.
+/// What the token signs beside unwrapping, and who is told of it.
 #[derive(Clone)]
 pub struct Signers {
     /// Certificates.
     pub ca: Arc<DeviceCa>,
     /// Checkpoints of the log.
     pub log: Arc<Log>,
+    /// How the stream of records to a SIEM is, if there is one.
+    pub siem: Option<watch::Receiver<SiemState>>,
 }
 
 /// How long what the custodian issues is valid.
@@ -103,7 +107,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, log }: Signers,
+        Signers { ca, log, siem }: Signers,
         lifetimes: Lifetimes,
         limits: ApiLimits,
         shutdown: CancellationToken,
@@ -115,6 +119,7 @@ impl Api {
             throttle: Arc::new(throttle),
             ca,
             log,
+            siem,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),

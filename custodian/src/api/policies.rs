@@ -86,6 +86,7 @@ impl PolicyService for Api {
         let question = Question::of(&caller, "ApplyPolicy", Timestamp::now()).map(|question| Question {
             target: intent.target.clone(),
             reason: reason.clone(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
             ..question
         });
         let apply = async move {
@@ -187,6 +188,7 @@ impl Api {
             now,
             signed_in: now,
             claims: v1::Claims::default(),
+            cosigners: self.custodian.authority().cosigners(Timestamp::now()),
         })
     }
 
@@ -294,6 +296,8 @@ impl Known {
             now,
             signed_in: now,
             claims: record.claims.clone().unwrap_or_default(),
+            // As they are now, like users and devices.
+            cosigners: api.custodian.authority().cosigners(Timestamp::now()),
         }))
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use custodian_proto::{ERROR_DOMAIN, refusal::Refusal};
+use jiff::Timestamp;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
@@ -17,13 +18,14 @@ pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
             (Code::InvalidArgument, detail.clone(), None)
         }
         Denial::Refused { refusal, .. } => (code(*refusal), refusal.text().to_owned(), retry(*refusal)),
+        Denial::Paused(pause) => (code(pause.refusal), pause.detail.clone(), Some(from_now(pause.until))),
         Denial::Failed(fault) => {
             tracing::error!(%request_id, "{fault}");
             faulty(fault)
         }
     };
     let mut details = ErrorDetails::new();
-    details.set_error_info(denial.code(), ERROR_DOMAIN, HashMap::<String, String>::new());
+    details.set_error_info(denial.code(), ERROR_DOMAIN, facts(denial));
     details.set_request_info(request_id.to_string(), "");
     if let Some(delay) = retry {
         details.set_retry_info(Some(delay));
@@ -45,7 +47,9 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
-        Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::Overloaded => Code::ResourceExhausted,
+        Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::UnwrapLocked | Refusal::Overloaded => {
+            Code::ResourceExhausted
+        }
         Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
         Refusal::KeySuspended
         | Refusal::KeyNotActive
@@ -65,15 +69,22 @@ fn code(refusal: Refusal) -> Code {
 fn retry(refusal: Refusal) -> Option<Duration> {
     match refusal {
         Refusal::LoginThrottled => Some(Duration::from_secs(10)),
-        // Budgets are kept by the hour of the clock.
-        Refusal::BudgetExhausted => {
-            let second = jiff::Timestamp::now().as_second().rem_euclid(3600);
-            Some(Duration::from_secs(3600 - second.unsigned_abs()))
-        }
         Refusal::PolicyChanged => Some(Duration::from_millis(50)),
         Refusal::Overloaded => Some(Duration::from_millis(500)),
         _ => None,
     }
+}
+
+fn from_now(until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+/// What a program can learn of a pause without reading its text: `until` (RFC 3339), and which `budget`.
+fn facts(denial: &Denial) -> HashMap<String, String> {
+    let Denial::Paused(pause) = denial else { return HashMap::new() };
+    let until = ("until".to_owned(), pause.until.to_string());
+    let budget = pause.budget.as_ref().map(|budget| ("budget".to_owned(), budget.to_string()));
+    [until].into_iter().chain(budget).collect()
 }
 
 fn faulty(fault: &Fault) -> (Code, String, Option<Duration>) {

@@ -27,7 +27,25 @@ impl StatusService for Api {
             checkpoint_size: newest.map_or(0, |newest| newest.checkpoint.size),
             checkpoint_time: newest.and_then(|newest| newest.time).map(timestamp),
             trouble: log.trouble.unwrap_or_default(),
+            witnesses: log
+                .witnesses
+                .into_iter()
+                .map(|witness| v1::WitnessStatus {
+                    name: witness.name,
+                    checkpoint_size: witness.size,
+                    cosign_time: witness.time.map(|time| prost_types::Timestamp {
+                        seconds: i64::try_from(time).unwrap_or(i64::MAX),
+                        nanos: 0,
+                    }),
+                    trouble: witness.trouble.unwrap_or_default(),
+                })
+                .collect(),
+            copy: self.custodian.second_place().state().map(|copy| v1::LogCopyStatus {
+                record_count: copy.copied,
+                trouble: copy.trouble.unwrap_or_default(),
+            }),
         };
+        let siem = self.siem.as_ref().map(|siem| siem.borrow().clone());
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(timestamp(self.started)),
@@ -35,6 +53,10 @@ impl StatusService for Api {
             token: Some(status(self.custodian.token().health())),
             tokens: each.collect(),
             log: Some(log),
+            siem: siem.map(|siem| v1::SiemStatus {
+                received: siem.received,
+                trouble: siem.trouble.unwrap_or_default(),
+            }),
         }))
     }
 }

@@ -50,6 +50,4 @@ pub struct Caller {
     pub session: Option<Session>,
     /// Whose session that is.
     pub user: Option<User>,
-    /// What that user spent of the budget of the current hour.
-    pub spent: u32,
 }

@@ -1,16 +1,18 @@
 //! The judgement: from everything known about a caller to a permit, or to the one reason why not.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use custodian_proto::{key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Caller, DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Standing, WrappingKey,
+    Budgets, Caller, Charge, DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId,
+    Spenders, Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault},
-    ledger::{Identity, Intent, Ledger},
+    ledger::{Identity, Intent, Ledger, Opening},
+    log::Cosigners,
 };
 
 /// The rules that can change while the custodian runs.
@@ -20,8 +22,8 @@ pub struct Rules {
     pub session_idle: SignedDuration,
     /// A session ends after this long, used or not.
     pub session_lifetime: SignedDuration,
-    /// Unwraps a user may make within one hour of the clock, failed ones included.
-    pub hourly_budget: u32,
+    /// How much may be unwrapped, failed attempts included.
+    pub budgets: Budgets,
 }
 
 /// What an operation asks of its caller, beyond a valid certificate and an active device.
@@ -44,12 +46,28 @@ pub struct Authority {
     ledger: Arc<dyn Ledger>,
     rules: RwLock<Rules>,
     policy: RwLock<Arc<Policy>>,
+    cosigners: OnceLock<Cosigners>,
 }
 
 impl Authority {
     /// Judges by this ledger, these rules and this policy.
     pub fn new(ledger: Arc<dyn Ledger>, rules: Rules, policy: Policy) -> Self {
-        Self { ledger, rules: RwLock::new(rules), policy: RwLock::new(Arc::new(policy)) }
+        Self {
+            ledger,
+            rules: RwLock::new(rules),
+            policy: RwLock::new(Arc::new(policy)),
+            cosigners: OnceLock::new(),
+        }
+    }
+
+    /// Lets policies ask for witnesses of the log. Once; before, there are none.
+    pub fn count_cosigners_by(&self, cosigners: Cosigners) {
+        self.cosigners.get_or_init(|| cosigners);
+    }
+
+    /// How many witnesses have cosigned the log lately: `context.cosigners`.
+    pub fn cosigners(&self, now: Timestamp) -> u32 {
+        self.cosigners.get().map_or(0, |cosigners| cosigners.count(now))
     }
 
     /// The policy now in force.
@@ -88,9 +106,8 @@ impl Authority {
     }
 
     async fn caller(&self, peer: Peer, session: Option<SessionId>) -> Result<Caller, Denial> {
-        let Identity { device, session, user, spent } =
-            self.ledger.identify(peer.certificate.spki, session).await?;
-        Ok(Caller { peer, device, session, user, spent })
+        let Identity { device, session, user } = self.ledger.identify(peer.certificate.spki, session).await?;
+        Ok(Caller { peer, device, session, user })
     }
 
     /// Certificate AND device AND session AND role AND budget AND key AND policy, or the first that is missing (law 3).
@@ -114,14 +131,10 @@ impl Authority {
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
-            let budget = self.rules().hourly_budget;
-            if caller.spent >= budget {
-                let detail = format!("{budget} unwraps within this hour (UTC)");
-                return Err(Denial::Refused { refusal: Refusal::BudgetExhausted, detail });
-            }
-            let key = self.key(wrapped, now).await?;
+            let charge = Charge { file: wrapped.sha256(), budgets: self.rules().budgets };
+            let key = self.key(wrapped, spenders(caller, wrapped)?, charge.clone(), now).await?;
             standing.key = Some(wrapped.key_id());
-            standing.hourly_budget = Some(budget);
+            standing.charge = Some(charge);
             standing.policy = Some(self.ask(caller, intent, Some(key), now)?);
         } else if role.is_some() {
             let key = match intent.key {
@@ -149,6 +162,8 @@ impl Authority {
             target: intent.target.clone(),
             reason: intent.reason.clone(),
             claims: intent.claims.clone().unwrap_or_default(),
+            // Minutes old at most; between the permit and its settling are seconds.
+            cosigners: self.cosigners(now),
             ..question
         };
         policy.decide(&question)?.require(policy.version())?;
@@ -183,14 +198,31 @@ impl Authority {
         }
     }
 
-    async fn key(&self, wrapped: &WrappedKey, now: Timestamp) -> Result<WrappingKey, Denial> {
-        let key = self.ledger.key(wrapped.key_id()).await?.ok_or(Refusal::KeyUnknown)?;
+    /// The key, if there is room for one more unwrap with it. The budgets come first: with one used up, whatever is asked
+    /// has the same answer (law 5).
+    async fn key(
+        &self,
+        wrapped: &WrappedKey,
+        spenders: Spenders,
+        charge: Charge,
+        now: Timestamp,
+    ) -> Result<WrappingKey, Denial> {
+        let Opening { key, room } = self.ledger.opening(wrapped.key_id(), spenders, charge).await?;
+        room?;
+        let key = key.ok_or(Refusal::KeyUnknown)?;
         key.life.may_unwrap(now)?;
         if key.wrapping != wrapped.wrapping() {
             return Err(Refusal::WrappedKeyRejected.into());
         }
         Ok(key)
     }
+}
+
+/// Who pays for an unwrap.
+fn spenders(caller: &Caller, wrapped: &WrappedKey) -> Result<Spenders, Denial> {
+    let user = caller.user.as_ref().ok_or(Refusal::NotLoggedIn)?.id.resource_name();
+    let device = caller.device.as_ref().ok_or(Refusal::DeviceUnknown)?.id.resource_name();
+    Ok(Spenders { user, device, key: wrapped.key_id().resource_name() })
 }
 
 fn device(caller: &Caller, now: Timestamp) -> Result<super::SpkiHash, Denial> {

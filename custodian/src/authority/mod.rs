@@ -1,5 +1,6 @@
 //! Who may do what: devices, users, sessions, keys, and the [`Permit`] that follows from all of them together (law 3).
 
+mod budget;
 mod caller;
 mod device;
 mod floodgate;
@@ -13,6 +14,10 @@ mod session;
 mod throttle;
 mod user;
 
+pub use budget::{
+    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Measure, Span, SpenderKind,
+    Spenders, Tally, Window, room_of_all,
+};
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
 pub use floodgate::Floodgate;

@@ -3,7 +3,7 @@
 use custodian_proto::key::KeyId;
 use jiff::SignedDuration;
 
-use super::{Role, SessionId, SpkiHash};
+use super::{Charge, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -63,6 +63,6 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
-    /// Charge one unwrap to that user; refuse if it is more than this many within the current hour.
-    pub(crate) hourly_budget: Option<u32>,
+    /// Charge one unwrap to that user, that device and this key; refuse if a budget of theirs has no room for it.
+    pub(crate) charge: Option<Charge>,
 }

@@ -1,8 +1,9 @@
 //! Why an attempt gave nothing.
 
 use custodian_proto::refusal::{self, Refusal};
+use jiff::Timestamp;
 
-use crate::pki::PkiError;
+use crate::{authority::BudgetName, pki::PkiError};
 
 /// An attempt that gave nothing: refused (theirs) or failed (ours).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum Denial {
         /// What the auditor is told beyond that: which field, which of several causes.
         detail: String,
     },
+    /// Theirs, for a time.
+    #[error("{0}")]
+    Paused(Box<Pause>),
     /// Ours.
     #[error(transparent)]
     Failed(#[from] Fault),
@@ -25,6 +29,7 @@ impl Denial {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused { refusal, .. } => refusal.code(),
+            Self::Paused(pause) => pause.refusal.code(),
             Self::Failed(fault) => fault.code(),
         }
     }
@@ -33,6 +38,7 @@ impl Denial {
     pub fn detail(&self) -> &str {
         match self {
             Self::Refused { detail, .. } => detail,
+            Self::Paused(pause) => &pause.detail,
             Self::Failed(fault) => fault.detail(),
         }
     }
@@ -50,6 +56,26 @@ impl From<PkiError> for Denial {
             PkiError::Token(error) => error.into(),
             PkiError::Invalid(why) => Fault::Internal(why).into(),
         }
+    }
+}
+
+/// A refusal that ends by itself. Of this one the caller learns the detail, too: it is about the caller's own doings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail} ({code})", code = refusal.code())]
+pub struct Pause {
+    /// What the caller is told.
+    pub refusal: Refusal,
+    /// The first moment at which it is over, if nothing more happens until then.
+    pub until: Timestamp,
+    /// What it is, and until when.
+    pub detail: String,
+    /// The budget that is used up, if it is one.
+    pub budget: Option<BudgetName>,
+}
+
+impl From<Pause> for Denial {
+    fn from(pause: Pause) -> Self {
+        Self::Paused(Box::new(pause))
     }
 }
 

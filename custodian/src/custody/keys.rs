@@ -48,7 +48,7 @@ impl Custodian {
             };
             let settled = custodian.ledger.settle(attempt, outcome).await.and_then(|(_, changed)| key(changed));
             match (&settled, id) {
-                (Err(Denial::Refused { .. }), Some(id)) => discard(&custodian, id).await,
+                (Err(Denial::Refused { .. } | Denial::Paused(_)), Some(id)) => discard(&custodian, id).await,
                 // Whether the ledger has the key is not known: it may not be destroyed.
                 (Err(Denial::Failed(_)), Some(id)) => {
                     tracing::warn!(key = %id, "the token has a new key that the ledger may not know: see custodian check");
@@ -107,17 +107,21 @@ impl Custodian {
     ) -> Result<Attestation, Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
-            let attempt = custodian.ledger.begin(Intent { key: Some(key), ..call.intent("AttestKey") });
+            let intent = || Intent { key: Some(key), ..call.intent("AttestKey") };
+            let attempt = custodian.ledger.begin(intent());
             let need = Need::Either(Role::Admin, Role::Auditor);
             let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
-                Ok(permit) => {
-                    let signed = custodian.signed_statement(key, signer, statement).await;
-                    signed.map(|signed| Withheld::new(signed, permit.redeem()))
-                }
+                Ok(permit) => match custodian.admits_release() {
+                    Ok(()) => {
+                        let signed = custodian.signed_statement(key, signer, statement).await;
+                        signed.map(|signed| Withheld::new(signed, permit.redeem()))
+                    }
+                    Err(fault) => Err(fault.into()),
+                },
                 Err(denial) => Err(denial),
             };
-            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&signed)).await?;
-            Ok(signed?.release(release))
+            let confirmed = custodian.settle_release(attempt, Outcome::of(&signed), intent).await?;
+            Ok(signed?.release(confirmed))
         })
         .await
     }

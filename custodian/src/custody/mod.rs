@@ -4,6 +4,7 @@ mod change;
 mod denial;
 mod keys;
 mod read;
+mod release;
 mod unwrap;
 mod withheld;
 
@@ -15,7 +16,7 @@ use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-pub use denial::{Denial, Fault};
+pub use denial::{Denial, Fault, Pause};
 pub use keys::Attestation;
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
@@ -23,6 +24,7 @@ pub use withheld::Withheld;
 use crate::{
     authority::{Authority, Caller},
     ledger::{Intent, Ledger},
+    log::SecondPlace,
     token::Token,
 };
 
@@ -31,6 +33,7 @@ pub struct Custodian {
     authority: Arc<Authority>,
     token: Arc<dyn Token>,
     ledger: Arc<dyn Ledger>,
+    second_place: SecondPlace,
     token_deadline: Duration,
 }
 
@@ -42,7 +45,23 @@ impl Custodian {
         ledger: Arc<dyn Ledger>,
         token_deadline: Duration,
     ) -> Arc<Self> {
-        Arc::new(Self { authority, token, ledger, token_deadline })
+        Self::with_second_place(authority, token, ledger, SecondPlace::none(), token_deadline)
+    }
+
+    /// As [`Custodian::new`]; nothing is released before its record is in the second place as well.
+    pub fn with_second_place(
+        authority: Arc<Authority>,
+        token: Arc<dyn Token>,
+        ledger: Arc<dyn Ledger>,
+        second_place: SecondPlace,
+        token_deadline: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self { authority, token, ledger, second_place, token_deadline })
+    }
+
+    /// Where records must be beside the ledger.
+    pub fn second_place(&self) -> &SecondPlace {
+        &self.second_place
     }
 
     /// Who may do what.

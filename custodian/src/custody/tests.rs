@@ -20,11 +20,11 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, DeviceState, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind, Permit, Policy,
-        PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind,
+        Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
-        Change, Ledger, OK, RecordQuery, SqliteLedger,
+        Change, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
         contract::world::{self, World},
     },
     token::{
@@ -36,6 +36,8 @@ use crate::{
 /// What happens while the token works.
 enum Meanwhile {
     Nothing,
+    /// The test fails: it should never have been asked.
+    Unthinkable,
     /// Somebody revokes the device; it has returned before the token answers.
     Revoked,
     /// Somebody brings the key to this state; it has returned before the token answers.
@@ -60,6 +62,7 @@ impl Token for SlowToken {
     ) -> Result<Withheld<FileKey>, TokenError> {
         match &self.meanwhile {
             Meanwhile::Nothing => {}
+            Meanwhile::Unthinkable => panic!("the token was asked"),
             Meanwhile::Revoked => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
@@ -122,7 +125,7 @@ impl Scene {
         let rules = Rules {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
-            hourly_budget: 100,
+            budgets: Budgets::UNLIMITED,
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
@@ -150,9 +153,14 @@ impl Scene {
             device: identity.device,
             session: identity.session,
             user: identity.user,
-            spent: identity.spent,
         };
         Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
+    }
+
+    /// From now on, these budgets hold.
+    fn limited(&self, budgets: Budgets) {
+        let authority = self.custodian.authority();
+        authority.set_rules(Rules { budgets, ..authority.rules() });
     }
 
     fn request(&self) -> UnwrapRequest {
@@ -260,7 +268,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
         call
     };
     let now = Timestamp::now();
-    let missing: [(Call, Refusal); 10] = [
+    let missing: [(Call, Refusal); 9] = [
         (with(&|caller| caller.peer.certificate.kind = PeerKind::Newcomer), Refusal::CertificateRefused),
         (with(&|caller| caller.peer.certificate.not_after = now), Refusal::CertificateExpired),
         (
@@ -281,7 +289,6 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
             }),
             Refusal::RoleMissing,
         ),
-        (with(&|caller| caller.spent = 100), Refusal::BudgetExhausted),
     ];
     for (call, refusal) in missing {
         let id = call.request_id;
@@ -300,7 +307,7 @@ async fn law_3_whatever_is_missing_there_is_no_permit() {
 #[tokio::test]
 async fn law_5_an_exhausted_budget_answers_good_and_bad_alike() {
     let scene = Scene::new(Meanwhile::Nothing).await;
-    scene.custodian.authority().set_rules(Rules { hourly_budget: 2, ..scene.custodian.authority().rules() });
+    scene.limited(world::hourly(2));
     let garbage =
         |byte| WrappedKey::new(scene.wrapped.key_id(), KeyWrapping::OaepSha256, vec![byte; 256]).unwrap();
     let ask = async |call: Call, wrapped: WrappedKey| {
@@ -310,16 +317,41 @@ async fn law_5_an_exhausted_budget_answers_good_and_bad_alike() {
         assert_eq!(scene.record_of(id).await.unwrap().outcome, code);
         code
     };
-    // Let in before the budget was spent: only the settling can know.
-    let (early_bad, early_good) = (scene.call().await, scene.call().await);
     for byte in 1..=2 {
         assert_eq!(ask(scene.call().await, garbage(byte)).await, Refusal::WrappedKeyRejected.code());
     }
     let exhausted = Refusal::BudgetExhausted.code();
-    assert_eq!(ask(early_bad, garbage(3)).await, exhausted);
-    assert_eq!(ask(early_good, scene.wrapped.clone()).await, exhausted);
     assert_eq!(ask(scene.call().await, garbage(4)).await, exhausted);
     assert_eq!(ask(scene.call().await, scene.wrapped.clone()).await, exhausted);
+}
+
+#[tokio::test]
+async fn what_a_budget_or_a_lock_refuses_never_reaches_the_token() {
+    let scene = Scene::new(Meanwhile::Unthinkable).await;
+    let budgets = world::hourly(1);
+    let guesses = Guesses { per_hour: 1, ..budgets.guesses };
+    let rejected = |budgets| Outcome::Rejected { denial: Refusal::WrappedKeyRejected.into(), budgets };
+    let key = scene.wrapped.key_id();
+    for (limits, refusal) in [
+        (budgets, Refusal::BudgetExhausted),
+        (
+            Budgets { guesses: Guesses { lock: SignedDuration::from_hours(1), ..guesses }, ..budgets },
+            Refusal::UnwrapLocked,
+        ),
+    ] {
+        // Another wrapped key, which came earlier and was bad.
+        let intent =
+            Intent { key: Some(key), wrapped_sha256: Some([9; 32]), ..scene.call().await.intent("Unwrap") };
+        let attempt = scene.ledger.begin(intent);
+        let early =
+            scene.ledger.settle(attempt, rejected(Budgets { user: Budgets::UNLIMITED.user, ..limits })).await;
+        assert_eq!(early.err().unwrap().code(), Refusal::WrappedKeyRejected.code());
+        scene.limited(limits);
+        let call = scene.call().await;
+        let denial = scene.custodian.unwrap(call.clone(), scene.request()).await.err().unwrap();
+        assert_eq!(denial.code(), refusal.code(), "{}", denial.detail());
+        assert_eq!(scene.record_of(call.request_id).await.unwrap().outcome, refusal.code());
+    }
 }
 
 #[tokio::test]

@@ -31,26 +31,27 @@ pub struct Unwrapped {
 }
 
 impl Custodian {
-    /// Unwraps one file key. It is returned only after the record of it is durable (law 1), and only if device, user,
-    /// session and key were still active in the transaction that recorded it (law 2).
+    /// Unwraps one file key. It is returned only after the record of it is durable, in the second place as well if there is one
+    /// (law 1), and only if device, user, session and key were still active in the transaction that recorded it (law 2).
     pub async fn unwrap(self: &Arc<Self>, call: Call, request: UnwrapRequest) -> Result<Unwrapped, Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(intent(&call, &request));
             let key = custodian.permitted_unwrap(&call, &request, attempt.intent()).await;
-            let (release, _) = custodian.ledger.settle(attempt, custodian.outcome(&key)).await?;
-            let sequence = release.sequence();
-            Ok(Unwrapped { file_key: key?.release(release), sequence })
+            let outcome = custodian.outcome(&key);
+            let again = || intent(&call, &request);
+            let confirmed = custodian.settle_release(attempt, outcome, again).await?;
+            let sequence = confirmed.sequence();
+            Ok(Unwrapped { file_key: key?.release(confirmed), sequence })
         })
         .await
     }
 
     fn outcome(&self, key: &Result<Withheld<FileKey>, Denial>) -> Outcome {
         match key {
-            Err(denial @ Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. }) => Outcome::Rejected {
-                denial: denial.clone(),
-                hourly_budget: self.authority.rules().hourly_budget,
-            },
+            Err(denial @ Denial::Refused { refusal: Refusal::WrappedKeyRejected, .. }) => {
+                Outcome::Rejected { denial: denial.clone(), budgets: self.authority.rules().budgets }
+            }
             key => Outcome::of(key),
         }
     }
@@ -63,6 +64,7 @@ impl Custodian {
     ) -> Result<Withheld<FileKey>, Denial> {
         let need = Need::Unwrap(&request.wrapped);
         let permit = self.authority.permit(&call.caller, need, intent).await?;
+        self.admits_release()?;
         Ok(self.token.unwrap(permit, &request.wrapped, self.token_deadline()).await?)
     }
 }

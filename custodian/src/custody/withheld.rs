@@ -1,8 +1,8 @@
 //! A result that exists but has not been released.
 
-use crate::{authority::Standing, ledger::Release};
+use crate::{authority::Standing, log::Confirmed};
 
-/// What the token made, kept back until the record of it is durable (law 1). Only the ledger makes a [`Release`].
+/// What the token made, kept back until the record of it is durable (law 1), wherever it must be: [`Confirmed`].
 ///
 /// It also carries what must still be true in the settling transaction (law 2).
 ///
@@ -27,8 +27,8 @@ impl<T> Withheld<T> {
         &self.standing
     }
 
-    /// Lets it go: the release proves that the record is durable.
-    pub fn release(self, _: Release) -> T {
+    /// Lets it go: the record is proven to be durable.
+    pub fn release(self, _: Confirmed) -> T {
         self.secret
     }
 }

@@ -1,5 +1,6 @@
 //! What every ledger promises: a suite that each implementation passes.
 
+pub(crate) mod budgets;
 pub(crate) mod changes;
 pub(crate) mod log;
 pub(crate) mod refusals;
@@ -25,10 +26,9 @@ macro_rules! ledger_keeps_its_contract {
                 every_filter_finds_its_records, pages_follow_each_other_in_both_directions,
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
-            refusals: a_device_must_be_active, a_session_must_be_alive, a_session_works_on_its_device_alone,
+            refusals: a_device_must_be_active, a_clock_that_was_set_lets_nothing_live_for_ever, a_session_must_be_alive, a_session_works_on_its_device_alone,
                 a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows,
-                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_budget_is_not_exceeded,
-                rejected_ciphertexts_are_charged, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other;
+                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,
                 a_denied_attempt_is_recorded_and_denied;
         }
@@ -44,3 +44,27 @@ macro_rules! ledger_keeps_its_contract {
     };
 }
 pub(crate) use ledger_keeps_its_contract;
+
+/// Makes a test of each promise about budgets. `$make` makes an empty ledger that goes by the clock it is given.
+macro_rules! ledger_keeps_budgets {
+    ($make:expr) => {
+        ledger_keeps_budgets! { $make;
+            each_budget_has_its_boundary, a_file_is_charged_once_however_often_it_is_opened,
+            many_at_once_never_exceed_a_budget, an_hour_and_a_day_turn, a_clock_set_back_or_forward_gives_no_more,
+            all_three_are_charged_or_none, what_is_refused_early_is_what_would_be_refused_late,
+            exceeding_a_budget_is_told_once, rejected_ciphertexts_are_charged_as_good_ones,
+            guessing_locks_the_user_on_the_device, many_guesses_at_once_are_not_more,
+        }
+    };
+    ($make:expr; $($promise:ident),+,) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                let clock = crate::ledger::contract::world::TestClock::new();
+                let ledger = std::sync::Arc::new($make(&clock));
+                crate::ledger::contract::budgets::$promise(ledger, clock).await;
+            }
+        )+
+    };
+}
+pub(crate) use ledger_keeps_budgets;

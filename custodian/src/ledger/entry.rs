@@ -6,7 +6,13 @@ use custodian_proto::{
 };
 use jiff::Timestamp;
 
+use uuid::Uuid;
+
 use super::{Change, Intent, about::About};
+use crate::custody::Pause;
+
+/// The operation of a record that says that a limit was exceeded.
+const EXCEEDED: &str = "BudgetExceeded";
 
 /// The record of an attempt as far as it is known when it begins: without sequence, outcome, detail and duration.
 pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
@@ -58,6 +64,23 @@ pub(super) fn ending(
         record.key = key.resource_name();
     }
     record
+}
+
+/// The record that says that this attempt was one too many: the first in its window. Its own is beside it.
+pub(super) fn exceeded(intent: &Intent, pause: &Pause, now: Timestamp, sequence: u64) -> v1::Record {
+    let target = pause.budget.as_ref().map(|budget| budget.spender.clone()).unwrap_or_default();
+    v1::Record {
+        sequence,
+        time: Some(message_time(now)),
+        request_id: Uuid::now_v7().to_string(),
+        operation: EXCEEDED.to_owned(),
+        target,
+        wrapped_key_sha256: String::new(),
+        claims: None,
+        outcome: pause.refusal.code().to_owned(),
+        detail: clean(&format!("{}; attempt {}", pause.detail, intent.request_id), MAX_TEXT_LEN),
+        ..beginning(intent, now)
+    }
 }
 
 fn clean_claims(claims: &v1::Claims) -> v1::Claims {

@@ -21,11 +21,12 @@ use tokio::sync::watch;
 
 pub use change::{Change, Changed};
 pub use record::{Attempt, Grant, Intent, OK, OUTCOME_UNKNOWN, Outcome, Release};
-pub use sqlite::{LedgerOptions, Missing, OpenError, SqliteLedger};
+pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{
-        Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
+        Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders, SpkiHash, User,
+        UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -55,7 +56,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// queue it is forgotten.
     fn touch(&self, session: SessionId);
 
-    /// The device of this key, and the session with its user and what that user spent, if one is named: one read.
+    /// The device of this key, and the session with its user, if one is named: one read.
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
 
     /// One device.
@@ -78,6 +79,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
+    /// One wrapping key, and whether its budget and those of the others have room for this charge now: one read. It is
+    /// charged when the attempt is settled.
+    async fn opening(&self, key: KeyId, spenders: Spenders, charge: Charge) -> Result<Opening, LedgerError>;
     /// The newest version of the wrapping key of this label.
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
@@ -103,6 +107,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The proof that the entry at `index` is in the tree of the first `size` ones.
     async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError>;
+
+    /// The proof that the tree of the first `new` entries begins with that of the first `old` ones.
+    async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError>;
 
     /// The hashes of a tile of the tree, as many as there are by now; empty if there are none.
     async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError>;
@@ -136,8 +143,14 @@ pub struct Identity {
     pub session: Option<Session>,
     /// The session's user.
     pub user: Option<User>,
-    /// What that user spent of the budget of the current hour.
-    pub spent: u32,
+}
+
+/// What an unwrap would find now.
+pub struct Opening {
+    /// The wrapping key.
+    pub key: Option<WrappingKey>,
+    /// Why there is no room in a budget, if there is none.
+    pub room: Result<(), Denial>,
 }
 
 /// Which records to read. Every given field must match.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Change, committer::Slot};
 use crate::{
-    authority::{Caller, Standing},
+    authority::{Budgets, Caller, Standing},
     custody::{Denial, Withheld},
 };
 
@@ -105,13 +105,14 @@ pub enum Outcome {
     Granted(Grant),
     /// Not allowed, or it failed.
     Denied(Denial),
-    /// The token rejected the wrapped key. This costs as much as an unwrapped one, so that guessing has its limit; beyond
-    /// it, the outcome is BUDGET_EXHAUSTED (law 5).
+    /// The token rejected the wrapped key. This costs the intent's user, device and key as much as an unwrapped one, and
+    /// counts as a guess, so that guessing has its limits. Beyond them, the outcome is that of a good one: BUDGET_EXHAUSTED
+    /// or UNWRAP_LOCKED (law 5).
     Rejected {
-        /// WRAPPED_KEY_REJECTED, while the budget lasts.
+        /// WRAPPED_KEY_REJECTED, while the budgets last.
         denial: Denial,
-        /// Charge the intent's user, up to this many within the current hour.
-        hourly_budget: u32,
+        /// The limits that hold.
+        budgets: Budgets,
     },
 }
 

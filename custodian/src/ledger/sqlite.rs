@@ -3,7 +3,9 @@
 //! One thread writes (see [`committer`](super::committer)); others read beside it. Write-ahead log with
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
+mod budgets;
 mod changes;
+mod clock;
 mod keys;
 mod lockout;
 mod log;
@@ -38,17 +40,20 @@ use tokio::sync::watch;
 
 use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Outcome, RecordQuery, Release, TreeHead,
+    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Opening, Outcome, RecordQuery, Release,
+    TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
-        Device, DeviceId, Invitation, PolicyText, Session, SessionId, SpkiHash, User, UserId, WrappingKey,
+        Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders, SpkiHash, User,
+        UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
 };
 
+pub use clock::Clock;
 pub use open::OpenError;
 
 /// What to do where there is no ledger.
@@ -73,6 +78,8 @@ pub struct LedgerOptions {
     pub queue: usize,
     /// Threads for the short reads that decisions need. Long ones, of the log and of lists, have one of their own.
     pub readers: usize,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 impl Default for LedgerOptions {
@@ -83,6 +90,7 @@ impl Default for LedgerOptions {
             deadline: Duration::from_secs(2),
             queue: 8_192,
             readers: thread::available_parallelism().map_or(2, usize::from),
+            clock: Clock::default(),
         }
     }
 }
@@ -97,6 +105,7 @@ pub struct SqliteLedger {
     long: Readers,
     committer: Committer,
     remembered: Remembered,
+    clock: Clock,
     /// What was remembered at the start.
     kept: String,
     /// Behind those, so that it waits for threads that have been told to end.
@@ -109,7 +118,7 @@ impl SqliteLedger {
     /// Opens the ledger at `path`, or makes it if the options say so. The file is then this process's alone. Attempts that an earlier run left
     /// in the middle are recorded first.
     pub fn open(path: &Path, options: LedgerOptions) -> Result<Self, OpenError> {
-        let LedgerOptions { missing, checkpoint, deadline, queue, readers } = options;
+        let LedgerOptions { missing, checkpoint, deadline, queue, readers, clock } = options;
         let io = |error| OpenError::Io { path: path.to_owned(), error };
         if missing == Missing::Refuse {
             open::must_be_there(path)?;
@@ -120,7 +129,7 @@ impl SqliteLedger {
         let connection = open::writing(path, deadline, &remembered)?;
         // Before anything is written: what is refused stays as it is.
         let kept = remembered.check(&connection)?;
-        let mut writer = Writer::new(connection)?;
+        let mut writer = Writer::new(connection, clock.clone())?;
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));
@@ -144,6 +153,7 @@ impl SqliteLedger {
             long,
             committer,
             remembered,
+            clock,
             kept,
             _threads: threads,
             #[cfg(test)]
@@ -274,6 +284,17 @@ impl Ledger for SqliteLedger {
         self.quick.read(move |connection| rows::one(connection, from, [id.as_bytes()], rows::key)).await
     }
 
+    async fn opening(&self, key: KeyId, spenders: Spenders, charge: Charge) -> Result<Opening, LedgerError> {
+        let now = self.clock.now();
+        let read = move |connection: &Connection| {
+            let from = (rows::KEY, "keys WHERE id = ?");
+            let key = rows::one(connection, from, [key.as_bytes()], rows::key)?;
+            let room = budgets::room(connection, &spenders, &charge, now)?;
+            Ok::<_, rusqlite::Error>(Opening { key, room })
+        };
+        self.quick.read(read).await
+    }
+
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {
         let label = label.to_owned();
         let from = (rows::KEY, "keys WHERE label = ? ORDER BY version DESC LIMIT 1");
@@ -320,12 +341,17 @@ impl Ledger for SqliteLedger {
         self.quick.read(move |connection| tree::inclusion(connection, index, size)).await
     }
 
+    async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
+        self.quick.read(move |connection| tree::consistency(connection, old, new)).await
+    }
+
     async fn tile(&self, tile: Tile) -> Result<Vec<Hash>, LedgerError> {
         self.long.read(move |connection| tree::hashes(connection, tile)).await
     }
 
     async fn entries(&self, first: u64, count: u32) -> Result<Vec<Vec<u8>>, LedgerError> {
-        self.long.read(move |connection| tree::entries(connection, first, count)).await
+        // By their numbers, and few at once: releases wait for this where there is a second place.
+        self.quick.read(move |connection| tree::entries(connection, first, count)).await
     }
 
     async fn keep_checkpoint(&self, note: String) -> Result<(), LedgerError> {
@@ -353,14 +379,12 @@ fn identify(
         Some(id) => rows::one(&state, from, [id.0], rows::session)?,
         None => None,
     };
-    let (user, spent) = match &session {
+    let user = match &session {
         Some(session) => {
-            let id = session.user.as_str();
-            let user = rows::one(&state, (rows::USER, "users WHERE id = ?"), [id], rows::user)?;
-            (user, standing::spent(&state, id, Timestamp::now())?)
+            rows::one(&state, (rows::USER, "users WHERE id = ?"), [session.user.as_str()], rows::user)?
         }
-        None => (None, 0),
+        None => None,
     };
     state.finish()?;
-    Ok(Identity { device, session, user, spent })
+    Ok(Identity { device, session, user })
 }

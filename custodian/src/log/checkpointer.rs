@@ -64,7 +64,7 @@ impl Log {
         let note = self.verifier.note(&text, &signature);
         let checkpoint = Checkpoint::open(&note, &self.verifier).map_err(CheckpointError::Signature)?;
         // Kept before anybody sees it: what was given out must not be forgotten.
-        self.ledger.keep_checkpoint(note.clone()).await?;
+        self.keep(head.size, note.clone()).await?;
         let signed = Arc::new(SignedCheckpoint { checkpoint, note, time: Some(Timestamp::now()) });
         self.state.send_modify(|state| state.newest = Some(signed));
         Ok(())

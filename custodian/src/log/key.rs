@@ -1,4 +1,4 @@
-//! The log's key: ECDSA on P-256, which every token can do.
+//! The log's key: Ed25519, or ECDSA on P-256 where the token cannot.
 
 use std::time::Instant;
 
@@ -26,27 +26,36 @@ pub enum LogKeyError {
     NotServed(String),
 }
 
-/// Makes a log key in the token. The log's name is the host's with a part of the key's id behind it: no two logs share one.
+/// Makes a log key in the token: Ed25519, which every witness knows, or ECDSA if the token cannot. The log's name is the host's
+/// with a part of the key's id behind it: no two logs share one.
 ///
 /// # Errors
-/// If the token does not generate it.
+/// If the token generates neither.
 pub async fn make_log_key(
     token: &dyn Token,
     host: &str,
     deadline: Instant,
 ) -> Result<VerifierKey, LogKeyError> {
-    let template = KeyTemplate { label: LABEL.to_owned(), kind: KeyKind::EcdsaP256Sign };
-    let key = token.generate(template, deadline).await?;
+    let template = |kind| KeyTemplate { label: LABEL.to_owned(), kind };
+    let key = match token.generate(template(KeyKind::Ed25519Sign), deadline).await {
+        Ok(key) => key,
+        // Tokens say in many ways that they do not know it. What else fails, fails again.
+        Err(error) => {
+            tracing::info!("the log's key is an ECDSA key, as the token makes no Ed25519 key: {error}");
+            token.generate(template(KeyKind::EcdsaP256Sign), deadline).await?
+        }
+    };
     let id = key.id.to_string();
     let name = format!("{}/log-{}", host.trim_start_matches("*."), id.get(..8).unwrap_or(&id));
-    Ok(VerifierKey::ecdsa_p256(&name, &key.spki)?)
+    Ok(VerifierKey::of_spki(&name, &key.spki)?)
 }
 
 /// The id of the log's key, without a look into the token.
 pub(super) fn id(verifier: &VerifierKey) -> Result<KeyId, LogKeyError> {
     let bad = |why: &str| LogKeyError::NotServed(format!("the log key {}: {why}", verifier.name()));
-    let spki = verifier.ecdsa_spki().ok_or_else(|| bad("only ECDSA keys are served"))?;
-    let info = spki::SubjectPublicKeyInfoRef::try_from(spki).map_err(|_| bad("it is no public key"))?;
+    let spki = verifier.spki();
+    let info =
+        spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).map_err(|_| bad("it is no public key"))?;
     Ok(KeyId::of_public_key(info.subject_public_key.raw_bytes()))
 }
 
@@ -57,10 +66,10 @@ pub(super) async fn find(
     deadline: Instant,
 ) -> Result<KeyId, LogKeyError> {
     let not_served = |why: &str| LogKeyError::NotServed(format!("the log key {}: {why}", verifier.name()));
-    let spki = verifier.ecdsa_spki().ok_or_else(|| not_served("only ECDSA keys are served"))?;
+    let spki = verifier.spki();
     let survey = token.survey(deadline).await?;
     match survey.keys.iter().find(|key| key.spki == spki) {
-        Some(key) if key.kind == KeyKind::EcdsaP256Sign => Ok(key.id),
+        Some(key) if key.kind.signs() => Ok(key.id),
         Some(_) => Err(not_served("it is not a signing key")),
         None => Err(not_served(&match survey.unserved.as_slice() {
             [] => format!("the token {:?} has no such key", survey.label),

@@ -6,8 +6,10 @@
 mod checkpointer;
 mod key;
 mod receipt;
+mod second;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::{
     sync::Arc,
@@ -22,6 +24,8 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use key::{LogKeyError, make_log_key};
+pub use second::{Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, SecondPlace};
+pub use witness::{Cosigners, WitnessConfig, WitnessState, WitnessUrl};
 
 use crate::{
     ledger::{Ledger, LedgerError},
@@ -35,6 +39,9 @@ pub struct Log {
     key: KeyId,
     verifier: VerifierKey,
     token_deadline: Duration,
+    witnesses: Vec<WitnessConfig>,
+    /// The size of the checkpoint that was kept last.
+    kept: tokio::sync::Mutex<u64>,
     state: watch::Sender<LogState>,
 }
 
@@ -45,6 +52,12 @@ pub struct LogState {
     pub newest: Option<Arc<SignedCheckpoint>>,
     /// Why there is no newer one although there are newer records; `None` while all is well.
     pub trouble: Option<String>,
+    /// The newest checkpoint that a witness has cosigned, with all its cosignatures.
+    pub cosigned: Option<Arc<SignedCheckpoint>>,
+    /// Every witness has answered, or not, for the checkpoint of this size.
+    pub collected: u64,
+    /// How the witnesses are, in the order of the configuration.
+    pub witnesses: Vec<WitnessState>,
 }
 
 /// A checkpoint with its signature.
@@ -115,8 +128,9 @@ impl Log {
             let checkpoint = Checkpoint::open(&note, &verifier).ok()?;
             Some(Arc::new(SignedCheckpoint { checkpoint, note, time: None }))
         });
-        let state = watch::Sender::new(LogState { newest, trouble: None });
-        Ok(Self { ledger, token, key, verifier, token_deadline, state })
+        let kept = tokio::sync::Mutex::new(newest.as_ref().map_or(0, |newest| newest.checkpoint.size));
+        let state = watch::Sender::new(LogState { newest, ..LogState::default() });
+        Ok(Self { ledger, token, key, verifier, token_deadline, witnesses: Vec::new(), kept, state })
     }
 
     /// The public key with the log's name, for those who check.
@@ -127,6 +141,16 @@ impl Log {
     /// The private key in the token.
     pub fn key(&self) -> KeyId {
         self.key
+    }
+
+    /// Keeps a checkpoint durably, unless a later one is kept already.
+    async fn keep(&self, size: u64, note: String) -> Result<(), LedgerError> {
+        let mut kept = self.kept.lock().await;
+        if size >= *kept {
+            self.ledger.keep_checkpoint(note).await?;
+            *kept = size;
+        }
+        Ok(())
     }
 
     /// How the log is now, and a signal for each change.

@@ -1,16 +1,38 @@
 //! Receipts: a record, and the way from it to a signed checkpoint.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use custodian_proto::{refusal::Refusal, tlog::Receipt};
 
-use super::{Log, LogState};
+use super::{Log, LogState, SignedCheckpoint};
 use crate::custody::{Denial, Fault};
 
 /// How long to wait for the checkpoint that covers a record.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long to wait for witnesses beyond that.
+const WITNESSES: Duration = Duration::from_secs(1);
+
 impl Log {
+    /// The newest checkpoint with its cosignatures, if the witnesses answer soon; else without.
+    pub async fn checkpoint(&self) -> Option<Arc<SignedCheckpoint>> {
+        let newest = self.state.borrow().newest.clone()?;
+        let last = newest.checkpoint.size.saturating_sub(1);
+        self.cosigned_for(last).await.or_else(|| self.state.borrow().best())
+    }
+
+    /// A cosigned checkpoint that covers the entry at `index`. Waits for the witnesses, while at least one of them cosigns.
+    async fn cosigned_for(&self, index: u64) -> Option<Arc<SignedCheckpoint>> {
+        let mut state = self.state();
+        let enough = |state: &LogState| {
+            state.collected > index || state.witnesses.iter().all(|witness| witness.trouble.is_some())
+        };
+        // What there is by then is better than nothing.
+        drop(tokio::time::timeout(WITNESSES, state.wait_for(enough)).await);
+        let cosigned = self.state.borrow().cosigned.clone();
+        cosigned.filter(|cosigned| cosigned.checkpoint.size > index)
+    }
+
     /// The receipt of a record, once a checkpoint covers it.
     ///
     /// # Errors
@@ -26,6 +48,7 @@ impl Log {
             Ok(Ok(state)) => state.newest.clone(),
             Ok(Err(_)) | Err(_) => None,
         };
+        let signed = self.cosigned_for(index).await.or(signed);
         let Some(signed) = signed else {
             let why = self.state.borrow().trouble.clone();
             let why = why.unwrap_or_else(|| "no checkpoint covers the record yet".to_owned());

@@ -14,14 +14,14 @@ use super::*;
 use crate::{
     authority::{Permit, Standing},
     custody::Withheld,
-    ledger::{Grant, Outcome, SqliteLedger, contract::world},
+    ledger::{Grant, Outcome, Release, SqliteLedger, contract::world},
     token::{Health, KeyDescription, KeyTemplate, Survey, TokenKey, memory::MemoryToken},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A token that can be taken away.
-struct Away {
+pub(super) struct Away {
     token: MemoryToken,
     away: AtomicBool,
 }
@@ -60,18 +60,18 @@ impl Token for Away {
     }
 }
 
-struct Scene {
-    directory: tempfile::TempDir,
-    ledger: Arc<SqliteLedger>,
+pub(super) struct Scene {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) ledger: Arc<SqliteLedger>,
     token: Arc<Away>,
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
     ends: CancellationToken,
     signing: tokio::task::JoinHandle<()>,
 }
 
 impl Scene {
     /// A log that is being signed.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token = MemoryToken::new(KeyWrapping::OaepSha256);
         let token = Arc::new(Away { token, away: AtomicBool::new(false) });
@@ -81,38 +81,62 @@ impl Scene {
     }
 
     async fn in_directory(directory: tempfile::TempDir, token: Arc<Away>, verifier: VerifierKey) -> Self {
+        Self::watched(directory, token, verifier, Vec::new()).await
+    }
+
+    /// The same log again, with these witnesses.
+    pub(super) async fn watched_by(self, witnesses: Vec<WitnessConfig>) -> Self {
+        let (directory, token, verifier) = self.end().await;
+        Self::watched(directory, token, verifier, witnesses).await
+    }
+
+    async fn watched(
+        directory: tempfile::TempDir,
+        token: Arc<Away>,
+        verifier: VerifierKey,
+        witnesses: Vec<WitnessConfig>,
+    ) -> Self {
         let ledger = SqliteLedger::open(&directory.path().join("ledger.db"), world::options()).unwrap();
         let ledger = Arc::new(ledger);
         let log = Log::open(ledger.clone(), token.clone(), verifier, PATIENCE).await.unwrap();
-        let (log, ends) = (Arc::new(log), CancellationToken::new());
+        let (log, ends) = (Arc::new(log.watched_by(witnesses)), CancellationToken::new());
         let signing = tokio::spawn(Arc::clone(&log).keep_signing(ends.clone()));
         Self { directory, ledger, token, log, ends, signing }
     }
 
     /// Ends as a custodian does, and starts again.
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
+        let (directory, token, verifier) = self.end().await;
+        Self::in_directory(directory, token, verifier).await
+    }
+
+    async fn end(self) -> (tempfile::TempDir, Arc<Away>, VerifierKey) {
         let Self { directory, ledger, token, log, ends, signing } = self;
         ends.cancel();
         signing.await.unwrap();
         let verifier = log.verifier().clone();
         drop((ledger, log));
-        Self::in_directory(directory, token, verifier).await
+        (directory, token, verifier)
     }
 
-    async fn settle(&self) -> u64 {
+    pub(super) async fn settle(&self) -> u64 {
+        self.release().await.sequence()
+    }
+
+    pub(super) async fn release(&self) -> Release {
         let grant = Grant { standing: Standing::default(), change: None };
         let attempt = self.ledger.begin(world::intent("Unwrap"));
         let settled = self.ledger.settle(attempt, Outcome::Granted(grant)).await;
-        settled.unwrap_or_else(|denial| panic!("{denial}")).0.sequence()
+        settled.unwrap_or_else(|denial| panic!("{denial}")).0
     }
 
-    async fn until(&self, wanted: impl FnMut(&LogState) -> bool) -> LogState {
+    pub(super) async fn until(&self, wanted: impl FnMut(&LogState) -> bool) -> LogState {
         let mut state = self.log.state();
         let state = tokio::time::timeout(PATIENCE, state.wait_for(wanted)).await.unwrap().unwrap();
         state.clone()
     }
 
-    async fn covered(&self, size: u64) -> Arc<SignedCheckpoint> {
+    pub(super) async fn covered(&self, size: u64) -> Arc<SignedCheckpoint> {
         let covers = |state: &LogState| state.newest.as_ref().is_some_and(|it| it.checkpoint.size >= size);
         self.until(covers).await.newest.unwrap()
     }
@@ -200,6 +224,22 @@ async fn a_log_key_that_the_token_does_not_serve_is_named() {
     let Err(error) = opened else { panic!("opened with a key that is not there") };
     assert!(matches!(error, LogKeyError::NotServed(_)), "{error}");
     assert!(error.to_string().contains("elsewhere.example/log-"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_that_has_an_ecdsa_key_keeps_it() {
+    let scene = Scene::new().await;
+    assert!(scene.log.verifier().spki().len() == 44, "Ed25519, as the token can");
+    let token = MemoryToken::new(KeyWrapping::OaepSha256);
+    let template = KeyTemplate { label: "log".to_owned(), kind: crate::token::KeyKind::EcdsaP256Sign };
+    let key = token.generate(template, Instant::now() + PATIENCE).await.unwrap();
+    let verifier = VerifierKey::of_spki("old.example/log-1", &key.spki).unwrap();
+    let token = Arc::new(Away { token, away: AtomicBool::new(false) });
+    let scene = Scene::in_directory(tempfile::tempdir().unwrap(), token, verifier.clone()).await;
+    let receipt = scene.log.receipt(scene.settle().await).await.unwrap_or_else(|denial| panic!("{denial}"));
+    assert_eq!(receipt.verify(&verifier).unwrap().origin, "old.example/log-1");
+    let scene = scene.restart().await;
+    scene.covered(scene.settle().await).await;
 }
 
 #[tokio::test]

@@ -29,9 +29,21 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
         *parts.ledger.last_sequence().borrow()
     ));
     lines.push(format!("log            {}", parts.log.verifier().name()));
+    if let Some(copy) = &config.log_copy {
+        lines.push(second_place(&copy.directory, &parts)?);
+    }
     let looked = look(&parts, &mut lines).await;
     parts.tokens.shutdown().await;
     looked.map(|()| lines)
+}
+
+/// The copy of the log; the trouble if it cannot be written now.
+fn second_place(directory: &Path, parts: &Parts) -> Result<String, Trouble> {
+    match parts.custodian.second_place().state().and_then(|state| state.trouble) {
+        None => Ok(format!("second place   {}", directory.display())),
+        Some(why) => Err(Trouble::new(format!("cannot copy the log to {}", directory.display()), why)
+            .hint("the folder must be there, and this account must be able to write to it")),
+    }
 }
 
 /// Every token, every key of the ledger.

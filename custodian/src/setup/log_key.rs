@@ -96,6 +96,7 @@ pub(super) async fn open(
         Trouble::new(&what, error)
             .hint("its private half must be in the token: is this the token that init used?")
     })?;
+    let log = log.watched_by(config.log_witnesses.clone());
     if log.key() == ca.key() {
         return Err(Trouble::new(&what, "it is the device CA's key, and a key has one purpose")
             .hint("make a key of its own: custodian log-key"));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -10,12 +11,13 @@ use super::{files, log_key};
 use crate::{
     api::{Api, Signers},
     authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText},
-    config::Config,
+    config::{Config, SiemAddress},
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
-    log::Log,
+    log::{Copier, CopyError, Cosigners, Log, SecondPlace},
     pki::DeviceCa,
     server::Tls,
+    siem::{self, Siem, SiemConfig, SyslogTarget},
     token::{Drain, Pool, Token, WorkerCommand},
     trouble::Trouble,
 };
@@ -34,6 +36,10 @@ pub struct Parts {
     pub ca: Arc<DeviceCa>,
     /// What signs checkpoints of the ledger's log.
     pub log: Arc<Log>,
+    /// What copies the log to a second place, if there is one.
+    pub copier: Option<Copier>,
+    /// What sends the records to a SIEM, if there is one.
+    pub siem: Option<Siem>,
     /// What new connections use.
     pub tls: watch::Sender<Arc<Tls>>,
     /// Cancelled: everything stops.
@@ -53,18 +59,30 @@ impl Parts {
         let policy = policy_in_force(ledger.as_ref()).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
-        let custodian = Custodian::new(authority, token, Arc::clone(&ledger), config.token_deadline);
+        let within = SignedDuration::try_from(config.cosigners_within).unwrap_or(SignedDuration::MAX);
+        authority.count_cosigners_by(Cosigners::of(Arc::clone(&log), within));
+        let (copier, second_place) = open_copy(config, &ledger, &log).await?;
+        let custodian = Custodian::with_second_place(
+            authority,
+            token,
+            Arc::clone(&ledger),
+            second_place,
+            config.token_deadline,
+        );
+        let siem = open_siem(config, &ledger, &log)?;
+        let siem_state = siem.as_ref().map(Siem::state);
         let api = Api::new(
             Arc::clone(&custodian),
             Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
-            Signers { ca: Arc::clone(&ca), log: Arc::clone(&log) },
+            Signers { ca: Arc::clone(&ca), log: Arc::clone(&log), siem: siem_state },
             config.lifetimes,
             config.api_limits,
             shutdown.clone(),
         );
-        Ok(Self { api, custodian, tokens, ledger, ca, log, tls: watch::Sender::new(Arc::new(tls)), shutdown })
+        let tls = watch::Sender::new(Arc::new(tls));
+        Ok(Self { api, custodian, tokens, ledger, ca, log, copier, siem, tls, shutdown })
     }
 }
 
@@ -99,6 +117,47 @@ fn load_tls(config: &Config, ca: Vec<u8>) -> Result<Tls, Trouble> {
     Tls::new(chain, key, ca.into()).map_err(|error| {
         Trouble::new("cannot set up TLS", error).hint("check [tls] and [ca] in the configuration")
     })
+}
+
+/// The second place. One that cannot be reached now is tried again; one with another log in it is not written to.
+async fn open_copy(
+    config: &Config,
+    ledger: &Arc<dyn Ledger>,
+    log: &Arc<Log>,
+) -> Result<(Option<Copier>, SecondPlace), Trouble> {
+    let Some(copy) = config.log_copy.clone() else { return Ok((None, SecondPlace::none())) };
+    let on_failure = copy.on_failure;
+    let what = format!("cannot copy the log to {}", copy.directory.display());
+    let copier = Copier::open(Arc::clone(ledger), Arc::clone(log), copy).await;
+    let copier = copier.map_err(|error| {
+        let hint = match error {
+            CopyError::Foreign(_) => "docs/operations.md, The second place",
+            CopyError::Io { .. } | CopyError::Ledger(_) => "check [log.copy] in the configuration",
+        };
+        Trouble::new(what, error).hint(hint)
+    })?;
+    let second_place = SecondPlace::required(&copier, on_failure, config.ledger_deadline);
+    Ok((Some(copier), second_place))
+}
+
+/// The stream of the records, if one is configured.
+fn open_siem(config: &Config, ledger: &Arc<dyn Ledger>, log: &Log) -> Result<Option<Siem>, Trouble> {
+    let Some(siem) = config.siem.clone() else { return Ok(None) };
+    let what = "cannot send the records to the SIEM";
+    let target = match siem.at {
+        SiemAddress::Tcp(address) => SyslogTarget::Tcp(address),
+        SiemAddress::Unix(path) => SyslogTarget::Unix(path),
+        SiemAddress::Tls(address, ca) => {
+            let trusted = siem::Tls::trusting(files::certificates(&ca)?);
+            SyslogTarget::Tls(
+                address,
+                trusted.map_err(|error| Trouble::new(what, error).hint("check siem.ca"))?,
+            )
+        }
+    };
+    let stream = SiemConfig { target, cursor: siem.cursor };
+    let stream = Siem::open(Arc::clone(ledger), stream, log.verifier().name());
+    stream.map(Some).map_err(|error| Trouble::new(what, error))
 }
 
 pub(super) fn open_ledger(config: &Config, missing: Missing) -> Result<Arc<dyn Ledger>, Trouble> {

@@ -44,13 +44,19 @@ pub async fn serve(
     let address = listener.local_addr().map_err(|error| Trouble::new("cannot listen", error))?;
     // Handled from here on: a signal during the start must not kill a process that asks for a PIN.
     let (stop, hangup) = (Stop::new()?, handle(SignalKind::hangup())?);
-    let parts = Parts::assemble(&config).await?;
+    let mut parts = Parts::assemble(&config).await?;
     let shutdown = parts.shutdown.clone();
     let stop_on_signal = tokio::spawn(stop.cancels(shutdown.clone()));
     let reload = tokio::spawn(reload_on(hangup, path.to_owned(), parts.reloadable()));
     let routes = routes(&parts, config.reflection, &shutdown)?;
     let no_more_records = CancellationToken::new();
     let signing = tokio::spawn(Arc::clone(&parts.log).keep_signing(no_more_records.clone()));
+    let streaming = parts.siem.take().map(|siem| tokio::spawn(siem.keep_sending(shutdown.clone())));
+    let refresh = config.cosigners_within / 3;
+    let cosigning = tokio::spawn(Arc::clone(&parts.log).keep_cosigned(refresh, shutdown.clone()));
+    let no_more_checkpoints = CancellationToken::new();
+    let copying = parts.copier.take().map(|copier| copier.start(no_more_checkpoints.clone())).transpose();
+    let copying = copying.map_err(|error| Trouble::new("cannot copy the log", error))?;
     let api = parts.api.clone();
     tracing::info!(%address, "serving");
     ready(address);
@@ -69,6 +75,18 @@ pub async fn serve(
     no_more_records.cancel();
     if let Err(error) = signing.await {
         tracing::error!("the last checkpoint of the log is not signed: {error}");
+    }
+    if let Some(streaming) = streaming
+        && let Err(error) = streaming.await
+    {
+        tracing::error!("the stream to the SIEM did not end well: {error}");
+    }
+    if let Err(error) = cosigning.await {
+        tracing::error!("the witnesses were not asked to the end: {error}");
+    }
+    no_more_checkpoints.cancel();
+    if let Some(copying) = copying {
+        copying.end().await;
     }
     parts.tokens.shutdown().await;
     served.map_err(|error| Trouble::new("the server stopped", error))
@@ -158,7 +176,7 @@ async fn reload_on(mut hangup: Signal, path: PathBuf, parts: Reloadable) {
     while hangup.recv().await.is_some() {
         match Config::read(&path).and_then(|config| parts.reload(&config)) {
             Ok(()) => {
-                tracing::info!("SIGHUP: [tls], [sessions] idle and lifetime, and [budget] are read again")
+                tracing::info!("SIGHUP: [tls], [sessions] idle and lifetime, and [budgets] are read again")
             }
             Err(trouble) => tracing::error!("SIGHUP: nothing is changed. {trouble}"),
         }

@@ -130,7 +130,7 @@ impl Attributes {
     fn check_purpose(&self, kind: KeyKind) -> Result<(), String> {
         let purpose = match kind {
             KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => AttributeType::Decrypt,
-            KeyKind::EcdsaP256Sign => AttributeType::Sign,
+            KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => AttributeType::Sign,
         };
         for attribute in PURPOSES {
             // Modules leave out uses that the key type does not have.
@@ -164,7 +164,11 @@ impl Attributes {
             }
             Some(KeyType::EC) => {
                 let params = self.bytes(AttributeType::EcParams).ok_or("CKA_EC_PARAMS is not given")?;
-                PublicKey::p256(params, &ec_point(session, id)?)
+                PublicKey::p256(params, &ec_point(session, KeyType::EC, id)?)
+            }
+            Some(KeyType::EC_EDWARDS) => {
+                let params = self.bytes(AttributeType::EcParams).ok_or("CKA_EC_PARAMS is not given")?;
+                PublicKey::ed25519(params, &ec_point(session, KeyType::EC_EDWARDS, id)?)
             }
             _ => Err("it is neither an RSA nor an EC key".to_owned()),
         }
@@ -212,10 +216,10 @@ impl Attributes {
 }
 
 /// A private EC key does not know its point: the public key of the same CKA_ID does.
-fn ec_point(session: &Session, id: &[u8]) -> Result<Vec<u8>, String> {
+fn ec_point(session: &Session, key_type: KeyType, id: &[u8]) -> Result<Vec<u8>, String> {
     let template = [
         Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::KeyType(KeyType::EC),
+        Attribute::KeyType(key_type),
         Attribute::Token(true),
         Attribute::Id(id.to_vec()),
     ];

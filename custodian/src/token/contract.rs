@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::{
     rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey},
-    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
+    signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey},
 };
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
@@ -67,6 +67,7 @@ pub(super) async fn holds(token: &dyn Token) {
     keys_are_described_by_name(token, &key, &signer).await;
     openpgp_keys_unwrap_what_openpgp_wraps(token, &key).await;
     destroyed_keys_are_gone_and_not_missed(token, &before.keys, &key, &signer).await;
+    ed25519_works_or_is_refused_cleanly(token).await;
     assert_eq!(token.health().trouble, None);
 }
 
@@ -210,6 +211,23 @@ async fn signatures_verify(token: &dyn Token, signer: &TokenKey) {
         let signature = token.sign(signer.id, message, soon()).await.unwrap();
         public.verify(message, &signature).unwrap();
     }
+}
+
+/// Not every token can do it: the log then has an ECDSA key.
+async fn ed25519_works_or_is_refused_cleanly(token: &dyn Token) {
+    let before = token.survey(soon()).await.unwrap().keys.len();
+    let Ok(key) = token.generate(template("ed", KeyKind::Ed25519Sign), soon()).await else {
+        assert_eq!(token.survey(soon()).await.unwrap().keys.len(), before, "nothing is left behind");
+        return;
+    };
+    assert_eq!((key.kind, key.wrapping), (KeyKind::Ed25519Sign, None));
+    let info = spki::SubjectPublicKeyInfoRef::try_from(key.spki.as_slice()).unwrap();
+    let public = UnparsedPublicKey::new(&ED25519, info.subject_public_key.raw_bytes());
+    for message in [b"".as_slice(), b"message", &[7; 100_000]] {
+        public.verify(message, &token.sign(key.id, message, soon()).await.unwrap()).unwrap();
+    }
+    token.destroy(key.id, soon()).await.unwrap();
+    assert_eq!(token.survey(soon()).await.unwrap().keys.len(), before);
 }
 
 async fn past_deadlines_are_not_served(token: &dyn Token, key: &TokenKey, signer: &TokenKey) {

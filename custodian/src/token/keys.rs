@@ -23,7 +23,7 @@ use super::{
     grip::Grip,
     mechanism::{self, Canary, decrypting},
     pkcs11::Hands,
-    public::PublicKey,
+    public::{PublicKey, edwards25519},
     rv::{Failure, Sense},
 };
 
@@ -135,7 +135,7 @@ impl ServedKey {
         let Inspected { label, cka_id, public } = inspected;
         let uri = uri(&hands.token, &label, &cka_id);
         let wrappings = match public.kind {
-            KeyKind::EcdsaP256Sign => Vec::new(),
+            KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
             KeyKind::RsaOpenPgp { .. } => vec![KeyWrapping::OpenPgp],
         };
@@ -363,6 +363,10 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
             public.push(Attribute::EcParams(curve));
             Mechanism::EccKeyPairGen
         }
+        KeyKind::Ed25519Sign => {
+            public.push(Attribute::EcParams(edwards25519().map_err(|_| Error::InvalidValue)?));
+            Mechanism::EccEdwardsKeyPairGen
+        }
     };
     session.generate_key_pair(&how, &public, &private)
 }
@@ -433,7 +437,9 @@ fn public_id(session: &Session, handle: ObjectHandle) -> Result<Option<KeyId>, E
     }
     let public = match (rsa, ec) {
         ((Some(modulus), Some(exponent)), _) => PublicKey::rsa(&modulus, &exponent),
-        (_, (Some(params), Some(point))) => PublicKey::p256(&params, &point),
+        (_, (Some(params), Some(point))) => {
+            PublicKey::p256(&params, &point).or_else(|_| PublicKey::ed25519(&params, &point))
+        }
         _ => return Ok(None),
     };
     Ok(public.ok().map(|public| public.id))

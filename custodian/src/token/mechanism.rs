@@ -1,14 +1,13 @@
-//! The three mechanisms we use: RSAES-OAEP to unwrap, RSAES-PKCS1-v1_5 to unwrap for OpenPGP, ECDSA P-256 to sign.
+//! The mechanisms we use: RSAES-OAEP to unwrap, RSAES-PKCS1-v1_5 to unwrap for OpenPGP, ECDSA P-256 or Ed25519 to sign.
 //! Everything else stays off, and no key can do two of them.
 
 use aws_lc_rs::{
-    digest::{Digest, SHA256},
     rand,
     rsa::{
         OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
         OaepAlgorithm, OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey,
     },
-    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
+    signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey},
 };
 use cryptoki::mechanism::{
     Mechanism, MechanismType,
@@ -22,7 +21,7 @@ use custodian_proto::{
 use der::{Encode, Sequence, asn1::UintRef};
 use zeroize::Zeroizing;
 
-use super::KeyKind;
+use super::{KeyKind, TokenKey};
 
 /// Bytes of a coordinate or scalar of P-256.
 const P256_LEN: usize = 32;
@@ -33,6 +32,7 @@ pub(super) fn allowed(kind: KeyKind) -> MechanismType {
         KeyKind::RsaUnwrap { .. } => MechanismType::RSA_PKCS_OAEP,
         KeyKind::RsaOpenPgp { .. } => MechanismType::RSA_PKCS,
         KeyKind::EcdsaP256Sign => MechanismType::ECDSA,
+        KeyKind::Ed25519Sign => MechanismType::EDDSA,
     }
 }
 
@@ -125,12 +125,18 @@ pub(super) fn signature_to_der(raw: &[u8]) -> Option<Vec<u8>> {
     EcdsaSigValue { r: UintRef::new(r).ok()?, s: UintRef::new(s).ok()? }.to_der().ok()
 }
 
-/// Whether this is a P-256 signature in DER, by the key of this SubjectPublicKeyInfo, over this SHA-256 digest.
-pub(super) fn verifies(spki: &[u8], digest: &[u8], signature: &[u8]) -> bool {
-    let Ok(info) = spki::SubjectPublicKeyInfoRef::try_from(spki) else { return false };
-    let Ok(digest) = Digest::import_less_safe(digest, &SHA256) else { return false };
-    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, info.subject_public_key.raw_bytes());
-    public.verify_digest(&digest, signature).is_ok()
+/// Whether this is a signature of a message by this key: of P-256 over SHA-256 in DER, or of Ed25519.
+pub(super) fn verifies(key: &TokenKey, message: &[u8], signature: &[u8]) -> bool {
+    let Ok(info) = spki::SubjectPublicKeyInfoRef::try_from(key.spki.as_slice()) else { return false };
+    let public = info.subject_public_key.raw_bytes();
+    match key.kind {
+        KeyKind::EcdsaP256Sign => {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public).verify(message, signature)
+        }
+        KeyKind::Ed25519Sign => UnparsedPublicKey::new(&ED25519, public).verify(message, signature),
+        KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => return false,
+    }
+    .is_ok()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A token in memory, for tests of what stands on a token. Real RSA and ECDSA; passes the contract.
+//! A token in memory, for tests of what stands on a token. Real RSA, ECDSA and Ed25519; passes the contract.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
     rsa::{KeySize, OaepPrivateDecryptingKey, Pkcs1PrivateDecryptingKey, PrivateDecryptingKey},
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
 };
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
@@ -34,6 +34,7 @@ enum Private {
     Rsa(OaepPrivateDecryptingKey),
     OpenPgp(Pkcs1PrivateDecryptingKey),
     Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
 }
 
 impl MemoryToken {
@@ -124,6 +125,7 @@ impl Token for MemoryToken {
                 .expect("signing with a key in memory")
                 .as_ref()
                 .to_vec()),
+            Some(Private::Ed(pair)) => Ok(pair.sign(message).as_ref().to_vec()),
             _ => Err(TokenError::UnknownKey(key)),
         }
     }
@@ -154,6 +156,12 @@ impl Token for MemoryToken {
                 let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("SPKI");
                 let spki = spki.as_ref().to_vec();
                 (Private::Ec(pair), spki, None)
+            }
+            KeyKind::Ed25519Sign => {
+                let pair = Ed25519KeyPair::generate().expect("an Ed25519 key");
+                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("SPKI");
+                let spki = spki.as_ref().to_vec();
+                (Private::Ed(pair), spki, None)
             }
         };
         let info = spki::SubjectPublicKeyInfoRef::try_from(spki.as_slice()).expect("SPKI");

@@ -132,14 +132,24 @@ pub enum KeyKind {
     },
     /// ECDSA on P-256, to sign.
     EcdsaP256Sign,
+    /// Ed25519 (RFC 8032), to sign. Not every token can do it.
+    Ed25519Sign,
 }
 
 impl KeyKind {
+    /// Whether its one purpose is to sign.
+    pub fn signs(self) -> bool {
+        match self {
+            Self::EcdsaP256Sign | Self::Ed25519Sign => true,
+            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } => false,
+        }
+    }
+
     /// The size of the modulus, if the key unwraps.
     pub fn modulus_bits(self) -> Option<u32> {
         match self {
             Self::RsaUnwrap { modulus_bits } | Self::RsaOpenPgp { modulus_bits } => Some(modulus_bits),
-            Self::EcdsaP256Sign => None,
+            Self::EcdsaP256Sign | Self::Ed25519Sign => None,
         }
     }
 }

@@ -5,17 +5,21 @@ use std::{path::Path, sync::Arc};
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     error::{Error, RvError},
-    mechanism::Mechanism,
+    mechanism::{
+        Mechanism,
+        eddsa::{EddsaParams, EddsaSignatureScheme},
+    },
     object::ObjectHandle,
     session::{Session, UserType},
     slot::{Limit, Slot, TokenInfo},
     types::AuthPin,
 };
 use custodian_proto::{key::KeyWrapping, secret::Secret};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    StartError, TokenDescription, TokenSelect,
+    KeyKind, StartError, TokenDescription, TokenSelect,
     decrypt_once::DecryptOnce,
     elf,
     mechanism::{decrypting, signature_to_der},
@@ -225,9 +229,18 @@ impl Hands {
         self.decrypt_once.decrypt(&self.session, ciphertext)
     }
 
-    /// C_Sign with ECDSA. `Ok(None)` if what came back is no signature.
-    pub(super) fn sign(&self, key: ObjectHandle, digest: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        Ok(signature_to_der(&self.session.sign(&Mechanism::Ecdsa, key, digest)?))
+    /// C_Sign with ECDSA over SHA-256, or with Ed25519. `Ok(None)` if what came back is no signature.
+    pub(super) fn sign(
+        &self,
+        (key, kind): (ObjectHandle, KeyKind),
+        message: &[u8],
+    ) -> Result<Option<Vec<u8>>, Error> {
+        if kind == KeyKind::Ed25519Sign {
+            let pure = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
+            return self.session.sign(&pure, key, message).map(Some);
+        }
+        let digest = Sha256::digest(message);
+        Ok(signature_to_der(&self.session.sign(&Mechanism::Ecdsa, key, &digest)?))
     }
 }
 

@@ -1,10 +1,13 @@
 //! Public keys, as the token gives their parts: SubjectPublicKeyInfo and the id that follows from it.
 
-use const_oid::db::rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1};
+use const_oid::db::{
+    rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1},
+    rfc8410::ID_ED_25519,
+};
 use custodian_proto::{key::KeyId, limits::MODULUS_BITS};
 use der::{
     Decode, Encode, Sequence,
-    asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef},
+    asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, PrintableStringRef, UintRef},
 };
 use spki::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
@@ -41,7 +44,7 @@ impl PublicKey {
             return Err(format!("it is not of 2048, 3072 or 4096 bits but of about {modulus_bits}"));
         }
         let subject_public_key = key.to_der().map_err(bad)?;
-        let spki = spki(RSA_ENCRYPTION, AnyRef::NULL, &subject_public_key).map_err(bad)?;
+        let spki = spki(RSA_ENCRYPTION, Some(AnyRef::NULL), &subject_public_key).map_err(bad)?;
         let kind = KeyKind::RsaUnwrap { modulus_bits };
         Ok(Self { id: KeyId::of_public_key(&subject_public_key), kind, spki })
     }
@@ -51,23 +54,47 @@ impl PublicKey {
         if ObjectIdentifier::from_der(params) != Ok(SECP_256_R_1) {
             return Err("it is not on the curve P-256".to_owned());
         }
-        // PKCS#11 wants the point in an OCTET STRING, but not every module knows.
-        let point = match <&OctetStringRef>::from_der(point) {
-            Ok(octets) => octets.as_bytes(),
-            Err(_) => point,
-        };
+        let point = unwrapped(point);
         if point.len() != 65 || point[0] != 0x04 {
             return Err("its public key is no uncompressed point of P-256".to_owned());
         }
-        let spki = spki(ID_EC_PUBLIC_KEY, AnyRef::from(&SECP_256_R_1), point)
+        let spki = spki(ID_EC_PUBLIC_KEY, Some(AnyRef::from(&SECP_256_R_1)), point)
             .map_err(|error| format!("its public key makes no sense: {error}"))?;
         Ok(Self { id: KeyId::of_public_key(point), kind: KeyKind::EcdsaP256Sign, spki })
     }
+
+    /// From CKA_EC_PARAMS and CKA_EC_POINT of a key on an Edwards curve. `Err` says what is wrong with the key.
+    pub(super) fn ed25519(params: &[u8], point: &[u8]) -> Result<Self, String> {
+        let by_oid = ObjectIdentifier::from_der(params) == Ok(ID_ED_25519);
+        if !by_oid && params != edwards25519().map_err(|error| error.to_string())? {
+            return Err("it is not on the curve edwards25519".to_owned());
+        }
+        let key = unwrapped(point);
+        if key.len() != 32 {
+            return Err("its public key is none of Ed25519".to_owned());
+        }
+        let spki = spki(ID_ED_25519, None, key)
+            .map_err(|error| format!("its public key makes no sense: {error}"))?;
+        Ok(Self { id: KeyId::of_public_key(key), kind: KeyKind::Ed25519Sign, spki })
+    }
 }
 
-fn spki(oid: ObjectIdentifier, parameters: AnyRef<'_>, key: &[u8]) -> der::Result<Vec<u8>> {
+/// CKA_EC_PARAMS of Ed25519: the curve's name (PKCS#11 v3.0 §2.3.5), which more modules take than its OID.
+pub(super) fn edwards25519() -> der::Result<Vec<u8>> {
+    PrintableStringRef::new("edwards25519")?.to_der()
+}
+
+/// PKCS#11 wants a point in an OCTET STRING, but not every module knows.
+fn unwrapped(point: &[u8]) -> &[u8] {
+    match <&OctetStringRef>::from_der(point) {
+        Ok(octets) => octets.as_bytes(),
+        Err(_) => point,
+    }
+}
+
+fn spki(oid: ObjectIdentifier, parameters: Option<AnyRef<'_>>, key: &[u8]) -> der::Result<Vec<u8>> {
     SubjectPublicKeyInfo {
-        algorithm: AlgorithmIdentifier { oid, parameters: Some(parameters) },
+        algorithm: AlgorithmIdentifier { oid, parameters },
         subject_public_key: BitStringRef::from_bytes(key)?,
     }
     .to_der()
@@ -78,7 +105,7 @@ mod tests {
     use aws_lc_rs::{
         encoding::{AsDer, PublicKeyX509Der},
         rsa::{KeySize, PrivateDecryptingKey},
-        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
     };
 
     use super::*;
@@ -106,6 +133,21 @@ mod tests {
         let wrapped = OctetStringRef::new(point).unwrap().to_der().unwrap();
         assert_eq!(PublicKey::p256(&params, point).unwrap().spki, theirs.as_ref());
         assert_eq!(PublicKey::p256(&params, &wrapped).unwrap().spki, theirs.as_ref());
+    }
+
+    #[test]
+    fn ed25519_keys_get_the_same_spki_as_elsewhere_however_a_module_names_the_curve() {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let theirs = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).unwrap();
+        let point = key.public_key().as_ref();
+        let wrapped = OctetStringRef::new(point).unwrap().to_der().unwrap();
+        for params in [edwards25519().unwrap(), ID_ED_25519.to_der().unwrap()] {
+            for point in [point, &wrapped] {
+                assert_eq!(PublicKey::ed25519(&params, point).unwrap().spki, theirs.as_ref());
+            }
+        }
+        assert!(PublicKey::ed25519(&SECP_256_R_1.to_der().unwrap(), point).is_err());
+        assert!(PublicKey::ed25519(&ID_ED_25519.to_der().unwrap(), &point[1..]).is_err());
     }
 
     #[test]

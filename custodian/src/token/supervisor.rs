@@ -13,7 +13,6 @@ use std::{
 
 use async_trait::async_trait;
 use custodian_proto::key::{FileKey, KeyId, WrappedKey};
-use sha2::{Digest, Sha256};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -229,7 +228,7 @@ impl Token for Supervisor {
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {
-        let task = Sign { key: key.as_bytes().to_vec(), digest: Sha256::digest(message).to_vec() };
+        let task = Sign { key: key.as_bytes().to_vec(), message: message.to_vec() };
         match self.ask(Task::Sign(task), deadline, Repeat::Safe).await? {
             Reply::Signature(signature) => Ok(signature),
             Reply::UnknownKey => Err(TokenError::UnknownKey(key)),

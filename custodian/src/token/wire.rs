@@ -160,16 +160,15 @@ pub(super) struct Unwrap {
 pub(super) struct Sign {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) key: Vec<u8>,
-    /// SHA-256 of the message.
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) digest: Vec<u8>,
+    pub(super) message: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Generate {
     #[prost(string, tag = "1")]
     label: String,
-    /// 0 for ECDSA P-256.
+    /// As of [`bits_of`].
     #[prost(uint32, tag = "2")]
     modulus_bits: u32,
     #[prost(bool, tag = "3")]
@@ -554,8 +553,13 @@ fn wrapping_of(number: i32) -> Option<KeyWrapping> {
     KeyWrapping::try_from(v1::KeyWrapping::try_from(number).ok()?).ok()
 }
 
+/// An RSA modulus has more bits than any of the numbers that stand for other keys.
 fn bits_of(kind: KeyKind) -> u32 {
-    kind.modulus_bits().unwrap_or(0)
+    match kind {
+        KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => modulus_bits,
+        KeyKind::EcdsaP256Sign => 0,
+        KeyKind::Ed25519Sign => 1,
+    }
 }
 
 fn is_openpgp(kind: KeyKind) -> bool {
@@ -565,6 +569,7 @@ fn is_openpgp(kind: KeyKind) -> bool {
 fn kind_of(modulus_bits: u32, openpgp: bool) -> KeyKind {
     match (modulus_bits, openpgp) {
         (0, _) => KeyKind::EcdsaP256Sign,
+        (1, _) => KeyKind::Ed25519Sign,
         (modulus_bits, true) => KeyKind::RsaOpenPgp { modulus_bits },
         (modulus_bits, false) => KeyKind::RsaUnwrap { modulus_bits },
     }

@@ -245,18 +245,17 @@ impl Worker {
     }
 
     fn sign(&self, grip: &mut Grip<'_>, task: &Sign, deadline: Instant) -> Outcome {
-        let served = self.served(&task.key).filter(|served| served.key.kind == KeyKind::EcdsaP256Sign);
+        let served = self.served(&task.key).filter(|served| served.key.kind.signs());
         let Some(served) = served else { return Outcome::UnknownKey(()) };
         let sign = |hands: &Hands| {
-            let signature = hands.sign(served.handle, &task.digest)?;
+            let signature = hands.sign((served.handle, served.key.kind), &task.message)?;
             // A handle that came to mean another key, a fault in the computation: nothing wrong leaves.
-            match signature.filter(|signature| mechanism::verifies(&served.key.spki, &task.digest, signature))
-            {
+            match signature.filter(|signature| mechanism::verifies(&served.key, &task.message, signature)) {
                 Some(signature) => Ok(signature),
                 None => Err(Failure::new(Sense::ModuleBroken, "its signature does not verify")),
             }
         };
-        // Every digest can be signed: a failure is never the caller's fault, but may be the session's.
+        // Every message can be signed: a failure is never the caller's fault, but may be the session's.
         let signature = match grip.steadily(deadline, sign) {
             Err(failure) if failure.sense != Sense::Transient => grip.steadily(deadline, sign),
             outcome => outcome,

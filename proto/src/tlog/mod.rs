@@ -1,15 +1,19 @@
 //! The transparency log's published formats, for the side that writes them and the side that checks them.
 //!
 //! RFC 6962 §2.1 (hashes and proofs) in [`merkle`], and of C2SP: `tlog-tiles` in [`tiles`], `signed-note` in [`note`],
-//! `tlog-checkpoint` in [`checkpoint`], `tlog-proof` in [`receipt`]. Nothing here knows what an entry means.
+//! `tlog-checkpoint` in [`checkpoint`], `tlog-proof` in [`receipt`], `tlog-cosignature` in [`cosignature`], and what is sent
+//! of `tlog-witness` in [`witness`]. Nothing here knows what an entry means.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod merkle;
 pub mod note;
 pub mod receipt;
 pub mod tiles;
+pub mod witness;
 
 pub use checkpoint::Checkpoint;
+pub use cosignature::{Cosignature, CosignerKey};
 pub use merkle::Hash;
 pub use note::VerifierKey;
 pub use receipt::Receipt;

@@ -12,13 +12,16 @@ use super::{Flaw, malformed};
 pub const MAX_NOTE_LEN: usize = 128 * 1024;
 
 /// What a signature line begins with: an em dash and a space.
-const DASH: &str = "\u{2014} ";
+pub(super) const DASH: &str = "\u{2014} ";
 
 /// The names that signature types have in verifier keys and key ids.
 mod kind {
     pub(super) const ED25519: u8 = 0x01;
     pub(super) const ECDSA: u8 = 0x02;
 }
+
+/// The SubjectPublicKeyInfo of an Ed25519 key is this, and then the key: RFC 8410 §4.
+const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A public key that signs notes, and its name: `NAME+ID+KEY`, as other tools write it, too.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,16 +48,30 @@ impl VerifierKey {
         Ok(Self { name: name.to_owned(), key: PublicKey::Ecdsa(spki.to_vec()) })
     }
 
+    /// An Ed25519 key, or an ECDSA key on P-256, by its SubjectPublicKeyInfo in DER.
+    ///
+    /// # Errors
+    /// If `name` is empty, or has spaces, control characters or `+` in it.
+    pub fn of_spki(name: &str, spki: &[u8]) -> Result<Self, Flaw> {
+        match spki.strip_prefix(&ED25519_SPKI).and_then(|key| key.try_into().ok()) {
+            None => Self::ecdsa_p256(name, spki),
+            Some(key) => {
+                check_name(name)?;
+                Ok(Self { name: name.to_owned(), key: PublicKey::Ed25519(key) })
+            }
+        }
+    }
+
     /// The name: by convention the log's origin.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The SubjectPublicKeyInfo of an ECDSA key, DER. `None` for another.
-    pub fn ecdsa_spki(&self) -> Option<&[u8]> {
+    /// The SubjectPublicKeyInfo, DER.
+    pub fn spki(&self) -> Vec<u8> {
         match &self.key {
-            PublicKey::Ecdsa(spki) => Some(spki),
-            PublicKey::Ed25519(_) => None,
+            PublicKey::Ecdsa(spki) => spki.clone(),
+            PublicKey::Ed25519(key) => [ED25519_SPKI.as_slice(), key].concat(),
         }
     }
 
@@ -72,7 +89,7 @@ impl VerifierKey {
         [hash[0], hash[1], hash[2], hash[3]]
     }
 
-    /// The note of `text` with the one signature of this key: DER for ECDSA.
+    /// The note of `text` with the one signature of this key: DER for ECDSA, 64 bytes for Ed25519.
     pub fn note(&self, text: &str, signature: &[u8]) -> String {
         let signature = [self.id().as_slice(), signature].concat();
         format!("{text}\n{DASH}{} {}\n", self.name, STANDARD.encode(signature))
@@ -145,7 +162,7 @@ impl FromStr for VerifierKey {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Flaw> {
+pub(super) fn check_name(name: &str) -> Result<(), Flaw> {
     let unfit = |c: char| c.is_whitespace() || c.is_control() || c == '+';
     if name.is_empty() || name.contains(unfit) {
         return Err(malformed(format!("{name:?} is no name of a log: no spaces, no +, not empty")));
@@ -154,7 +171,7 @@ fn check_name(name: &str) -> Result<(), Flaw> {
 }
 
 /// The text, with the newline at its end, and the signature lines.
-fn split(note: &str) -> Result<(&str, &str), Flaw> {
+pub(super) fn split(note: &str) -> Result<(&str, &str), Flaw> {
     if note.len() > MAX_NOTE_LEN {
         return Err(malformed(format!("it is longer than {MAX_NOTE_LEN} bytes")));
     }
@@ -170,7 +187,7 @@ fn split(note: &str) -> Result<(&str, &str), Flaw> {
 }
 
 /// Key name, and key id with signature.
-fn signature(line: &str) -> Result<(&str, Vec<u8>), Flaw> {
+pub(super) fn signature(line: &str) -> Result<(&str, Vec<u8>), Flaw> {
     let wrong = || malformed("a signature line is no signature line");
     let (name, signature) =
         line.strip_prefix(DASH).and_then(|line| line.split_once(' ')).ok_or_else(wrong)?;
@@ -197,6 +214,7 @@ mod tests {
         for (key, note) in [(REKOR, REKOR_NOTE), (PIXEL, PIXEL_NOTE), (PETER, PETER_NOTE)] {
             let parsed: VerifierKey = key.parse().unwrap();
             assert_eq!(parsed.to_string(), key);
+            assert_eq!(VerifierKey::of_spki(parsed.name(), &parsed.spki()), Ok(parsed.clone()));
             let text = parsed.open(note).unwrap();
             assert!(note.starts_with(text) && text.ends_with('\n'));
         }

@@ -37,6 +37,8 @@ pub struct Question {
     pub signed_in: Timestamp,
     /// What the caller claims about the file.
     pub claims: v1::Claims,
+    /// How many witnesses have cosigned the log lately.
+    pub cosigners: u32,
 }
 
 impl Question {
@@ -58,6 +60,7 @@ impl Question {
             now,
             signed_in: session.created,
             claims: v1::Claims::default(),
+            cosigners: 0,
         })
     }
 
@@ -98,6 +101,7 @@ impl Question {
             ("file_name", string(&self.claims.file_name)),
             ("file_size", long(size)),
             ("file_format", string(&self.claims.format)),
+            ("cosigners", long(self.cosigners.into())),
         ];
         Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(text)
     }

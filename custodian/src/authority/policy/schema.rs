@@ -38,6 +38,8 @@ type Circumstances = {
   file_name: String,
   file_size: Long,
   file_format: String,
+  // How many of the configured witnesses have cosigned the log within log.cosigners_within.
+  cosigners: Long,
 };
 
 action Open, Audit, Administer;

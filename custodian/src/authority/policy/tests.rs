@@ -34,7 +34,18 @@ fn question(operation: &str, roles: &[Role]) -> Question {
             format: "mtd".into(),
             ..Default::default()
         },
+        cosigners: 1,
     }
+}
+
+#[test]
+fn a_policy_can_ask_for_witnesses_of_the_log() {
+    let text = r#"@id("witnesses") forbid (principal, action == Action::"Unwrap", resource) when { context.cosigners < 2 };"#;
+    let one = question("Unwrap", &[Role::Operator]);
+    assert_eq!(decides(text, &one).decision, Answer::Denied);
+    assert_eq!(decides(text, &Question { cosigners: 2, ..one }).decision, Answer::Allowed);
+    let revoke = question("RevokeDevice", &[Role::Admin]);
+    assert_eq!(decides(text, &Question { cosigners: 0, ..revoke }).decision, Answer::Allowed);
 }
 
 fn decides(text: &str, question: &Question) -> Verdict {

@@ -427,7 +427,7 @@ pub(crate) async fn a_refused_change_changes_nothing<L: Ledger>(ledger: Arc<L>) 
                 0 => drop(world.done(Change::CreateUser(user(&id, &[]))).await),
                 // The standing holds and is charged; then the change is refused.
                 _ => {
-                    let standing = Standing { hourly_budget: Some(32), ..world.standing() };
+                    let standing = world.charged(7, hourly(32));
                     let change = Some(Change::CreateUser(user("anna", &[])));
                     let attempt = world.ledger.begin(intent("CreateUser"));
                     let outcome = Outcome::Granted(Grant { standing, change });
@@ -439,8 +439,7 @@ pub(crate) async fn a_refused_change_changes_nothing<L: Ledger>(ledger: Arc<L>) 
     });
     super::refusals::futures(tasks.collect()).await;
     assert_eq!(world.ledger.users(None, 100).await.unwrap().len(), 33);
-    let standing = Standing { hourly_budget: Some(1), ..world.standing() };
-    assert!(world.unwraps(standing).await.is_ok(), "the refused ones were charged");
+    assert!(world.unwraps(world.charged(7, hourly(1))).await.is_ok(), "the refused ones were charged");
 }
 
 pub(crate) async fn lists_are_paged_in_order<L: Ledger>(ledger: Arc<L>) {

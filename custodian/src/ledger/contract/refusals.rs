@@ -7,9 +7,10 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        DeviceState, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash, Standing, WrappingKey,
+        Charge, DeviceState, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash, Standing,
+        WrappingKey,
     },
-    ledger::{Change, Changed, Grant, Intent, Ledger, Outcome},
+    ledger::{Change, Changed, Grant, Ledger, Outcome},
 };
 
 pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
@@ -33,6 +34,40 @@ pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
     assert!(world.unwraps(on(2)).await.is_ok());
     world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
     world.refuses(on(2), Refusal::DeviceRevoked).await;
+}
+
+/// docs/operations.md, The clock.
+pub(crate) async fn a_clock_that_was_set_lets_nothing_live_for_ever<L: Ledger>(ledger: Arc<L>) {
+    const HOUR: i64 = 3_600;
+    let world = World::peopled(ledger).await;
+    let of = |id: u8| Standing {
+        session: Some(SessionId([id; 32])),
+        session_idle: Some(SESSION_IDLE),
+        ..world.standing()
+    };
+    // Set back by an hour: what was made before lies ahead. It works, and a use takes nothing away.
+    let made_ahead = Session {
+        created: ahead(HOUR),
+        used: ahead(HOUR),
+        expires: ahead(2 * HOUR),
+        ..session(2, "anna", 1)
+    };
+    world.done(Change::OpenSession(made_ahead)).await;
+    assert!(world.unwraps(of(2)).await.is_ok());
+    assert!(world.unwraps(of(2)).await.is_ok());
+    // Set forward by an hour: what was in use is idle, and what was to end has ended.
+    for (id, session) in [
+        (3, Session { used: ago(HOUR), ..session(3, "anna", 1) }),
+        (4, Session { created: ago(2 * HOUR), used: ago(0), expires: ago(HOUR), ..session(4, "anna", 1) }),
+    ] {
+        world.done(Change::OpenSession(session)).await;
+        world.refuses(of(id), Refusal::NotLoggedIn).await;
+    }
+    // Whatever the clock says, a revocation holds, and the numbers go on.
+    world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+    assert!(world.unwraps(of(2)).await.is_err());
+    let records = world.all_records().await;
+    assert!(records.iter().map(|record| record.sequence).eq(1..=records.len() as u64));
 }
 
 pub(crate) async fn a_session_must_be_alive<L: Ledger>(ledger: Arc<L>) {
@@ -152,68 +187,12 @@ pub(crate) async fn a_wrapping_key_unwraps_within_its_period<L: Ledger>(ledger: 
     world.refuses_change(limit("old", None), Refusal::StateConflict).await;
 }
 
-pub(crate) async fn a_budget_is_not_exceeded<L: Ledger>(ledger: Arc<L>) {
-    let world = Arc::new(World::peopled(ledger).await);
-    let budget = 20;
-    // The budget is of an hour by the clock: within one that turns meanwhile, twice as many would be right.
-    let hours = [ahead(0), ahead(60)].map(|time| time.as_second() / 3_600);
-    let turns = hours[0] != hours[1];
-    let tries = (0..50).map(|_| {
-        let world = Arc::clone(&world);
-        tokio::spawn(async move {
-            let standing = Standing { hourly_budget: Some(budget), ..world.standing() };
-            world.unwraps(standing).await.map_err(|denial| denial.code())
-        })
-    });
-    let mut spent = 0;
-    for result in futures(tries.collect()).await {
-        match result {
-            Ok(_) => spent += 1,
-            Err(code) => assert_eq!(code, Refusal::BudgetExhausted.code()),
-        }
-    }
-    assert!(spent == budget || turns && (budget..=2 * budget).contains(&spent), "{spent}");
-    // Another user's budget is another.
-    world.done(Change::CreateUser(user("bob", &[Role::Operator]))).await;
-    world.done(Change::OpenSession(session(2, "bob", 1))).await;
-    let bob = Standing { session: Some(SessionId([2; 32])), hourly_budget: Some(1), ..world.standing() };
-    assert!(world.unwraps(bob).await.is_ok());
-    world.refuses(Standing { hourly_budget: Some(0), ..world.standing() }, Refusal::BudgetExhausted).await;
-}
-
-pub(crate) async fn rejected_ciphertexts_are_charged<L: Ledger>(ledger: Arc<L>) {
-    let world = World::peopled(ledger).await;
-    let settled = async |outcome: Outcome| {
-        let attempt = world.ledger.begin(Intent { user: "users/anna".to_owned(), ..intent("Unwrap") });
-        let code = world.ledger.settle(attempt, outcome).await.err().unwrap().code();
-        assert_eq!(world.last_record().await.outcome, code);
-        code
-    };
-    let rejected =
-        |hourly_budget| Outcome::Rejected { denial: Refusal::WrappedKeyRejected.into(), hourly_budget };
-    let spent =
-        async || world.ledger.identify(SpkiHash([1; 32]), Some(SessionId([1; 32]))).await.unwrap().spent;
-    let with = |budget| Standing { hourly_budget: Some(budget), ..world.standing() };
-    // This costs nothing.
-    assert_eq!(settled(Outcome::Denied(Refusal::KeyUnknown.into())).await, Refusal::KeyUnknown.code());
-    assert!(world.unwraps(with(1)).await.is_ok());
-    // These do.
-    for _ in 0..2 {
-        assert_eq!(settled(rejected(3)).await, Refusal::WrappedKeyRejected.code());
-    }
-    assert_eq!(spent().await, 3);
-    // With nothing left, bad and good have one answer.
-    assert_eq!(settled(rejected(3)).await, Refusal::BudgetExhausted.code());
-    world.refuses(with(3), Refusal::BudgetExhausted).await;
-    assert_eq!(spent().await, 3);
-    assert!(world.unwraps(with(4)).await.is_ok());
-}
-
 pub(crate) async fn a_role_needs_a_session<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     let role = Standing { session: None, ..world.standing() };
     world.refuses(role, Refusal::NotLoggedIn).await;
-    let budget = Standing { hourly_budget: Some(9), ..Default::default() };
+    let charge = Charge { file: [1; 32], budgets: hourly(9) };
+    let budget = Standing { charge: Some(charge), ..Default::default() };
     world.refuses(budget, Refusal::NotLoggedIn).await;
 }
 

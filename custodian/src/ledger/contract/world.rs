@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,15 +15,50 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Beginning, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep, PasswordHash, Role,
-        Roles, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
+        Beginning, Budgets, Charge, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep,
+        PasswordHash, Role, Roles, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
+        WrappingKey,
     },
     custody::Denial,
-    ledger::{Change, Changed, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release},
+    ledger::{
+        Change, Changed, Clock, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, RecordQuery, Release,
+    },
 };
 
 /// How long the sessions of the suite live without use.
 pub(crate) const SESSION_IDLE: SignedDuration = SignedDuration::from_mins(15);
+
+/// A clock that a test sets: in the middle of an hour and a day to begin with.
+#[derive(Clone)]
+pub(crate) struct TestClock(Arc<Mutex<Timestamp>>);
+
+impl TestClock {
+    /// Today, half past eleven: no hour and no day turns unless a test wants it.
+    pub(crate) fn new() -> Self {
+        let midnight = Timestamp::now().as_second() / 86_400 * 86_400;
+        let time = Timestamp::from_second(midnight).unwrap() + SignedDuration::from_mins(11 * 60 + 30);
+        Self(Arc::new(Mutex::new(time)))
+    }
+
+    /// Now, and for ever.
+    pub(crate) fn stopped() -> Self {
+        Self(Arc::new(Mutex::new(Timestamp::now())))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    /// Sets it forward, or back.
+    pub(crate) fn moves(&self, by: SignedDuration) {
+        *self.0.lock().unwrap() += by;
+    }
+
+    pub(crate) fn options(&self) -> LedgerOptions {
+        let clock = self.clone();
+        LedgerOptions { clock: Clock::new(move || clock.now()), ..options() }
+    }
+}
 
 /// What the suite expects of a ledger. The deadline is long: the suite is not about speed.
 pub(crate) fn options() -> LedgerOptions {
@@ -46,6 +81,24 @@ pub(crate) fn ahead(seconds: i64) -> Timestamp {
 /// An attempt of nobody.
 pub(crate) fn intent(operation: &'static str) -> Intent {
     Intent::of_nobody(operation, IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// An attempt to unwrap what this standing is for.
+pub(crate) fn unwrap_intent(user: &str, device: &str, standing: &Standing) -> Intent {
+    Intent {
+        user: format!("users/{user}"),
+        device: format!("devices/{device}"),
+        key: standing.key,
+        wrapped_sha256: standing.charge.as_ref().map(|charge| charge.file),
+        ..intent("Unwrap")
+    }
+}
+
+/// Budgets without limits, but for this one of a user's unwraps within an hour.
+pub(crate) fn hourly(unwraps: u32) -> Budgets {
+    let mut budgets = Budgets::UNLIMITED;
+    budgets.user.hour.unwraps = unwraps;
+    budgets
 }
 
 pub(crate) fn device_id(id: &str) -> DeviceId {
@@ -176,8 +229,13 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
-            hourly_budget: None,
+            charge: None,
         }
+    }
+
+    /// What an unwrap of this file by anna rests on, with these budgets.
+    pub(crate) fn charged(&self, file: u8, budgets: Budgets) -> Standing {
+        Standing { charge: Some(Charge { file: [file; 32], budgets }), ..self.standing() }
     }
 
     /// Enrols a device and activates it.
@@ -227,7 +285,17 @@ impl<L: Ledger> World<L> {
 
     /// Tries an unwrap on this standing.
     pub(crate) async fn unwraps(&self, standing: Standing) -> Result<Release, Denial> {
-        let intent = Intent { user: "users/anna".to_owned(), ..intent("Unwrap") };
+        self.unwraps_by("anna", "laptop-1", standing).await
+    }
+
+    /// Tries an unwrap of this user on this device.
+    pub(crate) async fn unwraps_by(
+        &self,
+        user: &str,
+        device: &str,
+        standing: Standing,
+    ) -> Result<Release, Denial> {
+        let intent = unwrap_intent(user, device, &standing);
         let attempt = self.ledger.begin(intent);
         Ok(self.ledger.settle(attempt, Outcome::Granted(Grant { standing, change: None })).await?.0)
     }

@@ -11,7 +11,7 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, PasswordHash, PolicyText, Roles,
+        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, Lift, PasswordHash, PolicyText, Roles,
         Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
     },
     token::Drain,
@@ -147,6 +147,23 @@ pub(super) fn many<T>(
 /// A time as it stands in the tables.
 pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
+}
+
+/// A lift of a budget, in five columns from `first` on.
+pub(super) fn lift(row: &Row<'_>, first: usize) -> Result<Option<Lift>> {
+    let Some(until) = time_or_none(row, first + 2)? else { return Ok(None) };
+    Ok(Some(Lift {
+        count: row.get(first)?,
+        left: row.get(first + 1)?,
+        until,
+        reason: row.get(first + 3)?,
+        by: row.get(first + 4)?,
+    }))
+}
+
+/// A time, where there may be none.
+pub(super) fn time_or_none(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?.map(|_| time(row, column)).transpose()
 }
 
 fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {

@@ -14,7 +14,8 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 5] = [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies];
+const STEPS: [Step; 6] =
+    [add_tree, add_drains, upgrade::key_lives, change_nothing, add_policies, upgrade::budgets];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
 

@@ -8,23 +8,24 @@ use super::{
     rows::{self, micros},
     writer::{Batch, Stop},
 };
-use crate::authority::{DeviceState, Roles, Session, SessionId, SpkiHash, Standing};
+use crate::authority::{Charge, DeviceState, Roles, Session, SessionId, Spenders, SpkiHash, Standing};
 
-/// The span in which a budget is spent, in microseconds.
-const HOUR: i64 = 3_600_000_000;
-
-/// Reads again what the standing rests on. If all of it holds, charges the budget and marks the session as used.
-pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
-    if let Some(spki) = standing.device {
-        device_is_active(batch, spki)?;
-    }
+/// Reads again what the standing rests on. If all of it holds, marks the session as used, and tells what to charge to whom.
+pub(super) fn hold<'a>(
+    batch: &Batch<'_>,
+    standing: &'a Standing,
+) -> Result<Option<(Spenders, &'a Charge)>, Stop> {
+    let device = match standing.device {
+        Some(spki) => Some(device_is_active(batch, spki)?),
+        None => None,
+    };
     let session = match standing.session {
         Some(id) => Some(session_is_alive(batch, id, standing)?),
         None => None,
     };
     match &session {
         Some(session) => user_may(batch, session, standing)?,
-        None if standing.role.is_some() || standing.hourly_budget.is_some() => {
+        None if standing.role.is_some() || standing.charge.is_some() => {
             return Err(Stop::refused(Refusal::NotLoggedIn, "a role or a budget without a session"));
         }
         None => {}
@@ -40,11 +41,18 @@ pub(super) fn hold(batch: &Batch<'_>, standing: &Standing) -> Result<(), Stop> {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
     }
-    let Some(session) = session else { return Ok(()) };
-    if let Some(budget) = standing.hourly_budget {
-        spend(batch, session.user.as_str(), budget)?;
-    }
-    Ok(touch(batch.tx, session.id, batch.now)?)
+    let Some(session) = session else { return Ok(None) };
+    touch(batch.tx, session.id, batch.now)?;
+    let Some(charge) = &standing.charge else { return Ok(None) };
+    let (Some(device), Some(key)) = (device, standing.key) else {
+        return Err(Stop::refused(Refusal::NotLoggedIn, "a charge without a device or a key"));
+    };
+    let spenders = Spenders {
+        user: session.user.resource_name(),
+        device: format!("devices/{device}"),
+        key: key.resource_name(),
+    };
+    Ok(Some((spenders, charge)))
 }
 
 /// Marks a session as used at that time, if it is still there.
@@ -53,12 +61,14 @@ pub(super) fn touch(connection: &Connection, session: SessionId, time: Timestamp
     used.execute(params![micros(time), session.0]).map(drop)
 }
 
-fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<(), Stop> {
-    let mut state = batch.tx.prepare_cached("SELECT state FROM devices WHERE spki = ?")?;
-    let state: Option<String> = state.query_row([spki.0], |row| row.get(0)).optional()?;
-    let Some(state) = state else { return Err(Refusal::DeviceUnknown.into()) };
+/// The id of the device.
+fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<String, Stop> {
+    let mut device = batch.tx.prepare_cached("SELECT id, state FROM devices WHERE spki = ?")?;
+    let device: Option<(String, String)> =
+        device.query_row([spki.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((id, state)) = device else { return Err(Refusal::DeviceUnknown.into()) };
     match DeviceState::from_name(&state) {
-        Some(DeviceState::Active) => Ok(()),
+        Some(DeviceState::Active) => Ok(id),
         Some(DeviceState::Enrolled) => Err(Refusal::DeviceNotActive.into()),
         Some(DeviceState::Suspended) => Err(Refusal::DeviceSuspended.into()),
         Some(DeviceState::Revoked) => Err(Refusal::DeviceRevoked.into()),
@@ -102,37 +112,4 @@ fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result
 pub(super) fn policy_version(connection: &Connection) -> rusqlite::Result<u64> {
     let mut version = connection.prepare_cached("SELECT coalesce(max(version), 0) FROM policies")?;
     version.query_row([], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
-}
-
-/// Charges one unwrap, if the budget has room for it.
-pub(super) fn spend(batch: &Batch<'_>, user: &str, budget: u32) -> Result<(), Stop> {
-    if spent(batch.tx, user, batch.now)? >= budget {
-        return Err(Stop::refused(
-            Refusal::BudgetExhausted,
-            format!("{budget} unwraps within this hour (UTC)"),
-        ));
-    }
-    Ok(charge(batch, user)?)
-}
-
-/// What a user spent in the hour of `now`.
-pub(super) fn spent(connection: &Connection, user: &str, now: Timestamp) -> rusqlite::Result<u32> {
-    let mut spent = connection.prepare_cached("SELECT spent FROM budgets WHERE user = ? AND hour = ?")?;
-    let spent: Option<i64> = spent.query_row(params![user, hour(now)], |row| row.get(0)).optional()?;
-    Ok(u32::try_from(spent.unwrap_or(0)).unwrap_or(u32::MAX))
-}
-
-/// Charges one unwrap to a user, if there is such a user.
-fn charge(batch: &Batch<'_>, user: &str) -> rusqlite::Result<()> {
-    let mut charge = batch.tx.prepare_cached(
-        "INSERT INTO budgets (user, hour, spent) SELECT id, ?2, 1 FROM users WHERE id = ?1
-         ON CONFLICT (user) DO UPDATE SET
-             spent = CASE WHEN hour = excluded.hour THEN spent + 1 ELSE 1 END,
-             hour = excluded.hour",
-    )?;
-    charge.execute(params![user, hour(batch.now)]).map(drop)
-}
-
-fn hour(now: Timestamp) -> i64 {
-    micros(now).div_euclid(HOUR)
 }

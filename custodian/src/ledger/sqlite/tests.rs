@@ -21,7 +21,12 @@ use crate::{
     custody::Denial,
     ledger::{
         Grant, Ledger, OK, Outcome,
-        contract::{ledger_keeps_its_contract, refusals::futures, world, world::World},
+        contract::{
+            ledger_keeps_budgets, ledger_keeps_its_contract,
+            refusals::futures,
+            world,
+            world::{TestClock, World},
+        },
     },
 };
 
@@ -29,6 +34,7 @@ mod contract {
     use super::*;
 
     ledger_keeps_its_contract!(SqliteLedger::for_test(world::options()));
+    ledger_keeps_budgets!(|clock: &TestClock| SqliteLedger::for_test(clock.options()));
 }
 
 /// A directory with a ledger in it.

@@ -100,6 +100,13 @@ pub(super) fn inclusion(connection: &Connection, index: u64, size: u64) -> Resul
     merkle::inclusion(index, size, &mut |node| nodes.hash(node))
 }
 
+/// The proof that the tree of the first `new` entries begins with that of the first `old` ones.
+pub(super) fn consistency(connection: &Connection, old: u64, new: u64) -> Result<Vec<Hash>, TreeError> {
+    let state = connection.unchecked_transaction()?;
+    let mut nodes = Nodes::new(|tile| hashes(&state, tile));
+    merkle::consistency(old, new, &mut |node| nodes.hash(node))
+}
+
 /// The hashes of a tile, as many as there are. Empty if there are none.
 pub(super) fn hashes(connection: &Connection, tile: Tile) -> Result<Vec<Hash>, TreeError> {
     let mut select = connection.prepare_cached("SELECT hashes FROM tiles WHERE level = ? AND idx = ?")?;

@@ -13,13 +13,16 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::{
+    budgets::Tallies,
     changes,
+    clock::Clock,
     rows::micros,
     standing,
     tree::{self, TreeError},
 };
 use crate::{
-    custody::{Denial, Fault},
+    authority::{Budgets, Charge, Spenders},
+    custody::{Denial, Fault, Pause},
     ledger::{
         Changed, Grant, Intent, LedgerError, OK, OUTCOME_UNKNOWN, Outcome, Release,
         committer::{Committed, Job, Part, Step, Verdict},
@@ -47,6 +50,12 @@ impl From<Refusal> for Stop {
     }
 }
 
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Refused(denial)
+    }
+}
+
 impl Stop {
     /// A refusal of which the log learns more.
     pub(super) fn refused(refusal: Refusal, detail: impl Into<String>) -> Self {
@@ -59,20 +68,21 @@ pub(super) struct Writer {
     connection: Connection,
     /// The right edge of the log's tree, as of the last commit.
     edge: Edge,
+    clock: Clock,
 }
 
 impl Writer {
     /// # Errors
     /// If the log and its tree do not fit together.
-    pub(super) fn new(connection: Connection) -> Result<Self, TreeError> {
+    pub(super) fn new(connection: Connection, clock: Clock) -> Result<Self, TreeError> {
         let edge = tree::edge(&connection)?;
-        Ok(Self { connection, edge })
+        Ok(Self { connection, edge, clock })
     }
 
     /// Records what an earlier run left in the middle. Returns the sequence number of the last record.
     pub(super) fn recover(&mut self) -> Result<u64, TreeError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut edge = self.edge.clone();
         let mut leaves = Vec::new();
         let mut sequence = edge.size();
@@ -123,6 +133,7 @@ impl Writer {
             )));
         }
         let mut leaves = Vec::new();
+        let mut tallies = Tallies::default();
         let mut verdicts = Vec::with_capacity(jobs.len());
         for job in jobs {
             let part = match job {
@@ -136,18 +147,23 @@ impl Writer {
             // What ends in the same transaction need not be remembered.
             if matches!(part.step, Step::Begin) {
                 if !ending.contains(&part.intent.request_id) {
-                    remember(&tx, &part.intent)?;
+                    remember(&tx, &part.intent, self.clock.now())?;
                 }
                 verdicts.push(None);
                 continue;
             }
             last += 1;
-            let now = Timestamp::now();
+            let now = self.clock.now();
             let batch = Batch { tx: &tx, now, sequence: last };
-            let (verdict, leaf) = batch.end(part)?;
+            let Ended { verdict, leaf, exceeded } = batch.end(part, &mut tallies)?;
             verdicts.push(Some(verdict));
             leaves.push(leaf);
+            if let Some(pause) = exceeded {
+                last += 1;
+                leaves.push(insert(&tx, &entry::exceeded(&part.intent, &pause, now, last))?);
+            }
         }
+        tallies.write(&tx)?;
         tree::append(&tx, &mut edge, &leaves)?;
         tx.commit()?;
         self.edge = edge;
@@ -163,25 +179,48 @@ pub(super) struct Batch<'a> {
     pub(super) sequence: u64,
 }
 
+/// What is answered to a wrapped key that did not unwrap.
+struct Rejected {
+    denial: Denial,
+    /// The lock, if it was one too many.
+    lock: Option<Pause>,
+}
+
+/// How one job ended.
+struct Ended {
+    verdict: Verdict,
+    /// The hash of its record as an entry of the log's tree.
+    leaf: Hash,
+    /// What it made exceed its limit, if that has not been recorded yet.
+    exceeded: Option<Pause>,
+}
+
 impl Batch<'_> {
-    /// The verdict, and the hash of the record as an entry of the log's tree.
-    fn end(&self, part: &Part) -> rusqlite::Result<(Verdict, Hash)> {
+    fn end(&self, part: &Part, tallies: &mut Tallies) -> rusqlite::Result<Ended> {
+        let mut exceeded = None;
         let verdict = match &part.step {
             Step::Settle(outcome) => match &**outcome {
                 Outcome::Granted(_) if part.is_given_up() => {
                     let why = "recorded after the deadline: nothing was released".to_owned();
                     Err(Fault::LedgerUnavailable(why).into())
                 }
-                Outcome::Granted(grant) => self.grant(part.since, grant)?,
+                Outcome::Granted(grant) => self.grant(part.since, grant, tallies)?,
                 Outcome::Denied(denial) => Err(denial.clone()),
-                Outcome::Rejected { denial, hourly_budget } => {
-                    Err(self.reject(&part.intent, denial, *hourly_budget)?)
+                Outcome::Rejected { denial, budgets } => {
+                    let rejected = self.reject(&part.intent, denial, *budgets, tallies)?;
+                    exceeded = rejected.lock;
+                    Err(rejected.denial)
                 }
             },
             Step::Begin | Step::Abandon => {
                 Err(Fault::Internal("given up without an outcome".to_owned()).into())
             }
         };
+        if let Err(Denial::Paused(pause)) = &verdict
+            && tallies.tell(self, pause)?
+        {
+            exceeded = Some((**pause).clone());
+        }
         let (outcome, detail) = match (&part.step, &verdict) {
             (Step::Settle(_), Ok(_)) => (OK, ""),
             (Step::Settle(_), Err(denial)) => (denial.code(), denial.detail()),
@@ -196,15 +235,28 @@ impl Batch<'_> {
         let record = entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail);
         let leaf = insert(self.tx, &record)?;
         self.forget(part.intent.request_id)?;
-        Ok((verdict.map(|changed| (Release { sequence: self.sequence }, changed)), leaf))
+        let verdict = verdict.map(|changed| (Release { sequence: self.sequence }, changed));
+        Ok(Ended { verdict, leaf, exceeded })
     }
 
     /// Grants or denies. Fails only with what makes the whole batch fail.
-    fn grant(&self, since: u64, grant: &Grant) -> rusqlite::Result<Result<Changed, Denial>> {
+    fn grant(
+        &self,
+        since: u64,
+        grant: &Grant,
+        tallies: &mut Tallies,
+    ) -> rusqlite::Result<Result<Changed, Denial>> {
         self.run("SAVEPOINT grant_one")?;
-        let granted = standing::hold(self, &grant.standing).and_then(|()| match &grant.change {
-            Some(change) => changes::make(self, since, change),
-            None => Ok(Changed::Done),
+        let granted = standing::hold(self, &grant.standing).and_then(|charge| {
+            let changed = match &grant.change {
+                Some(change) => changes::make(self, since, change)?,
+                None => Changed::Done,
+            };
+            // Last: a charge is not in the savepoint, and nothing may fail behind it.
+            if let Some((spenders, charge)) = charge {
+                tallies.charge(self, &spenders, charge)?;
+            }
+            Ok(changed)
         });
         let denial = match granted {
             Ok(changed) => {
@@ -222,12 +274,23 @@ impl Batch<'_> {
         Ok(Err(denial))
     }
 
-    /// Charges a rejected ciphertext. Beyond the budget, the answer is that of a good one (law 5).
-    fn reject(&self, intent: &Intent, denial: &Denial, budget: u32) -> rusqlite::Result<Denial> {
-        let Some(user) = intent.user.strip_prefix("users/") else { return Ok(denial.clone()) };
-        match standing::spend(self, user, budget) {
-            Ok(()) => Ok(denial.clone()),
-            Err(Stop::Refused(exhausted)) => Ok(exhausted),
+    /// Charges a rejected ciphertext. Beyond the budgets, the answer is that of a good one (law 5).
+    fn reject(
+        &self,
+        intent: &Intent,
+        denial: &Denial,
+        budgets: Budgets,
+        tallies: &mut Tallies,
+    ) -> rusqlite::Result<Rejected> {
+        let denial = denial.clone();
+        let (Some(key), Some(file)) = (intent.key, intent.wrapped_sha256) else {
+            return Ok(Rejected { denial, lock: None });
+        };
+        let (user, device) = (intent.user.clone(), intent.device.clone());
+        let spenders = Spenders { user, device, key: key.resource_name() };
+        match tallies.charge_guess(self, &spenders, &Charge { file, budgets }) {
+            Ok(lock) => Ok(Rejected { denial, lock }),
+            Err(Stop::Refused(denial)) => Ok(Rejected { denial, lock: None }),
             Err(Stop::Broken(error)) => Err(error),
         }
     }
@@ -260,8 +323,8 @@ fn ends(job: &Job) -> Option<Uuid> {
     }
 }
 
-fn remember(tx: &Transaction<'_>, intent: &Intent) -> rusqlite::Result<()> {
-    let entry = entry::beginning(intent, Timestamp::now()).encode_to_vec();
+fn remember(tx: &Transaction<'_>, intent: &Intent, now: Timestamp) -> rusqlite::Result<()> {
+    let entry = entry::beginning(intent, now).encode_to_vec();
     tx.prepare_cached("INSERT OR REPLACE INTO pending (request_id, entry) VALUES (?, ?)")?
         .execute(params![intent.request_id.as_bytes(), entry])
         .map(drop)

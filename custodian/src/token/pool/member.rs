@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use custodian_proto::key::{FileKey, KeyId, WrappedKey};
-use sha2::{Digest, Sha256};
 
 use super::super::{
     Health, KeyDescription, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey,
@@ -130,7 +129,7 @@ impl Member for Supervisor {
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, Miss> {
-        let task = Sign { key: key.as_bytes().to_vec(), digest: Sha256::digest(message).to_vec() };
+        let task = Sign { key: key.as_bytes().to_vec(), message: message.to_vec() };
         match self.ask_once(&Task::Sign(task), deadline).await? {
             Reply::Signature(signature) => Ok(signature),
             Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(key))),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
 use super::member::{Member, Miss};
-use crate::token::{KeyKind, TokenKey};
+use crate::token::TokenKey;
 
 /// One use of a key.
 #[async_trait]
@@ -75,7 +75,7 @@ impl Usage for Signing<'_> {
     }
 
     fn fits(&self, key: &TokenKey) -> Fit {
-        if key.kind == KeyKind::EcdsaP256Sign { Fit::Good } else { Fit::Bad }
+        if key.kind.signs() { Fit::Good } else { Fit::Bad }
     }
 
     async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<Vec<u8>, Miss> {

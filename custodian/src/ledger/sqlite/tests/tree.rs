@@ -39,6 +39,7 @@ async fn a_ledger_of_before_the_tree_gets_one() {
     other
         .execute_batch("DROP TABLE policies; DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1")
         .unwrap();
+    super::upgrades::without_budgets(&other);
     drop(other);
     std::fs::remove_file(place.checkpoint()).unwrap();
     let ledger = place.open();

@@ -1,12 +1,13 @@
 //! Ledgers of earlier versions open, and keep what they hold.
 
+use custodian_proto::refusal::Refusal;
 use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rusqlite::params;
 
 use super::*;
 use crate::{
-    authority::KeyState,
+    authority::{Budgets, KeyState, Span},
     ledger::sqlite::{schema, upgrade},
 };
 
@@ -25,6 +26,46 @@ fn version_1(path: &Path, certificate: &[u8]) {
             )
             .unwrap();
     }
+}
+
+/// What version 6 had of budgets.
+pub(super) fn without_budgets(connection: &Connection) {
+    let old = "DROP TABLE guesses;
+               DROP TABLE budgets;
+               CREATE TABLE budgets (
+                   user TEXT PRIMARY KEY REFERENCES users (id),
+                   hour INTEGER NOT NULL,
+                   spent INTEGER NOT NULL
+               ) STRICT, WITHOUT ROWID;";
+    connection.execute_batch(old).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_spent_before_version_7_counts_on() {
+    let place = Place::new();
+    let clock = TestClock::stopped();
+    let open = || Arc::new(SqliteLedger::open(&place.path(), clock.options()).unwrap());
+    let world = World::peopled(open()).await;
+    world.unwraps(world.charged(1, world::hourly(1))).await.unwrap();
+    drop(world);
+    let old = other_program(&place.path());
+    without_budgets(&old);
+    let spent = "INSERT INTO budgets VALUES ('anna', ?, 3)";
+    old.execute(spent, [Span::Hour.number(clock.now())]).unwrap();
+    old.pragma_update(None, "user_version", 6).unwrap();
+    drop(old);
+    let world = World::empty(open());
+    let unwraps = async |budgets| {
+        let unwrapped = world.unwraps(world.charged(1, budgets)).await;
+        unwrapped.map(drop).map_err(|denial| denial.code())
+    };
+    let exhausted = Err(Refusal::BudgetExhausted.code());
+    assert_eq!(unwraps(world::hourly(3)).await, exhausted);
+    let mut daily = Budgets::UNLIMITED;
+    daily.user.day.files = 3;
+    assert_eq!(unwraps(daily).await, exhausted);
+    daily.user.day.files = 4;
+    assert_eq!(unwraps(daily).await, Ok(()));
 }
 
 #[tokio::test]
