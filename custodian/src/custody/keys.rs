@@ -131,24 +131,28 @@ impl Custodian {
     pub async fn sign_about<Draft: Send + 'static>(
         self: &Arc<Self>,
         call: Call,
-        intent: Intent,
+        operation: &'static str,
         key: KeyId,
         signer: KeyId,
         draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial> + Send + 'static,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
-            let attempt = custodian.ledger.begin(intent);
+            let intent = || Intent { key: Some(key), ..call.intent(operation) };
+            let attempt = custodian.ledger.begin(intent());
             let need = Need::Either(Role::Admin, Role::Auditor);
             let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
-                Ok(permit) => {
-                    let signed = custodian.signed_draft(key, signer, draft).await;
-                    signed.map(|signed| Withheld::new(signed, permit.redeem()))
-                }
+                Ok(permit) => match custodian.admits_release() {
+                    Ok(()) => {
+                        let signed = custodian.signed_draft(key, signer, draft).await;
+                        signed.map(|signed| Withheld::new(signed, permit.redeem()))
+                    }
+                    Err(fault) => Err(fault.into()),
+                },
                 Err(denial) => Err(denial),
             };
-            let (release, _) = custodian.ledger.settle(attempt, Outcome::of(&signed)).await?;
-            Ok(signed?.release(release))
+            let confirmed = custodian.settle_release(attempt, Outcome::of(&signed), intent).await?;
+            Ok(signed?.release(confirmed))
         })
         .await
     }

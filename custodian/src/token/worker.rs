@@ -23,7 +23,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use zeroize::Zeroizing;
 
 use super::{
-    Cage, KeyDescription, KeyKind, KeyTemplate, StartError, Survey, describe,
+    Cage, KeyDescription, KeyTemplate, StartError, Survey, describe,
     grip::{self, Grip, patiently},
     keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
