@@ -6,9 +6,20 @@ use protox::prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files =
-        ["session", "custody", "keys", "devices", "users", "audit", "log", "status", "tokens", "policies"]
-            .map(|name| format!("custodian/v1/{name}.proto"));
+    let files = [
+        "session",
+        "custody",
+        "keys",
+        "devices",
+        "users",
+        "audit",
+        "log",
+        "status",
+        "tokens",
+        "policies",
+        "approvals",
+    ]
+    .map(|name| format!("custodian/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), descriptors.encode_to_vec())?;

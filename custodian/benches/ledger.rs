@@ -17,9 +17,9 @@ use std::{
 
 use custodian::{
     authority::{
-        Authority, Beginning, Budgets, Caller, Device, DeviceState, Invitation, KeyLife, Need, PasswordHash,
-        Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash,
-        Standing, User, WrapPeriod, WrappingKey,
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, Invitation, KeyLife, Need,
+        PasswordHash, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
+        SpkiHash, Standing, User, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
@@ -78,7 +78,12 @@ impl Scene {
             assert!(ledger.settle(attempt, Outcome::Granted(grant)).await.is_ok());
         }
         let hour = SignedDuration::from_hours(1);
-        let rules = Rules { session_idle: hour, session_lifetime: hour, budgets: Budgets::UNLIMITED };
+        let rules = Rules {
+            session_idle: hour,
+            session_lifetime: hour,
+            budgets: Budgets::UNLIMITED,
+            approvals: ApprovalRules::default(),
+        };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let authority = Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy);
         let now = Timestamp::now();

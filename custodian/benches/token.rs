@@ -37,9 +37,9 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        Authority, Beginning, Budgets, Caller, Device, DeviceState, KeyLife, Need, PasswordHash, Peer,
-        PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing,
-        User, UserId, WrapPeriod, WrappingKey,
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, KeyLife, Need,
+        PasswordHash, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
+        SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -300,7 +300,12 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
-    let rules = Rules { session_idle: hour, session_lifetime: hour, budgets: Budgets::UNLIMITED };
+    let rules = Rules {
+        session_idle: hour,
+        session_lifetime: hour,
+        budgets: Budgets::UNLIMITED,
+        approvals: ApprovalRules::default(),
+    };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
     (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
 }

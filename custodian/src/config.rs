@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::{Amounts, Budget, Budgets, Guesses, Rules},
+    authority::{Amounts, ApprovalRules, Budget, Budgets, Guesses, LEAST_FOR_BREAK_GLASS, Rules},
     log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
@@ -94,6 +94,8 @@ pub(crate) struct RawConfig {
     /// What `budgets` was before. Read to say so.
     #[serde(default, skip_serializing)]
     pub(crate) budget: Option<toml::Table>,
+    #[serde(default)]
+    pub(crate) approvals: RawApprovals,
     #[serde(default)]
     pub(crate) certificates: RawCertificates,
     #[serde(default)]
@@ -286,6 +288,28 @@ pub(crate) struct RawBudget {
     pub(crate) files_per_day: Option<u32>,
     pub(crate) unwraps_per_hour: Option<u32>,
     pub(crate) unwraps_per_day: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawApprovals {
+    #[serde(serialize_with = "friendly")]
+    pub(crate) lifetime: SignedDuration,
+    pub(crate) break_glass: u32,
+    #[serde(serialize_with = "friendly")]
+    pub(crate) break_glass_lifetime: SignedDuration,
+}
+
+impl RawApprovals {
+    fn check(&self) -> Result<ApprovalRules, String> {
+        let enough = NonZeroU32::new(self.break_glass).filter(|number| number.get() >= LEAST_FOR_BREAK_GLASS);
+        let least = || format!("approvals.break_glass: must be at least {LEAST_FOR_BREAK_GLASS}");
+        Ok(ApprovalRules {
+            lifetime: within_a_year("approvals.lifetime", self.lifetime)?,
+            break_glass: enough.ok_or_else(least)?,
+            break_glass_lifetime: within_a_year("approvals.break_glass_lifetime", self.break_glass_lifetime)?,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -512,6 +536,13 @@ impl RawBudgets {
     }
 }
 
+impl Default for RawApprovals {
+    fn default() -> Self {
+        let ApprovalRules { lifetime, break_glass, break_glass_lifetime } = ApprovalRules::default();
+        Self { lifetime, break_glass: break_glass.get(), break_glass_lifetime }
+    }
+}
+
 impl Default for RawCertificates {
     fn default() -> Self {
         Self { device_days: 365, wrapping_key_days: 3650 }
@@ -609,6 +640,7 @@ impl RawConfig {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
                 budgets: self.budgets.check()?,
+                approvals: self.approvals.check()?,
             },
             logins_at_once: self.sessions.logins_at_once,
             lifetimes: Lifetimes {
@@ -730,6 +762,14 @@ fn positive(name: &str, duration: SignedDuration) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!("{name}: must be more than nothing")),
     }
+}
+
+fn within_a_year(name: &str, duration: SignedDuration) -> Result<SignedDuration, String> {
+    positive(name, duration)?;
+    if duration > SignedDuration::from_hours(366 * 24) {
+        return Err(format!("{name}: may be 366 days"));
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use custodian::{
         accept_ledger, check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
-        log_key, serve,
+        log_key, reset_policy, serve,
     },
     token::{InitToken, worker},
     trouble::Trouble,
@@ -46,6 +46,14 @@ enum Job {
     },
     /// Go on with a ledger that lost records, or whose .checkpoint file is lost; recorded in its log
     AcceptLedger {
+        #[arg(long)]
+        config: PathBuf,
+        /// Why; recorded
+        #[arg(long)]
+        reason: String,
+    },
+    /// Put the policy that comes with the program in force again, if nobody is left who could; recorded in the log
+    ResetPolicy {
         #[arg(long)]
         config: PathBuf,
         /// Why; recorded
@@ -141,6 +149,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
         }),
         Job::AcceptLedger { config, reason } => {
             accept_ledger::accept_ledger(&config, &reason).await.map(|next| print(&next))
+        }
+        Job::ResetPolicy { config, reason } => {
+            reset_policy::reset_policy(&config, &reason).await.map(|next| print(&next))
         }
         Job::LogKey { config, name, out } => {
             log_key::log_key(&config, &name, &out).await.map(|next| print(&next))

@@ -1,6 +1,7 @@
 //! What client and server agree on: the gRPC API (`v1`) and the words of the field, as types that hold only values
 //! that make sense.
 
+pub mod approval;
 pub mod key;
 pub mod limits;
 pub mod openpgp;

@@ -42,5 +42,8 @@ pub const MIN_PASSWORD_LEN: usize = 12;
 /// Longest password, in bytes. Bounds the work of hashing one.
 pub const MAX_PASSWORD_LEN: usize = 1_024;
 
+/// Most requests of one user that wait for approval.
+pub const MAX_PENDING_APPROVALS: u32 = 20;
+
 /// Longest nonce of an attestation, in bytes.
 pub const MAX_NONCE_LEN: usize = 64;

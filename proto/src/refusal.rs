@@ -86,6 +86,30 @@ refusals! {
     PolicyDenied = "POLICY_DENIED",
         "the policy does not allow this",
         "ask an administrator, who can see in the log which policy it was";
+    /// Others must approve it first. Then the same request passes, once.
+    ApprovalRequired = "APPROVAL_REQUIRED",
+        "this needs the approval of others",
+        "ask an administrator: custodianctl approval ls; once it is approved, do the same again";
+    /// Somebody denied this very request.
+    ApprovalDenied = "APPROVAL_DENIED",
+        "the approval of this request was denied",
+        "see by whom and why: custodianctl approval ls --all";
+    /// The approval was not used, or not given, in time.
+    ApprovalExpired = "APPROVAL_EXPIRED",
+        "this approval has expired",
+        "make the same request again: it asks for a new one";
+    /// The approval was used already.
+    ApprovalUsed = "APPROVAL_USED",
+        "this approval was used already",
+        "make the same request again: it asks for a new one";
+    /// Nobody approves what they asked for themselves.
+    OwnRequest = "OWN_REQUEST",
+        "nobody can approve their own request",
+        "ask another administrator";
+    /// Too many requests of this user wait for approval.
+    TooManyPending = "TOO_MANY_PENDING",
+        "too many of your requests wait for approval",
+        "have some of them approved or denied: custodianctl approval ls";
     /// The policy changed between the decision and its record. Trying again helps.
     PolicyChanged = "POLICY_CHANGED",
         "the policy changed while this was done",

@@ -172,6 +172,9 @@ fn cells(record: &v1::Record) -> Vec<String> {
 /// What the attempt was about. What nobody has verified is marked so.
 fn about(record: &v1::Record) -> String {
     let mut parts: Vec<String> = Vec::new();
+    if record.break_glass {
+        parts.push("BREAK GLASS".to_owned());
+    }
     if !record.target.is_empty() {
         parts.push(record.target.clone());
     }

@@ -1,8 +1,16 @@
 //! The flags with which a command reaches a custodian.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use crate::{error::Result, interrupt::Interrupt, remote::Remote, settings::Settings};
+use custodian_proto::approval::Glass;
+
+use super::{message::note, when::parse_duration};
+use crate::{
+    error::Result,
+    interrupt::Interrupt,
+    remote::{Patience, Remote},
+    settings::Settings,
+};
 
 /// Where the custodian is, and who we are.
 #[derive(Clone, Default, Debug, clap::Args)]
@@ -26,6 +34,16 @@ pub(super) struct Connection {
     /// File with the password, - for standard input [env: CUSTODIAN_PASSWORD_FILE]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// If others must approve this first: wait for them, at most this long, and go on. [default: until the request expires]
+    #[arg(
+        long, global = true, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = parse_duration,
+        help_heading = "Approval"
+    )]
+    wait: Option<Option<Duration>>,
+    /// Ask others to let this get past rules of the policy that are marked so. Stands out in the log
+    // Not global: `custodianctl audit ls --break-glass` is a filter.
+    #[arg(long, help_heading = "Approval")]
+    break_glass: bool,
 }
 
 impl Connection {
@@ -45,7 +63,16 @@ impl Connection {
 
     /// Connects with them.
     pub(super) fn connect(&self, interrupt: &Interrupt) -> Result<Remote> {
-        Remote::connect(&self.settings()?, interrupt)
+        Ok(self.equip(Remote::connect(&self.settings()?, interrupt)?))
+    }
+
+    /// A connection that is as patient as these flags say.
+    pub(super) fn equip(&self, remote: Remote) -> Remote {
+        let remote = remote.with_glass(if self.break_glass { Glass::Broken } else { Glass::Whole });
+        match self.wait {
+            Some(longest) => remote.with_patience(Patience { longest, tell: note }),
+            None => remote,
+        }
     }
 
     /// The same flags, with another password file if one is given.

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use super::{
     EXIT_CODES,
+    approval::ApprovalCommand,
     audit::AuditCommand,
     connection::Connection,
     device::DeviceCommand,
@@ -48,6 +49,9 @@ enum Command {
     /// What the organisation asks for beyond device, login and role
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What waits for the approval of others
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
     /// The log of every attempt
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -77,6 +81,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Key(command) => command.run(&connection, interrupt),
         Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
+        Command::Approval(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),

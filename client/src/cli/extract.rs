@@ -97,8 +97,14 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     let unauthenticated =
         if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
     let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };
-    let custodian =
-        WhenNeeded { settings, interrupt: interrupt.clone(), what, receipt, remote: Mutex::new(None) };
+    let custodian = WhenNeeded {
+        settings,
+        connection: args.connection.clone(),
+        interrupt: interrupt.clone(),
+        what,
+        receipt,
+        remote: Mutex::new(None),
+    };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = extract(&job, &custodian, &bar).inspect_err(|_| bar.clear())?;
@@ -117,6 +123,7 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
 /// password and no record.
 struct WhenNeeded {
     settings: Settings,
+    connection: Connection,
     interrupt: Interrupt,
     what: String,
     receipt: Option<Wanted>,
@@ -129,7 +136,7 @@ impl WhenNeeded {
         let answer = match &*slot {
             Some(remote) => question(remote),
             None => Remote::connect(&self.settings, &self.interrupt)
-                .and_then(|remote| question(slot.insert(remote))),
+                .and_then(|remote| question(slot.insert(self.connection.equip(remote)))),
         };
         answer.map_err(|error| about_envelope(&self.what, error))
     }

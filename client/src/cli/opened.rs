@@ -152,6 +152,7 @@ impl OpenedArgs {
             file_sha256: None,
             outcome: Some("OK".to_owned()),
             operation: Some("Unwrap".to_owned()),
+            of_break_glass: false,
             since: self.since,
             until: self.until,
         };

@@ -85,6 +85,9 @@ pub(super) enum PolicyCommand {
         /// The reason that would be given
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
         reason: String,
+        /// For --operation Approve: which operation is to be approved
+        #[arg(long, value_name = "OPERATION", default_value = "", hide_default_value = true)]
+        approves: String,
         /// Ask this policy instead of the one in force; - for standard input
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -149,7 +152,7 @@ impl PolicyCommand {
                     ]
                 })
             }
-            Self::Explain { user, device, operation, key, at, ip, reason, file, style } => {
+            Self::Explain { user, device, operation, key, at, ip, reason, approves, file, style } => {
                 let request = v1::ExplainPolicyRequest {
                     user: user_name(&user),
                     device: device_name(&device),
@@ -158,6 +161,7 @@ impl PolicyCommand {
                     time: at.map(to_proto),
                     ip,
                     reason,
+                    approves,
                     text: file.map(|file| read(&file)).transpose()?.unwrap_or_default(),
                 };
                 let answer = connection.connect(interrupt)?.explain_policy(&request)?;
@@ -165,14 +169,20 @@ impl PolicyCommand {
                     allowed: answer.allowed,
                     policies: answer.policies,
                     version: answer.version,
+                    approvals: answer.approvals,
                 };
                 let because = match (view.allowed, view.policies.is_empty()) {
+                    _ if view.approvals > 0 => format!("asked for by {}", view.policies.join(", ")),
                     (_, true) => "no policy permits it".to_owned(),
                     (true, _) => format!("permitted by {}", view.policies.join(", ")),
                     (false, _) => format!("forbidden by {}", view.policies.join(", ")),
                 };
-                let answer = if view.allowed { "allowed" } else { "refused" };
-                style.one(&view, &[("answer", answer.to_owned()), ("because", because)])
+                let answer = match (view.allowed, view.approvals) {
+                    (true, _) => "allowed".to_owned(),
+                    (false, 0) => "refused".to_owned(),
+                    (false, needed) => format!("allowed with approval ({needed} needed)"),
+                };
+                style.one(&view, &[("answer", answer), ("because", because)])
             }
         }
     }
@@ -216,6 +226,7 @@ struct DifferenceView {
     operation: String,
     would_be: &'static str,
     policies: Vec<String>,
+    approvals: u32,
 }
 
 /// The answer to one question.
@@ -224,6 +235,8 @@ struct ExplainView {
     allowed: bool,
     policies: Vec<String>,
     version: u64,
+    /// So many others must approve; 0: none helps, or none is needed.
+    approvals: u32,
 }
 
 fn differences(tested: &v1::TestPolicyResponse) -> impl Iterator<Item = DifferenceView> + '_ {
@@ -233,8 +246,10 @@ fn differences(tested: &v1::TestPolicyResponse) -> impl Iterator<Item = Differen
         user: one.user.clone(),
         device: one.device.clone(),
         operation: one.operation.clone(),
-        would_be,
+        // What others could approve is not refused for good.
+        would_be: if one.approvals > 0 { "approved first" } else { would_be },
         policies: one.policies.clone(),
+        approvals: one.approvals,
     };
     let refused = tested.newly_refused.iter().map(move |one| view(one, "refused"));
     refused.chain(tested.newly_allowed.iter().map(move |one| view(one, "allowed")))

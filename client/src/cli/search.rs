@@ -41,6 +41,9 @@ pub(super) struct FilterArgs {
     /// Unwrap, Login, RevokeDevice …
     #[arg(long, value_name = "NAME")]
     pub(super) operation: Option<String>,
+    /// Only attempts to break the glass: asked for, approved, done
+    #[arg(long = "break-glass")]
+    pub(super) of_break_glass: bool,
     /// From this time on: 2026-11-03T14:05:00Z, 2026-11-03, or how long ago: 24h, 7d
     #[arg(long, value_name = "TIME", value_parser = parse_instant)]
     pub(super) since: Option<Timestamp>,
@@ -60,6 +63,7 @@ impl FilterArgs {
             wrapped_key_sha256: self.file_sha256.unwrap_or_default().to_ascii_lowercase(),
             operation: self.operation.unwrap_or_default(),
             outcome: self.outcome.unwrap_or_default(),
+            break_glass: self.of_break_glass,
             start_time: self.since.map(to_proto),
             end_time: self.until.map(to_proto),
         })

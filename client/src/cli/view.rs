@@ -158,6 +158,9 @@ pub(super) struct RecordView {
     pub(super) outcome: String,
     pub(super) detail: String,
     pub(super) duration_us: u64,
+    /// The approval that the attempt asked for, gave or used.
+    pub(super) approval: String,
+    pub(super) break_glass: bool,
 }
 
 impl RecordView {
@@ -247,6 +250,8 @@ impl From<&v1::Record> for RecordView {
             outcome: record.outcome,
             detail: record.detail,
             duration_us: record.duration_us,
+            approval: record.approval,
+            break_glass: record.break_glass,
         }
     }
 }

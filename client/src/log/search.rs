@@ -24,6 +24,7 @@ pub fn matches(filter: &v1::RecordFilter, record: &v1::Record) -> bool {
         && same(&filter.wrapped_key_sha256, &record.wrapped_key_sha256)
         && same(&filter.operation, &record.operation)
         && (filter.outcome == NOT_OK && record.outcome != "OK" || same(&filter.outcome, &record.outcome))
+        && (record.break_glass || !filter.break_glass)
         && start.is_none_or(|start| time.is_some_and(|time| time >= start))
         && end.is_none_or(|end| time.is_some_and(|time| time < end))
 }
@@ -109,5 +110,8 @@ mod tests {
         }
         let refused = v1::Record { outcome: "KEY_UNKNOWN".into(), ..record() };
         assert!(matches(&v1::RecordFilter { outcome: "!OK".into(), ..any() }, &refused));
+        let breaking = v1::RecordFilter { break_glass: true, ..any() };
+        assert!(!matches(&breaking, &record()));
+        assert!(matches(&breaking, &v1::Record { break_glass: true, ..record() }));
     }
 }

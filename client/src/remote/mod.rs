@@ -2,6 +2,7 @@
 //!
 //! A blocking face over tonic: the formats and pipelines are synchronous.
 
+mod approvals;
 pub mod audit;
 mod custody;
 mod devices;
@@ -17,6 +18,7 @@ mod tokens;
 mod users;
 mod wire;
 
+pub use approvals::{Ended, Patience};
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;
@@ -26,6 +28,7 @@ pub use tokens::IfLast;
 use std::sync::{Mutex, PoisonError};
 
 use custodian_proto::{
+    approval::Glass,
     refusal::Refusal,
     secret::Secret,
     v1::{self, session_service_client::SessionServiceClient, status_service_client::StatusServiceClient},
@@ -53,6 +56,8 @@ pub struct Remote {
     password: PasswordSource,
     cache: SessionCache,
     session: Mutex<Option<Session>>,
+    patience: Option<Patience>,
+    glass: Glass,
 }
 
 /// What a login gave.
@@ -81,7 +86,20 @@ impl Remote {
         let cache = SessionCache::of(settings.session_dir()?, &address, &user, identity.certificate());
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
-        Ok(Self { wire, user, password: settings.password(), cache, session })
+        let password = settings.password();
+        Ok(Self { wire, user, password, cache, session, patience: None, glass: Glass::Whole })
+    }
+
+    /// Waits, from now on, for approvals that calls need.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    /// Asks, from now on, to get past rules of the policy that are marked with `@break_glass`.
+    #[must_use]
+    pub fn with_glass(self, glass: Glass) -> Self {
+        Self { glass, ..self }
     }
 
     /// Forgets the session of these settings on this machine, without asking anybody.
@@ -116,7 +134,7 @@ impl Remote {
         self.cache.forget()?;
         let Some(session) = session else { return Ok(false) };
         let told = self.wire.ask("cannot log out", async |channel| {
-            SessionServiceClient::new(session.sign(channel)).logout(v1::LogoutRequest {}).await
+            SessionServiceClient::new(session.sign(channel, self.glass)).logout(v1::LogoutRequest {}).await
         });
         match told {
             Ok(_) => Ok(true),
@@ -145,15 +163,35 @@ impl Remote {
         })?)
     }
 
-    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
-    /// that an earlier command left.
+    /// One call within a session. If it needs the approval of others, waits for that with the patience there is.
     fn call<T>(
         &self,
         what: &str,
         request: impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
     ) -> std::result::Result<T, Failure> {
+        let mut deadline = None;
+        loop {
+            let failure = match self.call_once(what, &request) {
+                Err(failure) => failure,
+                answer => return answer,
+            };
+            let (Some(waits_for), Some(patience)) = (&failure.waits_for, self.patience) else {
+                return Err(failure);
+            };
+            let deadline = *deadline.get_or_insert_with(|| patience.deadline());
+            self.until_approved(what, waits_for, patience, deadline)?;
+        }
+    }
+
+    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
+    /// that an earlier command left.
+    fn call_once<T>(
+        &self,
+        what: &str,
+        request: &impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+    ) -> std::result::Result<T, Failure> {
         let (session, origin) = self.session_for(what)?;
-        let answer = self.wire.ask(what, async |channel| request(session.sign(channel)).await);
+        let answer = self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await);
         match (answer, origin) {
             (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
                 // Another command of ours may have logged in meanwhile: its session stays.
@@ -165,7 +203,7 @@ impl Remote {
                     self.login()?;
                 }
                 let (session, _) = self.session_for(what)?;
-                self.wire.ask(what, async |channel| request(session.sign(channel)).await)
+                self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await)
             }
             (answer, _) => answer,
         }

@@ -7,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use custodian_proto::{secret::Secret, v1};
+use custodian_proto::{
+    approval::{BREAK_GLASS, BREAK_GLASS_METADATA, Glass},
+    secret::Secret,
+    v1,
+};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tonic::{
@@ -33,7 +37,7 @@ const MAX_FILE_LEN: u64 = 8 * 1024;
 #[derive(Clone)]
 pub(super) struct Session {
     token: Secret,
-    bearer: Bearer,
+    bearer: MetadataValue<Ascii>,
     expires: Timestamp,
     origin: Origin,
 }
@@ -53,7 +57,7 @@ impl Session {
         let header = Zeroizing::new(format!("Bearer {}", token.expose()));
         let mut bearer = MetadataValue::try_from(header.as_str()).ok()?;
         bearer.set_sensitive(true);
-        Some(Self { token, bearer: Bearer(bearer), expires, origin })
+        Some(Self { token, bearer, expires, origin })
     }
 
     /// When it ends whatever happens.
@@ -67,21 +71,28 @@ impl Session {
     }
 
     /// A channel whose calls are made in this session.
-    pub(super) fn sign(&self, channel: Channel) -> Signed {
-        InterceptedService::new(channel, self.bearer.clone())
+    pub(super) fn sign(&self, channel: Channel, glass: Glass) -> Signed {
+        InterceptedService::new(channel, Bearer { session: self.bearer.clone(), glass })
     }
 }
 
 /// A channel that carries a session.
 pub(super) type Signed = InterceptedService<Channel, Bearer>;
 
-/// Adds `authorization: Bearer …`.
+/// Adds `authorization: Bearer …`, and that the glass is to be broken.
 #[derive(Clone)]
-pub(super) struct Bearer(MetadataValue<Ascii>);
+pub(super) struct Bearer {
+    session: MetadataValue<Ascii>,
+    glass: Glass,
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        request.metadata_mut().insert("authorization", self.session.clone());
+        if self.glass == Glass::Broken {
+            let yes = MetadataValue::from_static(BREAK_GLASS);
+            request.metadata_mut().insert(BREAK_GLASS_METADATA, yes);
+        }
         Ok(request)
     }
 }

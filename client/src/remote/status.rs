@@ -7,7 +7,7 @@ use custodian_proto::{
     refusal::{Refusal, fault},
 };
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorInfo, StatusExt};
 
 use crate::error::{Error, Kind};
 
@@ -16,11 +16,34 @@ use crate::error::{Error, Kind};
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) refusal: Option<Refusal>,
+    /// The approval that must be given first.
+    pub(super) waits_for: Option<Box<WaitsFor>>,
+}
+
+/// An approval that a refused call waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct WaitsFor {
+    /// `approvals/17`
+    pub(super) name: String,
+    /// How many others must approve.
+    pub(super) needed: String,
+}
+
+impl WaitsFor {
+    /// What an administrator gives on the command line.
+    pub(super) fn id(&self) -> &str {
+        self.name.strip_prefix("approvals/").unwrap_or(&self.name)
+    }
+
+    fn of(info: &ErrorInfo) -> Option<Self> {
+        let of = |name| info.metadata.get(name).cloned();
+        Some(Self { name: of("approval")?, needed: of("needed")? })
+    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, refusal: None }
+        Self { error, refusal: None, waits_for: None }
     }
 }
 
@@ -38,11 +61,17 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let request = details.request_info().map(|request| request.request_id.as_str());
     let wait = details.retry_info().and_then(|retry| retry.retry_delay);
     let refusal = reason.and_then(Refusal::from_code);
+    let waits_for = info.filter(|_| refusal == Some(Refusal::ApprovalRequired)).and_then(WaitsFor::of);
+    let waits_for = waits_for.map(Box::new);
 
     let (kind, text, hint) = match (refusal, reason) {
         // The message says what about the request is wrong.
         (Some(refusal @ Refusal::InvalidArgument), _) if status.message() != refusal.text() => {
             (kind_of(refusal), format!("{}: {}", refusal.text(), status.message()), refusal.hint())
+        }
+        // The message says how many have approved.
+        (Some(refusal @ Refusal::ApprovalRequired), _) if waits_for.is_some() => {
+            (kind_of(refusal), status.message().to_owned(), refusal.hint())
         }
         // The message says which budget, and until when.
         (Some(refusal @ (Refusal::BudgetExhausted | Refusal::UnwrapLocked)), _) => {
@@ -56,11 +85,22 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
     let mut marks: Vec<String> = reason.map(str::to_owned).into_iter().collect();
     marks.extend(request.map(|id| format!("request {id}")));
     let why = if marks.is_empty() { text } else { format!("{text} ({})", marks.join(", ")) };
-    let hint = match wait {
-        Some(wait) => format!("{hint}; wait {}", in_words(wait)),
-        None => hint.to_owned(),
+    let hint = match (wait, &waits_for) {
+        (Some(wait), _) => format!("{hint}; wait {}", in_words(wait)),
+        (None, Some(waits_for)) => approve_first(waits_for),
+        (None, None) => hint.to_owned(),
     };
-    Failure { error: Error::new(kind, what, why).hint(hint), refusal }
+    Failure { error: Error::new(kind, what, why).hint(hint), refusal, waits_for }
+}
+
+/// What to do about a request that waits for approval.
+pub(super) fn approve_first(waits_for: &WaitsFor) -> String {
+    let WaitsFor { name, needed } = waits_for;
+    let id = waits_for.id();
+    format!(
+        "it waits as {name} ({needed} needed): have other administrators run: custodianctl approval approve {id}; then do the \
+         very same again, or wait for them with --wait"
+    )
 }
 
 /// What a refusal is to the one who waits for an exit code.
@@ -70,6 +110,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         Refusal::WrappedKeyRejected => Kind::Integrity,
         // It cannot serve now: the same command works in a moment.
         Refusal::Overloaded | Refusal::PolicyChanged => Kind::Unreachable,
+        Refusal::ApprovalRequired => Kind::WaitsForApproval,
         Refusal::CertificateRefused
         | Refusal::CertificateExpired
         | Refusal::DeviceUnknown
@@ -95,6 +136,11 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::NotFound
         | Refusal::AlreadyExists
         | Refusal::LastToken
+        | Refusal::ApprovalDenied
+        | Refusal::ApprovalExpired
+        | Refusal::ApprovalUsed
+        | Refusal::OwnRequest
+        | Refusal::TooManyPending
         | Refusal::StateConflict => Kind::Refused,
     }
 }
@@ -176,13 +222,38 @@ mod tests {
                 assert!(error.why.contains(part), "{refusal:?}: {} lacks {part}", error.why);
             }
             assert!(error.hint.contains(refusal.hint()) && error.hint.contains("wait 2 s"), "{}", error.hint);
-            assert!([3, 5, 6].contains(&error.kind.exit_code()), "{refusal:?}");
+            assert!([3, 4, 5, 6].contains(&error.kind.exit_code()), "{refusal:?}");
         }
         let exit = |reason| failure("", &refused(reason, Code::Unknown)).error.kind.exit_code();
         assert_eq!(exit("DEVICE_REVOKED"), 3);
         assert_eq!(exit("BUDGET_EXHAUSTED"), 3);
         assert_eq!(exit("WRAPPED_KEY_REJECTED"), 5);
         assert_eq!(exit("OVERLOADED"), 6);
+        assert_eq!(exit("APPROVAL_REQUIRED"), 4);
+    }
+
+    #[test]
+    fn a_request_that_waits_says_for_what_and_what_to_type() {
+        let pairs = [("approval", "approvals/17"), ("needed", "2"), ("given", "1")];
+        let metadata = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let details = ErrorDetails::with_error_info(
+            "APPROVAL_REQUIRED",
+            ERROR_DOMAIN,
+            metadata.collect::<HashMap<_, _>>(),
+        );
+        let status =
+            Status::with_error_details(Code::FailedPrecondition, "needs: 1 of 2 have approved", details);
+        let failure = failure("cannot apply the policy", &status);
+        assert_eq!(failure.error.kind.exit_code(), 4);
+        assert!(
+            failure.error.why.contains("1 of 2 have approved (APPROVAL_REQUIRED"),
+            "{}",
+            failure.error.why
+        );
+        for part in ["approvals/17", "(2 needed)", "custodianctl approval approve 17", "--wait"] {
+            assert!(failure.error.hint.contains(part), "{}", failure.error.hint);
+        }
+        assert_eq!(failure.waits_for.unwrap().id(), "17");
     }
 
     #[test]

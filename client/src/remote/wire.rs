@@ -111,6 +111,16 @@ impl Wire {
         })
     }
 
+    /// Waits this long, or until Ctrl-C.
+    pub(super) fn pause(&self, what: &str, pause: Duration) -> Result<()> {
+        self.runtime.wait_for(what, async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => Ok(()),
+                () = self.interrupt.wait() => Err(interrupted(what)),
+            }
+        })
+    }
+
     /// Waits for the next message of a stream, however long it takes. `None` once the stream has ended.
     pub(super) fn next<T>(
         &self,

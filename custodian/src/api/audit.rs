@@ -17,7 +17,7 @@ use super::{
     resource::{from_timestamp, page, page_size, rows_for},
 };
 use crate::{
-    authority::{Need, Role},
+    authority::{Asked, Need, Role},
     custody::{Call, Denial, Place},
     ledger::RecordQuery,
 };
@@ -94,7 +94,8 @@ impl Api {
             news.borrow_and_update();
             // Who was allowed when the stream began may be revoked by now.
             let caller = self.custodian.authority().look_again(&call.caller).await.map_err(status)?;
-            let now = Call { caller, ..call.clone() };
+            // An approval, if it took one, was used when it began.
+            let now = Call { caller, asked: Asked::GoesOn, ..call.clone() };
             self.custodian.admit(&now, Need::Role(Role::Auditor), "TailRecords").await.map_err(status)?;
             let records = ledger.records(query.clone()).await.map_err(|error| status(error.into()))?;
             let full = records.len() == query.limit as usize;
@@ -143,6 +144,7 @@ fn parse_filter(filter: v1::RecordFilter) -> Result<RecordQuery, Denial> {
         wrapped_key_sha256: given(filter.wrapped_key_sha256),
         operation: given(filter.operation),
         outcome: given(filter.outcome),
+        break_glass: filter.break_glass,
         start: filter.start_time.map(|time| from_timestamp(time, "filter.start_time")).transpose()?,
         end: filter.end_time.map(|time| from_timestamp(time, "filter.end_time")).transpose()?,
         ..RecordQuery::default()

@@ -1,14 +1,18 @@
 //! From a tonic request to a [`Call`]: who asks, under which id.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use custodian_proto::refusal::Refusal;
+use custodian_proto::{
+    approval::{BREAK_GLASS, BREAK_GLASS_METADATA, Glass},
+    refusal::Refusal,
+};
+use prost::Message;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
 use super::{Api, status::to_status};
 use crate::{
-    authority::{Caller, DeviceState, Need, Peer},
+    authority::{Asked, AskedRequest, Caller, DeviceState, Need, Peer},
     custody::{Call, Denial, Fault},
 };
 
@@ -28,7 +32,17 @@ impl Api {
     /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once and nothing is
     /// recorded: the call was never looked at. Callers without an active device and a session have little room, so that
     /// they cannot fill the log.
-    pub(super) async fn accept<T>(&self, request: &Request<T>) -> Result<Accepted, Status> {
+    pub(super) async fn accept<T: Message>(&self, request: &Request<T>) -> Result<Accepted, Status> {
+        self.accept_as(request, T::encode_to_vec).await
+    }
+
+    /// [`Api::accept`] for requests with a password: `without` is the message without it. Approvals are bound to that,
+    /// since its hash is kept, and passwords can be guessed by their hash.
+    pub(super) async fn accept_as<T>(
+        &self,
+        request: &Request<T>,
+        without: impl FnOnce(&T) -> Vec<u8>,
+    ) -> Result<Accepted, Status> {
         let arrived = Instant::now();
         let request_id = Uuid::now_v7();
         let denied = |denial: Denial| to_status(&denial, request_id);
@@ -42,11 +56,18 @@ impl Api {
         if !has_standing(&caller) && !self.strangers.admit(caller.peer.certificate.spki) {
             return Err(denied(Refusal::Overloaded.into()));
         }
-        Ok(Accepted { call: Call { request_id, arrived, caller, place: place.into() } })
+        let asked = match self.custodian.authority().policy().asks_for_approvals() {
+            true => {
+                let glass = glass(request).map_err(denied)?;
+                Asked::Kept(Arc::new(AskedRequest { message: without(request.get_ref()), glass }))
+            }
+            false => Asked::NotKept,
+        };
+        Ok(Accepted { call: Call { request_id, arrived, caller, asked, place: place.into() } })
     }
 
     /// [`Api::accept`] for calls that only read: also says whether the caller may.
-    pub(super) async fn accept_reader<T>(
+    pub(super) async fn accept_reader<T: Message>(
         &self,
         request: &Request<T>,
         need: Need<'_>,
@@ -80,6 +101,15 @@ impl Api {
 fn has_standing(caller: &Caller) -> bool {
     let active = caller.device.as_ref().is_some_and(|device| device.state == DeviceState::Active);
     active && caller.session.is_some()
+}
+
+/// Whether a request asks to break the glass.
+fn glass<T>(request: &Request<T>) -> Result<Glass, Denial> {
+    match request.metadata().get(BREAK_GLASS_METADATA).map(|value| value.as_bytes()) {
+        None => Ok(Glass::Whole),
+        Some(value) if value == BREAK_GLASS.as_bytes() => Ok(Glass::Broken),
+        Some(_) => Err(invalid(format!("{BREAK_GLASS_METADATA}: must be {BREAK_GLASS:?}"))),
+    }
 }
 
 /// The refusal of a request that makes no sense.

@@ -1,5 +1,6 @@
 //! The gRPC services: parse, call, reply. One file each.
 
+mod approvals;
 mod attestation;
 mod audit;
 mod call;
@@ -22,11 +23,12 @@ use std::sync::Arc;
 use custodian_proto::{
     limits::{MAX_MESSAGE_LEN, MAX_PAGE_LEN},
     v1::{
-        audit_service_server::AuditServiceServer, custody_service_server::CustodyServiceServer,
-        device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
-        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
+        custody_service_server::CustodyServiceServer, device_service_server::DeviceServiceServer,
+        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
+        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
+        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -153,5 +155,6 @@ impl Api {
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr, net::Ipv4Addr};
 
 use custodian_proto::{
+    limits::MAX_PAGE_SIZE,
     refusal::Refusal,
     v1::{self, policy_service_server::PolicyService},
 };
@@ -89,16 +90,22 @@ impl PolicyService for Api {
             cosigners: self.custodian.authority().cosigners(Timestamp::now()),
             ..question
         });
+        let api = self.clone();
         let apply = async move {
             let policy = read(version, text.clone()).await?;
             let question = question.ok_or(Refusal::NotLoggedIn)?;
             let verdict = policy.decide(&question)?;
-            if verdict.decision == Answer::Denied {
-                let why = format!("text: with it you could not apply the next one: {verdict}");
-                return Err(invalid(why));
-            }
+            let approvers = match verdict.decision {
+                Answer::Allowed => 0,
+                Answer::Approvals(needed) => api.enough_approve(&policy, &question, needed.get()).await?,
+                Answer::Denied => {
+                    let why = format!("text: with it you could not apply the next one: {verdict}");
+                    return Err(invalid(why));
+                }
+            };
             let applied = Timestamp::now();
-            Ok((Change::ApplyPolicy(PolicyText { version, text, applied_by, applied, reason }), policy))
+            let policy_text = PolicyText { version, text, applied_by, applied, reason };
+            Ok((Change::ApplyPolicy { policy: policy_text, approvers }, policy))
         };
         let need = Need::Role(Role::Admin);
         let applied = self.custodian.change(accepted.call.clone(), need, intent, apply).await;
@@ -142,7 +149,8 @@ impl PolicyService for Api {
             let Verdict { decision, because } =
                 policy.decide(&question).map_err(|fault| invalid(fault.detail()))?;
             let allowed = decision == Answer::Allowed;
-            Ok(v1::ExplainPolicyResponse { allowed, policies: because, version: policy.version() })
+            let approvals = needed(decision);
+            Ok(v1::ExplainPolicyResponse { allowed, policies: because, version: policy.version(), approvals })
         };
         explained.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
@@ -156,6 +164,43 @@ impl Api {
         } else {
             Ok(read(0, text).await?.into())
         }
+    }
+
+    /// Whether others than the caller could approve the next policy, if this one came into force: `needed`, or the answer
+    /// that says how many could. They count as if they were where the caller is.
+    async fn enough_approve(&self, policy: &Policy, asked: &Question, needed: u32) -> Result<u32, Denial> {
+        let (mut could, mut after) = (0, None);
+        loop {
+            let users = self.custodian.ledger().users(after, MAX_PAGE_SIZE).await?;
+            for user in &users {
+                if user.disabled || !user.roles.contains(Role::Admin) || user.id == asked.user {
+                    continue;
+                }
+                let question = Question {
+                    user: user.id.clone(),
+                    roles: user.roles,
+                    operation: "Approve".to_owned(),
+                    approves: asked.operation.clone(),
+                    target: String::new(),
+                    reason: String::new(),
+                    ..asked.clone()
+                };
+                if policy.decide(&question)?.decision == Answer::Allowed {
+                    could += 1;
+                }
+                if could == needed {
+                    return Ok(needed);
+                }
+            }
+            after = users.last().map(|user| user.id.clone());
+            if users.len() < MAX_PAGE_SIZE as usize {
+                break;
+            }
+        }
+        Err(invalid(format!(
+            "text: with it the next one would need the approval of {needed} other enabled administrators, and {could} could \
+             give it: make users with the role admin first, each with a device"
+        )))
     }
 
     async fn question(&self, request: v1::ExplainPolicyRequest) -> Result<Question, Denial> {
@@ -183,6 +228,7 @@ impl Api {
             operation: request.operation,
             key: key.map(|key| (key.id, key.label)),
             target: String::new(),
+            approves: request.approves,
             reason: reason(request.reason)?,
             ip,
             now,
@@ -211,11 +257,11 @@ impl Api {
                 let Some(question) = known.question(self, &record).await? else { continue };
                 let Ok(verdict) = policy.decide(&question) else { continue };
                 tested.decided += 1;
+                let was_refused = [Refusal::PolicyDenied.code(), Refusal::ApprovalRequired.code()];
                 let differences = match (record.outcome.as_str(), verdict.decision) {
                     (OK, Answer::Denied) => &mut tested.newly_refused,
-                    (outcome, Answer::Allowed) if outcome == Refusal::PolicyDenied.code() => {
-                        &mut tested.newly_allowed
-                    }
+                    (OK, Answer::Approvals(_)) if record.approval.is_empty() => &mut tested.newly_refused,
+                    (outcome, Answer::Allowed) if was_refused.contains(&outcome) => &mut tested.newly_allowed,
                     _ => continue,
                 };
                 if differences.len() < MOST_DIFFERENCES {
@@ -225,6 +271,7 @@ impl Api {
                         user: record.user,
                         device: record.device,
                         operation: record.operation,
+                        approvals: needed(verdict.decision),
                         policies: verdict.because,
                     });
                 }
@@ -291,6 +338,7 @@ impl Known {
             operation: record.operation.clone(),
             key,
             target: record.target.clone(),
+            approves: String::new(),
             reason: String::new(),
             ip: record.peer_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             now,
@@ -299,6 +347,14 @@ impl Known {
             // As they are now, like users and devices.
             cosigners: api.custodian.authority().cosigners(Timestamp::now()),
         }))
+    }
+}
+
+/// How many approvals would help; 0 if it needs none, or none helps.
+fn needed(answer: Answer) -> u32 {
+    match answer {
+        Answer::Approvals(needed) => needed.get(),
+        Answer::Allowed | Answer::Denied => 0,
     }
 }
 

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::call::invalid;
 use crate::{
-    authority::{Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey},
+    authority::{
+        ApprovalId, Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey,
+    },
     custody::Denial,
     pki::openpgp,
     token::TokenName,
@@ -163,6 +165,12 @@ pub(super) fn key_id(name: &str) -> Result<KeyId, Denial> {
 pub(super) fn token_name(name: &str) -> Result<TokenName, Denial> {
     let id = name.strip_prefix("tokens/").and_then(|id| id.parse().ok());
     id.ok_or_else(|| invalid("name: must be tokens/NAME"))
+}
+
+/// `approvals/17` out of a request.
+pub(super) fn approval_id(name: &str) -> Result<ApprovalId, Denial> {
+    let id = name.strip_prefix("approvals/").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| invalid("name: must be approvals/NUMBER"))
 }
 
 /// A reason out of a request.

@@ -8,7 +8,10 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
-use crate::custody::{Denial, Fault};
+use crate::{
+    authority::Waiting,
+    custody::{Denial, Fault, Unapproved},
+};
 
 /// The status of a denied call: code, one sentence, and the details ErrorInfo, RequestInfo and RetryInfo.
 pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
@@ -16,6 +19,9 @@ pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
         // The detail is about the caller's own message, and helps nobody else.
         Denial::Refused { refusal: Refusal::InvalidArgument, detail } if !detail.is_empty() => {
             (Code::InvalidArgument, detail.clone(), None)
+        }
+        Denial::Unapproved(unapproved) => {
+            (code(Refusal::ApprovalRequired), told(unapproved), retry(Refusal::ApprovalRequired))
         }
         Denial::Refused { refusal, .. } => (code(*refusal), refusal.text().to_owned(), retry(*refusal)),
         Denial::Paused(pause) => (code(pause.refusal), pause.detail.clone(), Some(from_now(pause.until))),
@@ -25,12 +31,32 @@ pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
         }
     };
     let mut details = ErrorDetails::new();
-    details.set_error_info(denial.code(), ERROR_DOMAIN, facts(denial));
+    let mut facts = facts(denial);
+    facts.extend(metadata(denial));
+    details.set_error_info(denial.code(), ERROR_DOMAIN, facts);
     details.set_request_info(request_id.to_string(), "");
     if let Some(delay) = retry {
         details.set_retry_info(Some(delay));
     }
     Status::with_error_details(code, message, details)
+}
+
+/// How many others must approve, and how many have.
+fn told(unapproved: &Unapproved) -> String {
+    let text = Refusal::ApprovalRequired.text();
+    match unapproved.waiting {
+        Some(Waiting { given, needed, .. }) => format!("{text}: {given} of {needed} have approved"),
+        None => text.to_owned(),
+    }
+}
+
+/// What a program needs to wait for the approval.
+fn metadata(denial: &Denial) -> HashMap<String, String> {
+    let Denial::Unapproved(unapproved) = denial else { return HashMap::new() };
+    let Some(Waiting { id, needed, given }) = unapproved.waiting else { return HashMap::new() };
+    let pairs =
+        [("approval", id.resource_name()), ("needed", needed.to_string()), ("given", given.to_string())];
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn code(refusal: Refusal) -> Code {
@@ -46,10 +72,14 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::UserDisabled
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
+        | Refusal::ApprovalDenied
+        | Refusal::OwnRequest
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
-        Refusal::LoginThrottled | Refusal::BudgetExhausted | Refusal::UnwrapLocked | Refusal::Overloaded => {
-            Code::ResourceExhausted
-        }
+        Refusal::LoginThrottled
+        | Refusal::BudgetExhausted
+        | Refusal::UnwrapLocked
+        | Refusal::Overloaded
+        | Refusal::TooManyPending => Code::ResourceExhausted,
         Refusal::KeyUnknown | Refusal::NotFound => Code::NotFound,
         Refusal::KeySuspended
         | Refusal::KeyNotActive
@@ -57,6 +87,9 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::KeyCompromised
         | Refusal::KeyDestroyed
         | Refusal::StateConflict
+        | Refusal::ApprovalRequired
+        | Refusal::ApprovalExpired
+        | Refusal::ApprovalUsed
         | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,

@@ -6,6 +6,7 @@ use custodian_proto::{
     v1::{self, user_service_server::UserService},
 };
 use jiff::Timestamp;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -25,7 +26,7 @@ impl UserService for Api {
         &self,
         request: Request<v1::CreateUserRequest>,
     ) -> Result<Response<v1::User>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_as(&request, without_password).await?;
         let v1::CreateUserRequest { user_id, password, roles: asked } = request.into_inner();
         let password = Secret::new(password);
         let parsed = user_id
@@ -93,7 +94,10 @@ impl UserService for Api {
         &self,
         request: Request<v1::SetPasswordRequest>,
     ) -> Result<Response<v1::User>, Status> {
-        let accepted = self.accept(&request).await?;
+        let without = |asked: &v1::SetPasswordRequest| {
+            v1::SetPasswordRequest { name: asked.name.clone(), ..Default::default() }.encode_to_vec()
+        };
+        let accepted = self.accept_as(&request, without).await?;
         let v1::SetPasswordRequest { name, old_password, new_password } = request.into_inner();
         let (old, new) = (Secret::new(old_password), Secret::new(new_password));
         let id = self.parsed(&accepted, "SetPassword", user_id(&name)).await?;
@@ -143,4 +147,11 @@ impl Api {
             Err(denial) => Err(accepted.status(denial)),
         }
     }
+}
+
+/// What approvals of a new user are bound to.
+fn without_password(asked: &v1::CreateUserRequest) -> Vec<u8> {
+    let v1::CreateUserRequest { user_id, password: _, roles } = asked;
+    let (user_id, roles) = (user_id.clone(), roles.clone());
+    v1::CreateUserRequest { user_id, password: String::new(), roles }.encode_to_vec()
 }

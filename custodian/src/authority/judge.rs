@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use custodian_proto::{key::WrappedKey, refusal::Refusal};
+use custodian_proto::{approval::Glass, key::WrappedKey, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Budgets, Caller, Charge, DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId,
-    Spenders, Standing, WrappingKey,
+    Answer, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, Budgets, Caller, Charge,
+    DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Spenders, Standing, WrappingKey,
 };
 use crate::{
-    custody::{Denial, Fault},
+    custody::{Denial, Fault, Unapproved},
     ledger::{Identity, Intent, Ledger, Opening},
     log::Cosigners,
 };
@@ -24,6 +24,8 @@ pub struct Rules {
     pub session_lifetime: SignedDuration,
     /// How much may be unwrapped, failed attempts included.
     pub budgets: Budgets,
+    /// What approvals take.
+    pub approvals: ApprovalRules,
 }
 
 /// What an operation asks of its caller, beyond a valid certificate and an active device.
@@ -135,39 +137,101 @@ impl Authority {
             let key = self.key(wrapped, spenders(caller, wrapped)?, charge.clone(), now).await?;
             standing.key = Some(wrapped.key_id());
             standing.charge = Some(charge);
-            standing.policy = Some(self.ask(caller, intent, Some(key), now)?);
+            self.ask(caller, intent, Some(key), now, &mut standing).await?;
         } else if role.is_some() {
             let key = match intent.key {
                 Some(id) => self.ledger.key(id).await?,
                 None => None,
             };
-            standing.policy = Some(self.ask(caller, intent, key, now)?);
+            self.ask(caller, intent, key, now, &mut standing).await?;
         }
         Ok(Permit::new(standing))
     }
 
-    /// The version of the policy that allows this.
-    fn ask(
+    /// Asks the policy. The standing gets the version that allows this, and the approval if it takes one.
+    async fn ask(
         &self,
         caller: &Caller,
         intent: &Intent,
         key: Option<WrappingKey>,
         now: Timestamp,
-    ) -> Result<u64, Denial> {
+        standing: &mut Standing,
+    ) -> Result<(), Denial> {
         let policy = self.policy();
         let question = Question::of(caller, intent.operation, now)
             .ok_or_else(|| Fault::Internal("a policy was asked about nobody".to_owned()))?;
         let question = Question {
             key: key.map(|key| (key.id, key.label)),
             target: intent.target.clone(),
+            approves: intent.approves.clone(),
             reason: intent.reason.clone(),
             claims: intent.claims.clone().unwrap_or_default(),
             // Minutes old at most; between the permit and its settling are seconds.
             cosigners: self.cosigners(now),
             ..question
         };
-        policy.decide(&question)?.require(policy.version())?;
-        Ok(policy.version())
+        let rules = self.rules().approvals;
+        let (mut verdict, mut glass) = (policy.decide(&question)?, Glass::Whole);
+        if verdict.decision == Answer::Denied && intent.asked.glass() == Glass::Broken {
+            (verdict, glass) = (policy.decide_on_breaking(&question, rules.break_glass)?, Glass::Broken);
+        }
+        standing.policy = Some(policy.version());
+        let Some(needed) = verdict.require(policy.version())? else { return Ok(()) };
+        let message = match &intent.asked {
+            Asked::Kept(request) => request.message.clone(),
+            Asked::GoesOn => return Ok(()),
+            // The policy that asks for approval came after the call. Next time its request is kept.
+            Asked::NotKept => return Err(Refusal::PolicyChanged.into()),
+        };
+        let lifetime = match glass {
+            Glass::Whole => rules.lifetime,
+            Glass::Broken => rules.break_glass_lifetime,
+        };
+        let request = ApprovalRequest {
+            user: question.user,
+            device: question.device,
+            ip: question.ip,
+            operation: question.operation,
+            target: question.target,
+            key: intent.key,
+            reason: question.reason,
+            claims: intent.claims.clone(),
+            message,
+            glass,
+            needed,
+            expires: now + lifetime,
+        };
+        standing.approval = Some(self.approved(request, now).await?);
+        Ok(())
+    }
+
+    /// The approval of this request, if enough others gave it.
+    async fn approved(&self, request: ApprovalRequest, now: Timestamp) -> Result<ApprovalUse, Denial> {
+        let (digest, needed) = (request.digest(), request.needed);
+        let last = self.ledger.approval_of(digest).await?;
+        if let Some(approval) = &last {
+            match approval.state(now) {
+                // The policy may ask for more than it did.
+                ApprovalState::Pending | ApprovalState::Approved if approval.given() >= needed.get() => {
+                    if request.glass == Glass::Broken {
+                        let (user, operation) = (request.user.as_str(), &request.operation);
+                        tracing::warn!(user, operation, approval = approval.id.0, "the glass is broken");
+                    }
+                    return Ok(ApprovalUse { id: approval.id, digest, needed });
+                }
+                // As long as it would have held.
+                ApprovalState::Denied if now < approval.request.expires => {
+                    let detail = approval.id.resource_name();
+                    return Err(Denial::Refused { refusal: Refusal::ApprovalDenied, detail });
+                }
+                _ => {}
+            }
+        }
+        if request.glass == Glass::Broken {
+            let (user, operation) = (request.user.as_str(), &request.operation);
+            tracing::warn!(user, operation, "somebody asks to break the glass");
+        }
+        Err(Unapproved::by(request))
     }
 
     fn session(&self, caller: &Caller, role: Option<Role>, now: Timestamp) -> Result<SessionId, Denial> {

@@ -3,7 +3,7 @@
 use custodian_proto::key::KeyId;
 use jiff::SignedDuration;
 
-use super::{Charge, Role, SessionId, SpkiHash};
+use super::{ApprovalUse, Charge, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -63,6 +63,8 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// This approval must still stand, with so many who count. It is used up.
+    pub(crate) approval: Option<ApprovalUse>,
     /// Charge one unwrap to that user, that device and this key; refuse if a budget of theirs has no room for it.
     pub(crate) charge: Option<Charge>,
 }

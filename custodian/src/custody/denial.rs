@@ -3,7 +3,10 @@
 use custodian_proto::refusal::{self, Refusal};
 use jiff::Timestamp;
 
-use crate::{authority::BudgetName, pki::PkiError};
+use crate::{
+    authority::{ApprovalRequest, BudgetName, Waiting},
+    pki::PkiError,
+};
 
 /// An attempt that gave nothing: refused (theirs) or failed (ours).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +19,9 @@ pub enum Denial {
         /// What the auditor is told beyond that: which field, which of several causes.
         detail: String,
     },
+    /// Theirs, until others have approved it.
+    #[error("{}", Refusal::ApprovalRequired)]
+    Unapproved(Box<Unapproved>),
     /// Theirs, for a time.
     #[error("{0}")]
     Paused(Box<Pause>),
@@ -24,11 +30,38 @@ pub enum Denial {
     Failed(#[from] Fault),
 }
 
+/// A request that waits for the approval of others. The ledger keeps it when it records the attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unapproved {
+    /// What is asked for.
+    pub request: ApprovalRequest,
+    /// The approval it waits for: known once it is kept.
+    pub waiting: Option<Waiting>,
+    /// What the auditor is told.
+    detail: String,
+}
+
+impl Unapproved {
+    /// The denial of a request that is not kept yet.
+    pub fn by(request: ApprovalRequest) -> Denial {
+        let detail = format!("needs the approval of {}", request.needed);
+        Denial::Unapproved(Box::new(Self { request, waiting: None, detail }))
+    }
+
+    /// The denial of a request that is kept, and waits for this approval.
+    pub fn waiting(request: ApprovalRequest, waiting: Waiting) -> Denial {
+        let Waiting { id, needed, given } = waiting;
+        let detail = format!("waits for {}: {given} of {needed} have approved", id.resource_name());
+        Denial::Unapproved(Box::new(Self { request, waiting: Some(waiting), detail }))
+    }
+}
+
 impl Denial {
     /// The code as it stands in the log.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused { refusal, .. } => refusal.code(),
+            Self::Unapproved(_) => Refusal::ApprovalRequired.code(),
             Self::Paused(pause) => pause.refusal.code(),
             Self::Failed(fault) => fault.code(),
         }
@@ -38,6 +71,7 @@ impl Denial {
     pub fn detail(&self) -> &str {
         match self {
             Self::Refused { detail, .. } => detail,
+            Self::Unapproved(unapproved) => &unapproved.detail,
             Self::Paused(pause) => &pause.detail,
             Self::Failed(fault) => fault.detail(),
         }

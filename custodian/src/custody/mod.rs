@@ -16,13 +16,13 @@ use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-pub use denial::{Denial, Fault, Pause};
+pub use denial::{Denial, Fault, Pause, Unapproved};
 pub use keys::Attestation;
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 
 use crate::{
-    authority::{Authority, Caller},
+    authority::{Asked, Authority, Caller},
     ledger::{Intent, Ledger},
     log::SecondPlace,
     token::Token,
@@ -94,6 +94,8 @@ pub struct Call {
     pub arrived: Instant,
     /// Who asks.
     pub caller: Caller,
+    /// The request, if an approval may be bound to it.
+    pub asked: Asked,
     /// Its place among the calls that are served at once.
     pub place: Place,
 }
@@ -114,7 +116,8 @@ impl From<OwnedSemaphorePermit> for Place {
 impl Call {
     /// The intent of this call to do `operation`.
     pub fn intent(&self, operation: &'static str) -> Intent {
-        Intent::new(self.request_id, self.arrived, operation, &self.caller)
+        let asked = self.asked.clone();
+        Intent { asked, ..Intent::new(self.request_id, self.arrived, operation, &self.caller) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The sequence, with a real ledger and a token in memory that does things at the worst moment.
 
+mod approvals;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -20,8 +22,8 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need, Peer, PeerCertificate, PeerKind,
-        Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        ApprovalRules, Asked, Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need, Peer,
+        PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
@@ -40,6 +42,8 @@ enum Meanwhile {
     Unthinkable,
     /// Somebody revokes the device; it has returned before the token answers.
     Revoked,
+    /// Somebody disables this user; it has returned before the token answers.
+    Disabled(&'static str),
     /// Somebody brings the key to this state; it has returned before the token answers.
     Stepped(KeyState),
     /// The token waits to be told to go on.
@@ -66,6 +70,10 @@ impl Token for SlowToken {
             Meanwhile::Revoked => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 world.sets_device("laptop-1", DeviceState::Revoked).await.unwrap();
+            }
+            Meanwhile::Disabled(user) => {
+                let world = World { ledger: Arc::clone(&self.ledger) };
+                world.done(Change::SetUserDisabled { id: world::user_id(user), disabled: true }).await;
             }
             Meanwhile::Stepped(state) => {
                 let world = World { ledger: Arc::clone(&self.ledger) };
@@ -126,6 +134,7 @@ impl Scene {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
             budgets: Budgets::UNLIMITED,
+            approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
         let token = Arc::new(SlowToken { inner, ledger: Arc::clone(&ledger), meanwhile });
@@ -154,7 +163,13 @@ impl Scene {
             session: identity.session,
             user: identity.user,
         };
-        Call { request_id: Uuid::now_v7(), arrived: Instant::now(), caller, place: Place::default() }
+        Call {
+            request_id: Uuid::now_v7(),
+            arrived: Instant::now(),
+            caller,
+            asked: Asked::NotKept,
+            place: Place::default(),
+        }
     }
 
     /// From now on, these budgets hold.

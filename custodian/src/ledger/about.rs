@@ -43,11 +43,14 @@ impl About {
                 };
                 Self { key: Some(*id), detail, ..Self::default() }
             }
-            Change::ApplyPolicy(policy) => Self {
+            Change::ApplyPolicy { policy, .. } => Self {
                 target: format!("policies/{}", policy.version),
                 detail: format!("SHA-256 {}", hex::encode(Sha256::digest(&policy.text))),
                 ..Self::default()
             },
+            Change::Approve { id, .. } | Change::Deny { id, .. } => {
+                Self { target: id.resource_name(), ..Self::default() }
+            }
             Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {
                 Self { target: token.resource_name(), ..Self::default() }
             }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText, Roles, Session,
-        SessionId, User, UserId, WrappingKey,
+        Approval, ApprovalId, Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText,
+        Roles, Session, SessionId, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -93,8 +93,35 @@ pub enum Change {
         /// Why.
         reason: String,
     },
-    /// Puts a policy in force. Its version must follow the one in force (STATE_CONFLICT).
-    ApplyPolicy(PolicyText),
+    /// Puts a policy in force. Its version must follow the one in force, and there must be enough administrators for the
+    /// next one (STATE_CONFLICT).
+    ApplyPolicy {
+        /// The policy.
+        policy: PolicyText,
+        /// How many must approve the next one. One more enabled admin than this must be there, and as many active devices.
+        approvers: u32,
+    },
+    /// Approves a request. It must be open, and bound to this digest (STATE_CONFLICT); APPROVAL_DENIED, APPROVAL_USED and
+    /// APPROVAL_EXPIRED if it is not open any more; OWN_REQUEST from the requester. Approved already: no change, no error.
+    Approve {
+        /// Which.
+        id: ApprovalId,
+        /// What the approver looked at.
+        digest: [u8; 32],
+        /// Who approves.
+        user: UserId,
+        /// On which device.
+        device: DeviceId,
+    },
+    /// Denies a request, which must be open. Denied already: no change, no error.
+    Deny {
+        /// Which.
+        id: ApprovalId,
+        /// Who denies.
+        user: UserId,
+        /// Why.
+        reason: String,
+    },
     /// Takes a token out of service. Drained already: no change, no error.
     DrainToken(Drain),
     /// Puts a token into service again. Not drained: no change, no error.
@@ -114,4 +141,6 @@ pub enum Changed {
     Key(WrappingKey),
     /// The policy that is in force now.
     Policy(PolicyText),
+    /// The approval as it is now.
+    Approval(Box<Approval>),
 }

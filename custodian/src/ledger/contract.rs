@@ -1,5 +1,6 @@
 //! What every ledger promises: a suite that each implementation passes.
 
+pub(crate) mod approvals;
 pub(crate) mod budgets;
 pub(crate) mod changes;
 pub(crate) mod log;
@@ -11,6 +12,12 @@ pub(crate) mod world;
 macro_rules! ledger_keeps_its_contract {
     ($make:expr) => {
         ledger_keeps_its_contract! { $make;
+            approvals: what_others_approved_passes_once, the_same_request_waits_for_the_same_approval,
+                an_approval_is_for_what_was_asked_and_by_whom, nobody_counts_twice_and_the_requester_never,
+                whoever_was_stopped_does_not_count, a_denied_request_stays_denied_for_its_time, an_approval_ends_on_time,
+                of_two_at_once_one_uses_the_approval, what_fails_does_not_use_the_approval_up,
+                the_requests_of_one_user_that_wait_are_bounded, breaking_the_glass_stands_out_in_the_log,
+                a_policy_needs_enough_administrators_for_the_next_one;
             changes: an_invitation_is_used_once, an_invitation_is_for_one_device, an_expired_invitation_is_replaced,
                 an_open_invitation_is_replaced_by_the_next, a_device_is_renewed_with_an_invitation,
                 a_revoked_device_is_not_renewed, revoking_again_changes_nothing, the_last_administrator_stays,

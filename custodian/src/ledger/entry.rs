@@ -1,6 +1,7 @@
 //! What of an attempt goes into the log.
 
 use custodian_proto::{
+    approval::Glass,
     limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
     v1,
 };
@@ -9,7 +10,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Change, Intent, about::About};
-use crate::custody::Pause;
+use crate::{
+    authority::{Approval, Ending, Weight},
+    custody::Pause,
+};
 
 /// The operation of a record that says that a limit was exceeded.
 const EXCEEDED: &str = "BudgetExceeded";
@@ -32,6 +36,8 @@ pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
         outcome: String::new(),
         detail: String::new(),
         duration_us: 0,
+        approval: String::new(),
+        break_glass: false,
     }
 }
 
@@ -66,6 +72,20 @@ pub(super) fn ending(
     record
 }
 
+/// Marks the record of an attempt that asked for this approval, gave it, denied it or used it.
+pub(super) fn mark(record: &mut v1::Record, approval: &Approval) {
+    record.approval = approval.id.resource_name();
+    record.break_glass = approval.request.glass == Glass::Broken;
+    if approval.ending != Some(Ending::Used { sequence: record.sequence }) {
+        return;
+    }
+    let approvers = approval.votes.iter().filter(|vote| vote.weight == Weight::Counts);
+    let approvers: Vec<_> = approvers.map(|vote| vote.user.resource_name()).collect();
+    let by = format!("approved by {}", approvers.join(", "));
+    let detail = if record.detail.is_empty() { by } else { format!("{by}; {}", record.detail) };
+    record.detail = clean(&detail, MAX_TEXT_LEN);
+}
+
 /// The record that says that this attempt was one too many: the first in its window. Its own is beside it.
 pub(super) fn exceeded(intent: &Intent, pause: &Pause, now: Timestamp, sequence: u64) -> v1::Record {
     let target = pause.budget.as_ref().map(|budget| budget.spender.clone()).unwrap_or_default();
@@ -83,7 +103,7 @@ pub(super) fn exceeded(intent: &Intent, pause: &Pause, now: Timestamp, sequence:
     }
 }
 
-fn clean_claims(claims: &v1::Claims) -> v1::Claims {
+pub(super) fn clean_claims(claims: &v1::Claims) -> v1::Claims {
     v1::Claims {
         file_name: clean(&claims.file_name, MAX_TEXT_LEN),
         file_size: claims.file_size,

@@ -25,8 +25,8 @@ pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{
-        Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders, SpkiHash, User,
-        UserId, WrappingKey,
+        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders,
+        SpkiHash, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -91,6 +91,13 @@ pub trait Ledger: Send + Sync + 'static {
     async fn policy(&self) -> Result<Option<PolicyText>, LedgerError>;
     /// Up to `limit` policies with versions below `before`, newest first.
     async fn policies(&self, before: Option<u64>, limit: u32) -> Result<Vec<PolicyText>, LedgerError>;
+
+    /// One approval.
+    async fn approval(&self, id: ApprovalId) -> Result<Option<Approval>, LedgerError>;
+    /// The newest approval that is bound to this.
+    async fn approval_of(&self, digest: [u8; 32]) -> Result<Option<Approval>, LedgerError>;
+    /// Those that the query asks for, newest first.
+    async fn approvals(&self, query: ApprovalQuery) -> Result<Vec<Approval>, LedgerError>;
 
     /// The tokens that are drained, in the order of their names.
     async fn drains(&self) -> Result<Vec<Drain>, LedgerError>;
@@ -168,6 +175,8 @@ pub struct RecordQuery {
     pub operation: Option<String>,
     /// `OK`; `!OK` for everything else.
     pub outcome: Option<String>,
+    /// Only attempts to break the glass.
+    pub break_glass: bool,
     /// Inclusive.
     pub start: Option<Timestamp>,
     /// Exclusive.
@@ -176,6 +185,19 @@ pub struct RecordQuery {
     pub beyond: Option<u64>,
     /// Newest first instead of oldest first.
     pub newest_first: bool,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Which approvals to read.
+#[derive(Clone, Default, Debug)]
+pub struct ApprovalQuery {
+    /// Only this user's requests.
+    pub user: Option<UserId>,
+    /// Only those that are open at this time. `None`: those that are over, too.
+    pub open_at: Option<Timestamp>,
+    /// Only ids below this one.
+    pub before: Option<ApprovalId>,
     /// At most this many.
     pub limit: u32,
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Change, committer::Slot};
 use crate::{
-    authority::{Budgets, Caller, Standing},
+    authority::{Asked, Budgets, Caller, Standing},
     custody::{Denial, Withheld},
 };
 
@@ -42,6 +42,10 @@ pub struct Intent {
     pub claims: Option<v1::Claims>,
     /// Resource name of what the operation is about, if none of the above.
     pub target: String,
+    /// For `Approve`: the operation that is to be approved.
+    pub approves: String,
+    /// The request, if an approval may be bound to it.
+    pub asked: Asked,
     /// The reason an admin gave. Becomes the record's detail if the outcome has none.
     pub reason: String,
 }
@@ -73,6 +77,8 @@ impl Intent {
             wrapped_sha256: None,
             claims: None,
             target: String::new(),
+            approves: String::new(),
+            asked: Asked::NotKept,
             reason: String::new(),
         }
     }

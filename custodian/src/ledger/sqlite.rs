@@ -3,6 +3,7 @@
 //! One thread writes (see [`committer`](super::committer)); others read beside it. Write-ahead log with
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
+mod approvals;
 mod budgets;
 mod changes;
 mod clock;
@@ -40,14 +41,14 @@ use tokio::sync::watch;
 
 use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    Attempt, Changed, Identity, Intent, Ledger, LedgerError, Opening, Outcome, RecordQuery, Release,
-    TreeHead,
+    ApprovalQuery, Attempt, Changed, Identity, Intent, Ledger, LedgerError, Opening, Outcome, RecordQuery,
+    Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
-        Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders, SpkiHash, User,
-        UserId, WrappingKey,
+        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders,
+        SpkiHash, User, UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -318,6 +319,18 @@ impl Ledger for SqliteLedger {
         self.long
             .read(move |connection| rows::many(connection, from, params![before, limit], rows::policy))
             .await
+    }
+
+    async fn approval(&self, id: ApprovalId) -> Result<Option<Approval>, LedgerError> {
+        self.quick.read(move |connection| approvals::read(connection, id)).await
+    }
+
+    async fn approval_of(&self, digest: [u8; 32]) -> Result<Option<Approval>, LedgerError> {
+        self.quick.read(move |connection| approvals::of_digest(connection, digest)).await
+    }
+
+    async fn approvals(&self, query: ApprovalQuery) -> Result<Vec<Approval>, LedgerError> {
+        self.long.read(move |connection| approvals::many(connection, &query)).await
     }
 
     async fn drains(&self) -> Result<Vec<Drain>, LedgerError> {

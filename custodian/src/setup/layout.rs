@@ -27,8 +27,8 @@ use crate::{
         Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawBudgets, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog, RawSessions,
-        RawTls, RawToken,
+        Config, RawApprovals, RawBudgets, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog,
+        RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -207,6 +207,7 @@ impl Plan {
             sessions: RawSessions::default(),
             budgets: RawBudgets::default(),
             budget: None,
+            approvals: RawApprovals::default(),
             certificates: RawCertificates::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],

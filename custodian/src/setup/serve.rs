@@ -176,7 +176,9 @@ async fn reload_on(mut hangup: Signal, path: PathBuf, parts: Reloadable) {
     while hangup.recv().await.is_some() {
         match Config::read(&path).and_then(|config| parts.reload(&config)) {
             Ok(()) => {
-                tracing::info!("SIGHUP: [tls], [sessions] idle and lifetime, and [budgets] are read again")
+                tracing::info!(
+                    "SIGHUP: [tls], [sessions] idle and lifetime, [budgets] and [approvals] are read again"
+                )
             }
             Err(trouble) => tracing::error!("SIGHUP: nothing is changed. {trouble}"),
         }

@@ -34,7 +34,8 @@ impl Format {
 
     /// One message, without framing. It has no line breaks in it, whatever the record says.
     pub(super) fn message(&self, record: &v1::Record) -> String {
-        let severity = if record.outcome == OK { INFORMATIONAL } else { WARNING };
+        let ordinary = record.outcome == OK && !record.break_glass;
+        let severity = if ordinary { INFORMATIONAL } else { WARNING };
         let priority = FACILITY * 8 + severity;
         let time = record.time.as_ref().and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
         let time = time.map_or_else(|| "-".to_owned(), |time| format!("{time:.6}"));
@@ -57,6 +58,8 @@ impl Format {
             ("wrappedKeySha256", &record.wrapped_key_sha256),
             ("target", &record.target),
             ("detail", &record.detail),
+            ("approval", &record.approval),
+            ("breakGlass", if record.break_glass { "true" } else { "" }),
             ("durationUs", &duration),
             ("claimedFileName", &claims.file_name),
             ("claimedFileSize", &size),

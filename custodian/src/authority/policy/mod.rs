@@ -3,20 +3,23 @@
 //! A policy can only narrow: the roles stand before it, the budget and the key's state beside it. Stopping somebody or
 //! something is never asked of it.
 
+mod annotation;
 mod operation;
 mod question;
 mod schema;
 
-use std::{fmt, sync::OnceLock};
+use std::{fmt, num::NonZeroU32, sync::OnceLock};
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Decision, ParseErrors, PolicyId, PolicySet, Schema, ValidationMode,
-    Validator,
+    AuthorizationError, Authorizer, Decision, Entities, ParseErrors, PolicyId, PolicySet, Request, Schema,
+    ValidationMode, Validator,
 };
-use custodian_proto::{limits::MAX_POLICY_LEN, refusal::Refusal};
+use custodian_proto::{approval::Glass, limits::MAX_POLICY_LEN, refusal::Refusal};
 use jiff::Timestamp;
 
 pub use question::Question;
+
+use annotation::Annotations;
 
 use super::UserId;
 use crate::custody::{Denial, Fault};
@@ -60,6 +63,8 @@ impl PolicyText {
 pub struct Policy {
     version: u64,
     set: PolicySet,
+    /// What its rules say beside Cedar.
+    annotations: Annotations,
 }
 
 /// What a policy says.
@@ -71,13 +76,15 @@ pub struct Verdict {
     pub because: Vec<String>,
 }
 
-/// Yes or no.
+/// Yes, no, or only if others approve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// Some policy permits, none forbids.
     Allowed,
     /// A policy forbids, or none permits.
     Denied,
+    /// Some policy permits, and so many others must approve to get past those that forbid.
+    Approvals(NonZeroU32),
 }
 
 /// A text that is no policy of this custodian. Says where and why.
@@ -90,7 +97,8 @@ impl Policy {
     /// does not exist, is refused here and not found out at three in the morning.
     ///
     /// # Errors
-    /// No Cedar, against the schema, a policy without an `@id` of its own, or too much of it.
+    /// No Cedar, against the schema, a policy without an `@id` of its own, an annotation that says nothing that we know, or
+    /// too much of it.
     pub fn parse(version: u64, text: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_POLICY_LEN {
             return Err(PolicyError(format!("it is longer than {MAX_POLICY_LEN} bytes")));
@@ -111,7 +119,13 @@ impl Policy {
         if !errors.is_empty() {
             return Err(PolicyError(errors.join("; ")));
         }
-        Ok(Self { version, set })
+        let annotations = Annotations::read(&set)?;
+        Ok(Self { version, set, annotations })
+    }
+
+    /// Whether any operation may need approvals.
+    pub fn asks_for_approvals(&self) -> bool {
+        self.annotations.any()
     }
 
     /// Which version it is.
@@ -124,6 +138,23 @@ impl Policy {
     /// # Errors
     /// [`Fault::Internal`] for an operation that the schema does not know: a defect of ours.
     pub fn decide(&self, question: &Question) -> Result<Verdict, Fault> {
+        self.decide_through(question, Glass::Whole, NonZeroU32::MIN)
+    }
+
+    /// Decides on a request to break the glass, which takes at least `break_glass` approvals.
+    ///
+    /// # Errors
+    /// As [`Policy::decide`].
+    pub fn decide_on_breaking(&self, question: &Question, break_glass: NonZeroU32) -> Result<Verdict, Fault> {
+        self.decide_through(question, Glass::Broken, break_glass)
+    }
+
+    fn decide_through(
+        &self,
+        question: &Question,
+        glass: Glass,
+        break_glass: NonZeroU32,
+    ) -> Result<Verdict, Fault> {
         if operation::ALWAYS_ALLOWED.contains(&question.operation.as_str()) {
             return Ok(Verdict { decision: Answer::Allowed, because: vec!["always-allowed".to_owned()] });
         }
@@ -135,17 +166,21 @@ impl Policy {
         }
         let schema = schema().map_err(|error| Fault::Internal(error.0))?;
         let (request, entities) = question.to_cedar(schema).map_err(Fault::Internal)?;
-        let response = Authorizer::new().is_authorized(&request, &self.set, &entities);
-        let errors = response.diagnostics().errors();
-        let errors: Vec<_> =
-            errors.map(|AuthorizationError::PolicyEvaluationError(error)| error.policy_id()).collect();
-        let (decision, mut because) = match (errors.is_empty(), response.decision()) {
-            (true, Decision::Allow) => (Answer::Allowed, ids(response.diagnostics().reason())),
-            (true, Decision::Deny) => (Answer::Denied, ids(response.diagnostics().reason())),
-            (false, _) => (Answer::Denied, ids(errors)),
-        };
-        because.sort();
-        Ok(Verdict { decision, because })
+        let verdict = judge(&self.set, &request, &entities);
+        if verdict.decision == Answer::Allowed
+            || !self.annotations.any()
+            || operation::NEVER_APPROVED.contains(&question.operation.as_str())
+        {
+            return Ok(verdict);
+        }
+        // What if others approved? What still forbids then is the answer.
+        let needed = self.annotations.past(&verdict.because, glass, break_glass);
+        let rest = judge(self.annotations.rest(glass), &request, &entities);
+        Ok(match (rest.decision, needed) {
+            (Answer::Allowed, Some(needed)) => Verdict { decision: Answer::Approvals(needed), ..verdict },
+            (Answer::Allowed, None) => verdict,
+            (_, _) => rest,
+        })
     }
 
     /// The schema that policies are checked against, with comments for people.
@@ -154,14 +189,33 @@ impl Policy {
     }
 }
 
+fn judge(set: &PolicySet, request: &Request, entities: &Entities) -> Verdict {
+    let response = Authorizer::new().is_authorized(request, set, entities);
+    let errors = response.diagnostics().errors();
+    let errors: Vec<_> =
+        errors.map(|AuthorizationError::PolicyEvaluationError(error)| error.policy_id()).collect();
+    let (decision, mut because) = match (errors.is_empty(), response.decision()) {
+        (true, Decision::Allow) => (Answer::Allowed, ids(response.diagnostics().reason())),
+        (true, Decision::Deny) => (Answer::Denied, ids(response.diagnostics().reason())),
+        // Beside them, what forbids in any case.
+        (false, Decision::Deny) => {
+            (Answer::Denied, ids(errors.into_iter().chain(response.diagnostics().reason())))
+        }
+        (false, Decision::Allow) => (Answer::Denied, ids(errors)),
+    };
+    because.sort();
+    Verdict { decision, because }
+}
+
 impl Verdict {
-    /// What follows from a refusal, for the caller and the record.
+    /// What follows from it, for the caller and the record: how many approvals it takes.
     ///
     /// # Errors
     /// [`Refusal::PolicyDenied`], with the policies that forbid.
-    pub fn require(self, version: u64) -> Result<(), Denial> {
+    pub fn require(&self, version: u64) -> Result<Option<NonZeroU32>, Denial> {
         match self.decision {
-            Answer::Allowed => Ok(()),
+            Answer::Allowed => Ok(None),
+            Answer::Approvals(needed) => Ok(Some(needed)),
             Answer::Denied => {
                 let detail = format!("{self} (policy version {version})");
                 Err(Denial::Refused { refusal: Refusal::PolicyDenied, detail })
@@ -177,6 +231,7 @@ impl fmt::Display for Verdict {
             (Answer::Allowed, _) => write!(f, "permitted by {because}"),
             (Answer::Denied, false) => write!(f, "forbidden by {because}"),
             (Answer::Denied, true) => f.write_str("no policy permits it"),
+            (Answer::Approvals(needed), _) => write!(f, "{because} asks for the approval of {needed}"),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Question {
     pub key: Option<(KeyId, String)>,
     /// What it is about, if that is no key: `devices/laptop-7`.
     pub target: String,
+    /// For `Approve`: the operation that is to be approved.
+    pub approves: String,
     /// The reason given, or empty.
     pub reason: String,
     /// The caller's address.
@@ -55,6 +57,7 @@ impl Question {
             operation: operation.to_owned(),
             key: None,
             target: String::new(),
+            approves: String::new(),
             reason: String::new(),
             ip: caller.peer.ip,
             now,
@@ -98,6 +101,7 @@ impl Question {
             ("login_age", long(self.now.duration_since(self.signed_in).as_secs().max(0))),
             ("reason", string(if self.reason.is_empty() { &self.claims.reason } else { &self.reason })),
             ("target", string(&self.target)),
+            ("approves", string(&self.approves)),
             ("file_name", string(&self.claims.file_name)),
             ("file_size", long(size)),
             ("file_format", string(&self.claims.format)),

@@ -34,6 +34,8 @@ type Circumstances = {
   reason: String,
   // What the operation is about, by its resource name, if that is no key: "devices/laptop-7". "" if nothing.
   target: String,
+  // For the action Approve: the operation that is to be approved, by its name. "" for others.
+  approves: String,
   // What the caller claims about the file. Not verified. "" and 0 if nothing.
   file_name: String,
   file_size: Long,

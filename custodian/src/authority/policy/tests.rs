@@ -24,6 +24,7 @@ fn question(operation: &str, roles: &[Role]) -> Question {
         operation: operation.to_owned(),
         key: Some((KeyId::of_public_key(b"key"), "clients".to_owned())),
         target: String::new(),
+        approves: String::new(),
         reason: String::new(),
         ip: IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)),
         now,
@@ -79,7 +80,7 @@ fn a_policy_can_look_at_every_circumstance() {
         r#"context.reason == """#,
         r#"context.login_age == 300"#,
         r#"context.now - context.device.enrolled > 2000000"#,
-        r#"context.device == Device::"laptop-7""#,
+        r#"context.device == Device::"laptop-7" && context.approves == """#,
         r#"context.file_size > 1000000 && context.file_name like "*.mtd" && context.file_format == "mtd""#,
         r#"resource.label == "clients""#,
         r#"principal == User::"anna" && principal.roles.contains("operator")"#,
@@ -107,6 +108,7 @@ fn a_text_that_is_no_policy_says_why() {
             r#"@id("x") permit (principal, action == Action::"Unwrap", resource) when {{ {condition} }};"#
         )
     };
+    let forbid = |with: &str| format!(r#"@id("x") {with} forbid (principal, action, resource);"#);
     for (text, why) in [
         ("permit (principal, action, resource);".to_owned(), "no @id"),
         (format!("{DEFAULT}{DEFAULT}"), "two policies have the @id"),
@@ -114,6 +116,17 @@ fn a_text_that_is_no_policy_says_why() {
         (when("context.hour == \"ten\""), "x: the types Long and String are not compatible"),
         (r#"@id("x") permit (principal, action == Action::"Fly", resource);"#.to_owned(), "Fly"),
         (r#"@id("x") permit (principal == ?principal, action, resource);"#.to_owned(), "template"),
+        (forbid(r#"@approvals("0")"#), "x: @approvals(\"0\") is no number from 1"),
+        (forbid(r#"@approvals("-1")"#), "is no number"),
+        (forbid(r#"@approvals("two")"#), "is no number"),
+        (forbid("@approvals"), "is no number"),
+        (forbid(r#"@approvals("4294967297")"#), "is no number"),
+        (forbid(r#"@break_glass("2")"#), "@break_glass has no value"),
+        (
+            r#"@id("x") @approvals("2") permit (principal, action, resource);"#.to_owned(),
+            "stands on a permit",
+        ),
+        (r#"@id("x") @break_glass permit (principal, action, resource);"#.to_owned(), "stands on a permit"),
         ("let it be".to_owned(), "unexpected token"),
         (" ".repeat(MAX_POLICY_LEN + 1), "longer"),
     ] {
@@ -140,6 +153,90 @@ fn stopping_somebody_is_never_forbidden() {
         assert_eq!(verdict.decision, Answer::Allowed, "{operation}");
     }
     assert_eq!(nothing.decide(&question("ActivateDevice", &[Role::Admin])).unwrap().decision, Answer::Denied);
+}
+
+fn approvals(number: u32) -> Answer {
+    Answer::Approvals(NonZeroU32::new(number).unwrap())
+}
+
+#[test]
+fn rules_that_can_be_approved_ask_for_the_most_of_them_and_others_still_forbid() {
+    let two = r#"@id("two") @approvals("2") forbid (principal, action == Action::"Unwrap", resource);"#;
+    let three =
+        r#"@id("three") @approvals("3") forbid (principal, action, resource) when { context.hour == 10 };"#;
+    let never = r#"@id("never") forbid (principal, action, resource) when { context.file_size > 5 };"#;
+    let unwrap = question("Unwrap", &[Role::Operator]);
+    let verdict = decides(two, &unwrap);
+    assert_eq!((verdict.decision, verdict.because.as_slice()), (approvals(2), &["two".to_owned()][..]));
+    let verdict = decides(&format!("{two}{three}"), &unwrap);
+    assert_eq!((verdict.decision, verdict.because.len()), (approvals(3), 2));
+    // Nobody is asked for what stays forbidden.
+    let verdict = decides(&format!("{two}{never}"), &unwrap);
+    assert_eq!((verdict.decision, verdict.because.as_slice()), (Answer::Denied, &["never".to_owned()][..]));
+    let auditor = question("Unwrap", &[Role::Auditor]);
+    assert_eq!(decides(two, &auditor), Verdict { decision: Answer::Denied, because: vec![] });
+    assert_eq!(decides(two, &question("ListRecords", &[Role::Auditor])).decision, Answer::Allowed);
+}
+
+#[test]
+fn a_rule_that_fails_hides_none_that_asks_for_more() {
+    let failing = r#"@id("failing") @approvals("1") forbid (principal, action, resource)
+                     when { context.file_size * 9223372036854775807 > 0 };"#;
+    let three = r#"@id("three") @approvals("3") forbid (principal, action, resource);"#;
+    let unwrap = question("Unwrap", &[Role::Operator]);
+    assert_eq!(decides(&format!("{failing}{three}"), &unwrap).decision, approvals(3));
+}
+
+#[test]
+fn approving_and_stopping_need_no_approval() {
+    let all = r#"@id("all") @approvals("1") forbid (principal, action, resource);"#;
+    for operation in ["Deny", "RevokeDevice", "DisableUser"] {
+        assert_eq!(
+            decides(all, &question(operation, &[Role::Admin])).decision,
+            Answer::Allowed,
+            "{operation}"
+        );
+    }
+    assert_eq!(decides(all, &question("ApplyPolicy", &[Role::Admin])).decision, approvals(1));
+    // It would have no end: what forbids approving forbids it.
+    for operation in ["Approve", "ListApprovals", "GetApproval"] {
+        assert_eq!(
+            decides(all, &question(operation, &[Role::Admin])).decision,
+            Answer::Denied,
+            "{operation}"
+        );
+    }
+}
+
+#[test]
+fn a_policy_can_say_who_approves_what() {
+    let rule = r#"@id("not-this") forbid (principal, action == Action::"Approve", resource)
+                  when { context.approves == "ApplyPolicy" };"#;
+    let approving =
+        |approves: &str| Question { approves: approves.to_owned(), ..question("Approve", &[Role::Admin]) };
+    assert_eq!(decides(rule, &approving("ApplyPolicy")).decision, Answer::Denied);
+    assert_eq!(decides(rule, &approving("SetRoles")).decision, Answer::Allowed);
+}
+
+#[test]
+fn the_glass_breaks_only_where_the_policy_says_so() {
+    let policy = |text: &str| Policy::parse(1, &format!("{DEFAULT}\n{text}")).unwrap();
+    let nights =
+        r#"@id("nights") @break_glass forbid (principal, action, resource) when { context.hour == 10 };"#;
+    let four = r#"@id("four") @approvals("4") forbid (principal, action, resource);"#;
+    let never = r#"@id("never") forbid (principal, action, resource) when { context.file_size > 5 };"#;
+    let unwrap = question("Unwrap", &[Role::Operator]);
+    let breaking =
+        |text: &str| policy(text).decide_on_breaking(&unwrap, NonZeroU32::new(2).unwrap()).unwrap();
+    assert_eq!(policy(nights).decide(&unwrap).unwrap().decision, Answer::Denied);
+    assert_eq!(breaking(nights).decision, approvals(2));
+    assert_eq!(breaking(&format!("{nights}{four}")).decision, approvals(4));
+    assert_eq!(breaking(&format!("{nights}{never}")).because, ["never"]);
+    assert_eq!(breaking(never).decision, Answer::Denied);
+    // Roles stay: what no rule permits cannot be broken into.
+    let auditor = question("Unwrap", &[Role::Auditor]);
+    let verdict = policy(nights).decide_on_breaking(&auditor, NonZeroU32::new(2).unwrap()).unwrap();
+    assert_eq!(verdict, Verdict { decision: Answer::Denied, because: vec![] });
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         outcome: OK.to_owned(),
         detail: "because".to_owned(),
         duration_us: record.duration_us,
+        approval: String::new(),
+        break_glass: false,
     };
     assert_eq!(record, expected);
 }

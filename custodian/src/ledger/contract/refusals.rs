@@ -210,7 +210,7 @@ pub(crate) async fn a_policy_that_changed_meanwhile_stops_what_it_allowed<L: Led
     let by = |version| Standing { policy: Some(version), ..world.standing() };
     assert!(world.unwraps(by(0)).await.is_ok());
     world.refuses(by(1), Refusal::PolicyChanged).await;
-    world.done(Change::ApplyPolicy(policy(1))).await;
+    world.done(applies(1)).await;
     world.refuses(by(0), Refusal::PolicyChanged).await;
     assert!(world.unwraps(by(1)).await.is_ok());
 }
@@ -219,18 +219,20 @@ pub(crate) async fn policies_follow_each_other<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     assert!(world.ledger.policy().await.unwrap().is_none());
     for version in [0, 2] {
-        world.refuses_change(Change::ApplyPolicy(policy(version)), Refusal::StateConflict).await;
+        world.refuses_change(applies(version), Refusal::StateConflict).await;
     }
     for version in 1..=5 {
-        let Changed::Policy(changed) = world.done(Change::ApplyPolicy(policy(version))).await else {
-            panic!("no policy")
-        };
+        let Changed::Policy(changed) = world.done(applies(version)).await else { panic!("no policy") };
         assert_eq!(changed, policy(version));
         assert_eq!(world.last_record().await.target, format!("policies/{version}"));
     }
     assert_eq!(world.ledger.policy().await.unwrap(), Some(policy(5)));
     assert_eq!(world.ledger.policies(None, 2).await.unwrap(), [policy(5), policy(4)]);
     assert_eq!(world.ledger.policies(Some(4), 9).await.unwrap(), [policy(3), policy(2), policy(1)]);
+}
+
+fn applies(version: u64) -> Change {
+    Change::ApplyPolicy { policy: policy(version), approvers: 0 }
 }
 
 fn policy(version: u64) -> PolicyText {

@@ -229,6 +229,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            approval: None,
             charge: None,
         }
     }
@@ -298,6 +299,13 @@ impl<L: Ledger> World<L> {
         let intent = unwrap_intent(user, device, &standing);
         let attempt = self.ledger.begin(intent);
         Ok(self.ledger.settle(attempt, Outcome::Granted(Grant { standing, change: None })).await?.0)
+    }
+
+    /// Waits until this time has come.
+    pub(crate) async fn until(&self, time: Timestamp) {
+        while let Ok(left) = Duration::try_from(time.duration_since(Timestamp::now())) {
+            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+        }
     }
 
     /// The newest record.

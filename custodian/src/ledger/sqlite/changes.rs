@@ -4,7 +4,7 @@ use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use rusqlite::{Params, params};
 
 use super::{
-    keys, lockout,
+    approvals, keys, lockout,
     rows::{self, micros},
     standing,
     writer::{Batch, Stop},
@@ -47,7 +47,12 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
             lockout::an_admin_remains(batch, &before)?;
             batch.changed_user(id)
         }
-        Change::ApplyPolicy(policy) => batch.apply_policy(policy),
+        Change::ApplyPolicy { policy, approvers } => {
+            lockout::enough_admins(batch, *approvers)?;
+            batch.apply_policy(policy)
+        }
+        Change::Approve { id, digest, user, device } => approvals::approve(batch, *id, digest, user, device),
+        Change::Deny { id, user, reason } => approvals::deny(batch, *id, user, reason),
         Change::AddKey(key) => keys::add(batch, key),
         Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
         Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),

@@ -33,6 +33,27 @@ pub(super) fn a_device_remains(batch: &Batch<'_>, before: &Device) -> Result<(),
     ))
 }
 
+/// Refuses a policy that could not be replaced: the next one needs the approval of so many others.
+pub(super) fn enough_admins(batch: &Batch<'_>, approvers: u32) -> Result<(), Stop> {
+    if approvers == 0 {
+        return Ok(());
+    }
+    let admin: Roles = [Role::Admin].into_iter().collect();
+    let sql = "SELECT count(*) FROM users WHERE NOT disabled AND roles & ? <> 0";
+    let admins: u32 = batch.tx.prepare_cached(sql)?.query_row([admin.bits()], |row| row.get(0))?;
+    let sql = "SELECT count(*) FROM devices WHERE state = ? AND expires > ?";
+    let params = params![DeviceState::Active.name(), micros(batch.now)];
+    let devices: u32 = batch.tx.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
+    if admins > approvers && devices > approvers {
+        return Ok(());
+    }
+    let detail = format!(
+        "the next policy would need the approval of {approvers} others: there are {admins} enabled admins and {devices} \
+         active devices"
+    );
+    Err(Stop::refused(Refusal::StateConflict, detail))
+}
+
 fn has_admin(batch: &Batch<'_>) -> rusqlite::Result<bool> {
     let admin: Roles = [Role::Admin].into_iter().collect();
     let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE NOT disabled AND roles & ? <> 0)";

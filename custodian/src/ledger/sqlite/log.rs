@@ -52,6 +52,9 @@ impl Search {
             Some(outcome) => search.and("outcome = ? AND outcome <> 'OK'", Value::Text(outcome.to_owned())),
             None => {}
         }
+        if query.break_glass {
+            search.sql.push_str(" AND break_glass IS NOT NULL");
+        }
         search.within(query.start, query.end);
         if let Some(beyond) = query.beyond {
             let condition = if query.newest_first { "seq < ?" } else { "seq > ?" };

@@ -166,11 +166,11 @@ pub(super) fn time_or_none(row: &Row<'_>, column: usize) -> Result<Option<Timest
     row.get::<_, Option<i64>>(column)?.map(|_| time(row, column)).transpose()
 }
 
-fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
     Timestamp::from_microsecond(row.get(column)?).map_err(|_| unreadable(column, "no time"))
 }
 
-fn parsed<T: FromStr>(row: &Row<'_>, column: usize) -> Result<T> {
+pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get_ref(column)?.as_str()?.parse().map_err(|_| unreadable(column, "no id"))
 }
 
@@ -178,6 +178,6 @@ fn named<T>(row: &Row<'_>, column: usize, from_name: fn(&str) -> Option<T>) -> R
     from_name(row.get_ref(column)?.as_str()?).ok_or_else(|| unreadable(column, "no name this version knows"))
 }
 
-fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(FromSqlError::Other(what.into())))
 }

@@ -5,12 +5,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
+    approvals,
     rows::{self, micros},
     writer::{Batch, Stop},
 };
 use crate::authority::{Charge, DeviceState, Roles, Session, SessionId, Spenders, SpkiHash, Standing};
 
-/// Reads again what the standing rests on. If all of it holds, marks the session as used, and tells what to charge to whom.
+/// Reads again what the standing rests on. If all of it holds, uses the approval up, marks the session as used, and tells
+/// what to charge to whom.
 pub(super) fn hold<'a>(
     batch: &Batch<'_>,
     standing: &'a Standing,
@@ -40,6 +42,11 @@ pub(super) fn hold<'a>(
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
+    }
+    match (&session, standing.approval) {
+        (Some(session), Some(used)) => approvals::use_up(batch, &session.user, used)?,
+        (None, Some(_)) => return Err(Stop::refused(Refusal::NotLoggedIn, "an approval without a session")),
+        (_, None) => {}
     }
     let Some(session) = session else { return Ok(None) };
     touch(batch.tx, session.id, batch.now)?;

@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::{
+    approvals,
     budgets::Tallies,
     changes,
     clock::Clock,
@@ -21,7 +22,7 @@ use super::{
     tree::{self, TreeError},
 };
 use crate::{
-    authority::{Budgets, Charge, Spenders},
+    authority::{Approval, Budgets, Charge, Spenders},
     custody::{Denial, Fault, Pause},
     ledger::{
         Changed, Grant, Intent, LedgerError, OK, OUTCOME_UNKNOWN, Outcome, Release,
@@ -205,6 +206,9 @@ impl Batch<'_> {
                     Err(Fault::LedgerUnavailable(why).into())
                 }
                 Outcome::Granted(grant) => self.grant(part.since, grant, tallies)?,
+                Outcome::Denied(Denial::Unapproved(unapproved)) => Err(self
+                    .guarded(|| approvals::ask(self, &unapproved.request))?
+                    .unwrap_or_else(|denial| denial)),
                 Outcome::Denied(denial) => Err(denial.clone()),
                 Outcome::Rejected { denial, budgets } => {
                     let rejected = self.reject(&part.intent, denial, *budgets, tallies)?;
@@ -232,7 +236,10 @@ impl Batch<'_> {
             Step::Settle(outcome) => outcome.change(),
             Step::Begin | Step::Abandon => None,
         };
-        let record = entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail);
+        let mut record = entry::ending(&part.intent, change, self.now, self.sequence, outcome, detail);
+        if let Some(approval) = self.approval_of(&part.step, &verdict)? {
+            entry::mark(&mut record, &approval);
+        }
         let leaf = insert(self.tx, &record)?;
         self.forget(part.intent.request_id)?;
         let verdict = verdict.map(|changed| (Release { sequence: self.sequence }, changed));
@@ -246,8 +253,8 @@ impl Batch<'_> {
         grant: &Grant,
         tallies: &mut Tallies,
     ) -> rusqlite::Result<Result<Changed, Denial>> {
-        self.run("SAVEPOINT grant_one")?;
-        let granted = standing::hold(self, &grant.standing).and_then(|charge| {
+        self.guarded(|| {
+            let charge = standing::hold(self, &grant.standing)?;
             let changed = match &grant.change {
                 Some(change) => changes::make(self, since, change)?,
                 None => Changed::Done,
@@ -257,11 +264,16 @@ impl Batch<'_> {
                 tallies.charge(self, &spenders, charge)?;
             }
             Ok(changed)
-        });
-        let denial = match granted {
-            Ok(changed) => {
+        })
+    }
+
+    /// Does all of `job` or nothing of it. Fails only with what makes the whole batch fail.
+    fn guarded<T>(&self, job: impl FnOnce() -> Result<T, Stop>) -> rusqlite::Result<Result<T, Denial>> {
+        self.run("SAVEPOINT grant_one")?;
+        let denial = match job() {
+            Ok(done) => {
                 self.run("RELEASE grant_one")?;
-                return Ok(Ok(changed));
+                return Ok(Ok(done));
             }
             Err(Stop::Refused(denial)) => denial,
             Err(Stop::Broken(error)) if is_of_one_job(&error) => {
@@ -272,6 +284,24 @@ impl Batch<'_> {
         self.run("ROLLBACK TO grant_one")?;
         self.run("RELEASE grant_one")?;
         Ok(Err(denial))
+    }
+
+    /// The approval that this attempt asked for, gave or used, as it is now.
+    fn approval_of(
+        &self,
+        step: &Step,
+        verdict: &Result<Changed, Denial>,
+    ) -> rusqlite::Result<Option<Approval>> {
+        let id = match (step, verdict) {
+            (_, Ok(Changed::Approval(approval))) => return Ok(Some((**approval).clone())),
+            (_, Err(Denial::Unapproved(unapproved))) => unapproved.waiting.map(|waiting| waiting.id),
+            (Step::Settle(outcome), Ok(_)) => match &**outcome {
+                Outcome::Granted(grant) => grant.standing.approval.map(|used| used.id),
+                Outcome::Denied(_) | Outcome::Rejected { .. } => None,
+            },
+            (Step::Settle(_) | Step::Begin | Step::Abandon, _) => None,
+        };
+        id.map_or(Ok(None), |id| approvals::read(self.tx, id))
     }
 
     /// Charges a rejected ciphertext. Beyond the budgets, the answer is that of a good one (law 5).
@@ -347,8 +377,8 @@ fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<Hash> {
     let entry = record.encode_to_vec();
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut insert = tx.prepare_cached(
-        "INSERT INTO records (seq, time, user, device, key, wrapped_sha256, operation, outcome, entry)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO records (seq, time, user, device, key, wrapped_sha256, operation, outcome, break_glass, entry)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     insert.execute(params![
         record.sequence.cast_signed(),
@@ -359,6 +389,7 @@ fn insert(tx: &Transaction<'_>, record: &v1::Record) -> rusqlite::Result<Hash> {
         hex::decode(&record.wrapped_key_sha256).ok().filter(|hash| !hash.is_empty()),
         record.operation,
         record.outcome,
+        record.break_glass.then_some(1),
         entry,
     ])?;
     Ok(Hash::of_entry(&entry))

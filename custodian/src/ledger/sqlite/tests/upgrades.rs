@@ -30,7 +30,11 @@ fn version_1(path: &Path, certificate: &[u8]) {
 
 /// What version 6 had of budgets.
 pub(super) fn without_budgets(connection: &Connection) {
-    let old = "DROP TABLE guesses;
+    let old = "DROP TABLE votes;
+               DROP TABLE approvals;
+               DROP INDEX records_break_glass;
+               ALTER TABLE records DROP COLUMN break_glass;
+               DROP TABLE guesses;
                DROP TABLE budgets;
                CREATE TABLE budgets (
                    user TEXT PRIMARY KEY REFERENCES users (id),
