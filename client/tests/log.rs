@@ -342,6 +342,12 @@ fn payloads_removed_under_retention_are_told_from_missing_ones() {
     let removal = forget(9_999).unwrap().unwrap();
     assert_eq!((removal.first, removal.last), (257, 512));
     assert_eq!(check(&log, folder.path(), None, Part::All).unwrap().removed, 512);
+    // A run that was cut off between its list and its bundles is finished by the next.
+    let bundle = tiles::bundle(all[..256].iter().map(Vec::as_slice)).unwrap();
+    fs::write(folder.path().join("tile/entries/000"), bundle).unwrap();
+    assert_eq!(check(&log, folder.path(), None, Part::All).unwrap().removed, 256);
+    assert_eq!(forget(9_999).unwrap(), None);
+    assert_eq!(check(&log, folder.path(), None, Part::All).unwrap().removed, 512);
     // Proofs still reach from old checkpoints to new ones, and copies still compare.
     let whole = tempfile::tempdir().unwrap();
     log.write(whole.path(), &all[..300]);

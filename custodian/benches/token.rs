@@ -1,11 +1,11 @@
-//! Unwraps through the supervisor and its worker process, against bare `C_Decrypt` of the same RSA-2048 key in SoftHSM with
-//! the same number of sessions.
+//! Unwraps through the supervisor and its worker process, against bare `C_Decrypt` of the same key in SoftHSM with the same
+//! number of sessions.
 //!
 //!     cargo bench -p custodian --bench token
 //!
-//! No network and no records: this is what permit and worker process cost. The client's work is on the same cores.
-//! Rounds alternate; medians and their ratio are printed. Then workers are killed in a row: how long the next call takes. With
-//! `-- signatures`, only what the log's key can be is compared.
+//! No network, no records, and the permits are there before the clock starts: this is what the worker process costs. The
+//! callers' work is on the same cores. Rounds alternate; medians and their ratio are printed. Then workers are killed in a
+//! row: how long the next call takes. With `-- signatures`, only what the log's key can be is compared.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
@@ -17,7 +17,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -38,8 +38,8 @@ use cryptoki::{
 use custodian::{
     authority::{
         ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, KeyLife, Need,
-        PasswordHash, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
-        SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
+        PasswordHash, Peer, PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, Session,
+        SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -58,6 +58,9 @@ const LABEL: &str = "bench";
 const PIN: &str = "123456";
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
+
+/// Permits for a round.
+const PERMITS: usize = 10_000;
 
 /// Callers for each session: there is always one waiting.
 const CALLERS: usize = 8;
@@ -110,43 +113,82 @@ async fn signatures(folder: &Path) {
 }
 
 async fn compare(folder: &Path) {
-    let environment = make_token(folder).await;
-    let (authority, ledger) = authority(folder);
-    println!("sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds, RSA-2048)");
-    let mut key = None;
-    for sessions in [1, 2, 4] {
-        let token = Arc::new(start(folder, &environment, sessions).await);
-        let key = match &key {
-            Some(key) => key,
-            None => {
-                let made = generate(&token).await;
-                known(&ledger, &made).await;
-                key.insert(made)
-            }
-        };
-        let wrapped = Arc::new(wrap(key));
+    println!("key       sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds)");
+    for bits in [2048, 3072] {
+        let folder = folder.join(bits.to_string());
+        fs::create_dir(&folder).unwrap();
+        let bench = Bench::new(&folder, bits).await;
+        for sessions in [1, 2, 4] {
+            bench.compare(sessions).await;
+        }
+        if bits == 2048 {
+            bench.kill().await;
+        }
+    }
+}
+
+/// A token with one key, and who gives permits for it.
+struct Bench<'a> {
+    folder: &'a Path,
+    environment: BTreeMap<String, String>,
+    authority: Authority,
+    bits: u32,
+    wrapped: Arc<WrappedKey>,
+}
+
+impl<'a> Bench<'a> {
+    async fn new(folder: &'a Path, bits: u32) -> Self {
+        let environment = make_token(folder).await;
+        let (authority, ledger) = authority(folder);
+        let token = start(folder, &environment, 1).await;
+        let key = generate(&token, bits).await;
+        token.shutdown().await;
+        known(&ledger, &key, bits).await;
+        Self { folder, environment, authority, bits, wrapped: Arc::new(wrap(&key)) }
+    }
+
+    async fn compare(&self, sessions: usize) {
+        let token = Arc::new(start(self.folder, &self.environment, sessions).await);
         let (mut supervised, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            supervised.push(serve(&token, &authority, &wrapped, sessions * CALLERS).await);
-            alone.push(run_bare(&environment, sessions, wrapped.ciphertext()));
+            let permits = permits(&self.authority, &self.wrapped).await;
+            supervised.push(serve(&token, permits, &self.wrapped, sessions * CALLERS).await);
+            alone.push(run_bare(&self.environment, sessions, self.wrapped.ciphertext()));
         }
         let (supervised, alone) = (median(&mut supervised), median(&mut alone));
-        println!("{sessions:>8}  {supervised:>12.0}  {alone:>16.0}  {:>5.2}", supervised / alone);
+        let (bits, ratio) = (self.bits, supervised / alone);
+        println!("RSA-{bits}  {sessions:>8}  {supervised:>12.0}  {alone:>16.0}  {ratio:>5.2}");
         token.shutdown().await;
     }
-    let Some(key) = key else { unreachable!("there were sessions") };
-    let token = start(folder, &environment, 2).await;
-    let mut times = recoveries(&token, &authority, &wrap(&key)).await;
-    times.sort();
-    let at = |share: usize| times[(times.len() - 1) * share / 100].as_millis();
-    println!(
-        "recovery over {KILLS} kills in a row, ms: median {}, p99 {}, max {}; {} workers were replaced",
-        at(50),
-        at(99),
-        at(100),
-        token.health().restarts
-    );
-    token.shutdown().await;
+
+    async fn kill(&self) {
+        let token = start(self.folder, &self.environment, 2).await;
+        let mut times = recoveries(&token, &self.authority, &self.wrapped).await;
+        times.sort();
+        let at = |share: usize| times[(times.len() - 1) * share / 100].as_millis();
+        println!(
+            "recovery over {KILLS} kills in a row, ms: median {}, p99 {}, max {}; {} workers were replaced",
+            at(50),
+            at(99),
+            at(100),
+            token.health().restarts
+        );
+        token.shutdown().await;
+    }
+}
+
+/// More permits than a round can use.
+async fn permits(authority: &Authority, wrapped: &WrappedKey) -> Vec<Permit> {
+    let caller = caller();
+    let intent = Intent::new(Uuid::now_v7(), Instant::now(), "Unwrap", &caller);
+    let mut permits = Vec::with_capacity(PERMITS);
+    for _ in 0..PERMITS {
+        let Ok(permit) = authority.permit(&caller, Need::Unwrap(wrapped), &intent).await else {
+            unreachable!("nothing is missing")
+        };
+        permits.push(permit);
+    }
+    permits
 }
 
 /// Kills the worker, again and again: how long the next unwrap takes each time. None may fail.
@@ -175,24 +217,22 @@ async fn recoveries(token: &Supervisor, authority: &Authority, wrapped: &Wrapped
     times
 }
 
-/// Unwraps a second, with this many callers.
+/// Unwraps for a round, with this many callers.
 async fn serve(
     token: &Arc<Supervisor>,
-    authority: &Arc<Authority>,
+    permits: Vec<Permit>,
     wrapped: &Arc<WrappedKey>,
     callers: usize,
 ) -> f64 {
+    let permits = Arc::new(Mutex::new(permits));
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
-            let (token, authority, wrapped) = (Arc::clone(token), Arc::clone(authority), Arc::clone(wrapped));
+            let (token, permits, wrapped) = (Arc::clone(token), Arc::clone(&permits), Arc::clone(wrapped));
             tokio::spawn(async move {
-                let caller = caller();
-                let intent = Intent::new(Uuid::now_v7(), start, "Unwrap", &caller);
                 let mut done = 0;
                 while start.elapsed() < ROUND {
-                    let permit = authority.permit(&caller, Need::Unwrap(&wrapped), &intent).await;
-                    let Ok(permit) = permit else { unreachable!("nothing is missing") };
+                    let permit = permits.lock().unwrap().pop().unwrap();
                     token.unwrap(permit, &wrapped, Instant::now() + ROUND).await.map(drop).unwrap();
                     done += 1;
                 }
@@ -217,7 +257,7 @@ fn run_bare(environment: &BTreeMap<String, String>, sessions: usize, wrapped: &[
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
-/// `C_Decrypt`s a second, each session on a thread of its own. Through cryptoki, as the worker does it.
+/// `C_Decrypt`s for a round, each session on a thread of its own. Through cryptoki, as the worker does it.
 fn bare(sessions: usize, wrapped: &[u8]) -> f64 {
     let module = Pkcs11::new(MODULE).unwrap();
     module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
@@ -282,8 +322,8 @@ async fn start(folder: &Path, environment: &BTreeMap<String, String>, sessions: 
     Supervisor::start(command, config).await.unwrap()
 }
 
-async fn generate(token: &Supervisor) -> TokenKey {
-    let template = KeyTemplate { label: "k".to_owned(), kind: KeyKind::RsaUnwrap { modulus_bits: 2048 } };
+async fn generate(token: &Supervisor, modulus_bits: u32) -> TokenKey {
+    let template = KeyTemplate { label: "k".to_owned(), kind: KeyKind::RsaUnwrap { modulus_bits } };
     token.generate(template, Instant::now() + Duration::from_secs(60)).await.unwrap()
 }
 
@@ -296,7 +336,7 @@ fn wrap(key: &TokenKey) -> WrappedKey {
 }
 
 /// Who gives the permits (law 3), and the ledger that it asks for the key.
-fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
+fn authority(folder: &Path) -> (Authority, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
     let hour = SignedDuration::from_hours(1);
@@ -307,11 +347,11 @@ fn authority(folder: &Path) -> (Arc<Authority>, Arc<SqliteLedger>) {
         approvals: ApprovalRules::default(),
     };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
-    (Arc::new(Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy)), ledger)
+    (Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy), ledger)
 }
 
 /// Puts the key's metadata into the ledger.
-async fn known(ledger: &SqliteLedger, key: &TokenKey) {
+async fn known(ledger: &SqliteLedger, key: &TokenKey, modulus_bits: u32) {
     let now = Timestamp::now();
     let wraps = WrapPeriod::new(now, now + SignedDuration::from_hours(24)).unwrap();
     let wrapping = WrappingKey {
@@ -319,7 +359,7 @@ async fn known(ledger: &SqliteLedger, key: &TokenKey) {
         label: "k".to_owned(),
         version: 1,
         life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
-        modulus_bits: 2048,
+        modulus_bits,
         wrapping: KeyWrapping::OaepSha1,
         certificate: Vec::new(),
         created: now,

@@ -233,7 +233,7 @@ impl Bench {
             answers.extend(called.unwrap()?);
         }
         let deeds = self.faults.deeds_of(generation);
-        // No module tells a bad ciphertext from its own failure: so it has to fail twice.
+        // No module tells a bad ciphertext from its own failure: so it has to fail twice, with the ciphertext at hand.
         let blamed = answers.iter().filter(|answer| answer.blamed).count();
         let codes = deeds.iter().filter(|deed| is_a_code_at_work(&deed.done)).count();
         if 2 * blamed > codes {
@@ -304,8 +304,7 @@ impl Bench {
 }
 
 fn is_a_code_at_work(done: &Done) -> bool {
-    let at_work = matches!(done.function, Function::DecryptInit | Function::Decrypt);
-    at_work && matches!(done.act, Act::Return(_) | Act::DoThenReturn(_))
+    done.function == Function::Decrypt && matches!(done.act, Act::Return(_) | Act::DoThenReturn(_))
 }
 
 /// Calls as the operator, and judges each answer.

@@ -62,7 +62,7 @@ impl<'a> Grip<'a> {
     fn hands(&mut self) -> Result<&Hands, Failure> {
         let hands = match self.hands.take() {
             Some(hands) => hands,
-            None => self.module.hands()?,
+            None => self.module.hands().map_err(|error| Failure::from(error).before())?,
         };
         Ok(self.hands.insert(hands))
     }

@@ -16,16 +16,18 @@ use std::{
 
 use tokio::{
     net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error, info, warn};
 
 use super::{
     PinSource, StartError, Survey, TokenConfig, TokenKey, WorkerCommand,
     inventory::Inventory,
-    link::{Link, read_report, write_frames},
+    link::{Link, read_report},
+    outgoing::outgoing,
     patience::Patience,
     supervisor::State,
     wire::{self, Order, Report, Setup, ToWorker},
@@ -53,6 +55,8 @@ pub(super) struct Keeper {
     pub(super) stop: CancellationToken,
     pub(super) restarts: Arc<AtomicU32>,
     pub(super) inventory: Arc<Inventory>,
+    /// The runtime of those who use the token. The socket is read and written there.
+    pub(super) callers: Handle,
 }
 
 /// A worker that serves.
@@ -118,7 +122,7 @@ impl Keeper {
     /// Serves with one worker until it is no good any more: says why. `None` if it is to stop.
     async fn serve(&self, running: Running, started: Option<Started>) -> Option<String> {
         let Running { child, reader, writer, survey } = running;
-        let (outgoing, frames) = mpsc::channel(self.config.queue.saturating_add(SLACK));
+        let (outgoing, rest) = outgoing(writer, self.config.queue.saturating_add(SLACK));
         let (stuck, mut complaints) = mpsc::channel(1);
         let link = Arc::new(Link::new(outgoing, stuck, Arc::clone(&self.inventory)));
         info!(
@@ -145,9 +149,11 @@ impl Keeper {
             // Whoever started us may have given up: then we are stopped, too.
             drop(started.send(Ok(())));
         }
+        // Where the callers run: an answer wakes them there, and no other thread in between.
+        let mut listening = AbortOnDropHandle::new(self.callers.spawn(Arc::clone(&link).listen(reader)));
         let why = tokio::select! {
-            why = link.listen(reader) => Some(why),
-            why = write_frames(writer, frames) => Some(why),
+            why = &mut listening => Some(why.unwrap_or_else(|error| format!("its answers are not read: {error}"))),
+            why = rest.write() => Some(why),
             Some(why) = complaints.recv() => Some(why),
             () = self.stop.cancelled() => None,
         };
@@ -157,6 +163,7 @@ impl Keeper {
             None => self.state.send_replace(State::Ended),
         };
         link.close();
+        drop(listening);
         match why {
             None => {
                 end(child, END_LIMIT).await;
@@ -189,7 +196,11 @@ impl Keeper {
             .spawn()
             .map_err(cannot)?;
         debug!(pid = child.id(), "started a token worker");
-        let (mut reader, mut writer) = UnixStream::from_std(ours).map_err(cannot)?.into_split();
+        let socket = {
+            let _entered = self.callers.enter();
+            UnixStream::from_std(ours).map_err(cannot)?
+        };
+        let (mut reader, mut writer) = socket.into_split();
         let limit = if self.config.pin == PinSource::Prompt { PROMPT_LIMIT } else { limit };
         let ready = tokio::select! {
             ready = timeout(limit, self.greet(&mut reader, &mut writer)) => ready,

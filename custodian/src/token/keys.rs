@@ -186,7 +186,8 @@ impl ServedKey {
     ) -> Result<(), Failure> {
         let mut pulse = self.pulse();
         let rests = pulse.asked.is_some_and(|at| at.elapsed() < CANARY_REST);
-        if pulse.well.is_some_and(|at| at > since) || (rests && failure.sense.may_be_the_callers()) {
+        let perhaps_the_callers = failure.could_be_the_callers() && failure.sense.may_be_of_one();
+        if pulse.well.is_some_and(|at| at > since) || (rests && perhaps_the_callers) {
             return Ok(());
         }
         pulse.asked = Some(Instant::now());
@@ -201,8 +202,7 @@ impl ServedKey {
             return Ok(());
         };
         let decrypted = hands.decrypt(self.handle, wrapping, canary.ciphertext());
-        let plaintext =
-            decrypted.map_err(|error| Failure::from(error).of("it does not decrypt a test ciphertext"))?;
+        let plaintext = decrypted.map_err(|failure| failure.of("it does not decrypt a test ciphertext"))?;
         if !canary.sings(&plaintext) {
             return Err(Failure::new(Sense::ModuleBroken, "it decrypts a test ciphertext to something else"));
         }
@@ -218,7 +218,7 @@ impl ServedKey {
 /// A failure that concerns one key leaves that key out: the reason. One that concerns the session, the login or the whole
 /// token says nothing of a key.
 fn only_this(failure: Failure) -> Result<String, Failure> {
-    if failure.sense.may_be_the_callers() { Ok(failure.to_string()) } else { Err(failure) }
+    if failure.sense.may_be_of_one() { Ok(failure.to_string()) } else { Err(failure) }
 }
 
 /// Which of several private keys with the same public key is meant, nobody can say: none of them is served, but one that
@@ -259,7 +259,7 @@ fn wrappings_of_key(hands: &Hands, handle: ObjectHandle, spki: &[u8]) -> Result<
         let Some(canary) = Canary::new(spki, wrapping) else { return Ok(false) };
         match hands.decrypt(handle, wrapping, canary.ciphertext()) {
             Ok(plaintext) => Ok(canary.sings(&plaintext)),
-            Err(error) => only_this(error.into()).map(|_| false),
+            Err(failure) => only_this(failure).map(|_| false),
         }
     };
     let mut wrappings = Vec::new();

@@ -13,8 +13,8 @@ use std::{
 use custodian_proto::key::FileKey;
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    io::AsyncReadExt,
+    net::unix::OwnedReadHalf,
     sync::{mpsc, oneshot},
 };
 use zeroize::Zeroizing;
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::{
     KeyDescription, Survey, TokenKey,
     inventory::Inventory,
+    outgoing::{NotTaken, Outgoing},
     wire::{self, Answer, FromWorker, HEADER, Job, Order, Outcome, Report, Task, ToWorker},
 };
 
@@ -55,7 +56,7 @@ pub(super) enum NoReply {
 
 /// The line to one worker.
 pub(super) struct Link {
-    outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    outgoing: Outgoing,
     /// `None` when the worker is gone.
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
     next: AtomicU64,
@@ -66,11 +67,7 @@ pub(super) struct Link {
 impl Link {
     /// A line whose messages go to `outgoing`, and whose complaint that the worker hangs goes to `stuck`. Keys that
     /// the worker makes or finds go to `inventory`.
-    pub(super) fn new(
-        outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
-        stuck: mpsc::Sender<String>,
-        inventory: Arc<Inventory>,
-    ) -> Self {
+    pub(super) fn new(outgoing: Outgoing, stuck: mpsc::Sender<String>, inventory: Arc<Inventory>) -> Self {
         let pending = Mutex::new(Some(HashMap::new()));
         Self { outgoing, pending, next: AtomicU64::new(1), stuck, inventory }
     }
@@ -92,10 +89,10 @@ impl Link {
             remaining: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
             task: Some(task.clone()),
         };
-        match self.outgoing.try_send(wire::frame(&ToWorker { order: Some(Order::Job(job)) })) {
+        match self.outgoing.send(wire::frame(&ToWorker { order: Some(Order::Job(job)) })) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(NoReply::Gone),
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Err(NotTaken::Gone) => return Err(NoReply::Gone),
+            Err(NotTaken::Full) => {
                 self.forget(id);
                 return Ok(Reply::Busy);
             }
@@ -114,7 +111,7 @@ impl Link {
     async fn watch(self: Arc<Self>, id: u64, reply: oneshot::Receiver<Reply>) {
         let cancel = wire::frame(&ToWorker { order: Some(Order::Cancel(id)) });
         // A line that takes no message either is as stuck as a module that does not return.
-        drop(self.outgoing.try_send(cancel));
+        drop(self.outgoing.send(cancel));
         if tokio::time::timeout(STUCK_AFTER, reply).await.is_err() {
             let why = format!("an operation was stuck in the module {STUCK_AFTER:?} after its deadline");
             // If somebody else has already complained, that is as good.
@@ -123,7 +120,7 @@ impl Link {
     }
 
     /// Takes the worker's reports until it is gone or sick. Says why.
-    pub(super) async fn listen(&self, mut reader: OwnedReadHalf) -> String {
+    pub(super) async fn listen(self: Arc<Self>, mut reader: OwnedReadHalf) -> String {
         loop {
             match read_report(&mut reader).await {
                 Ok(Report::Answer(Answer { id, outcome: Some(outcome) })) => match outcome.try_into() {
@@ -140,6 +137,7 @@ impl Link {
 
     /// The worker is gone: nobody waits for it any more.
     pub(super) fn close(&self) {
+        self.outgoing.close();
         self.pending().take();
     }
 
@@ -163,25 +161,6 @@ impl Link {
     fn pending(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Reply>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Writes what is queued, as much as there is at a time. Ends only with an error.
-pub(super) async fn write_frames(
-    mut writer: OwnedWriteHalf,
-    mut outgoing: mpsc::Receiver<Zeroizing<Vec<u8>>>,
-) -> String {
-    let mut frames = Vec::new();
-    while outgoing.recv_many(&mut frames, 64).await > 0 {
-        let batch = frames.drain(..).reduce(|mut batch, frame| {
-            batch.extend_from_slice(&frame);
-            batch
-        });
-        let Some(batch) = batch else { continue };
-        if let Err(error) = writer.write_all(&batch).await {
-            return format!("it takes no more orders: {error}");
-        }
-    }
-    "nobody needs it".to_owned()
 }
 
 /// Reads one report. What carried it is overwritten: it may be a file key.

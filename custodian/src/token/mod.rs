@@ -18,6 +18,7 @@ mod keys;
 mod link;
 mod mechanism;
 mod name;
+mod outgoing;
 mod patience;
 mod pin;
 mod pkcs11;

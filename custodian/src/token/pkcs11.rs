@@ -224,9 +224,10 @@ impl Hands {
         key: ObjectHandle,
         wrapping: KeyWrapping,
         ciphertext: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.session.decrypt_init(&decrypting(wrapping), key)?;
-        self.decrypt_once.decrypt(&self.session, ciphertext)
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let begun = self.session.decrypt_init(&decrypting(wrapping), key);
+        begun.map_err(|error| Failure::from(error).before())?;
+        Ok(self.decrypt_once.decrypt(&self.session, ciphertext)?)
     }
 
     /// C_Sign with ECDSA over SHA-256, or with Ed25519. `Ok(None)` if what came back is no signature.

@@ -30,8 +30,8 @@ pub(super) enum Sense {
 }
 
 impl Sense {
-    /// Whether a caller could be behind it. Then the canary is asked at a limited rate.
-    pub(super) fn may_be_the_callers(self) -> bool {
+    /// Whether it could concern one key or one input only.
+    pub(super) fn may_be_of_one(self) -> bool {
         matches!(self, Self::BadInput | Self::Ambiguous | Self::Configuration(_))
     }
 
@@ -41,19 +41,40 @@ impl Sense {
     }
 }
 
+/// When a call failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Before the module was given what the caller gave: no session, no operation begun.
+    Before,
+    /// With it.
+    AtWork,
+}
+
 /// A call into the module that failed, or gave what it must not give.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Failure {
     pub(super) sense: Sense,
     /// The module's code, if it gave one.
     pub(super) code: Option<RvError>,
+    stage: Stage,
     text: String,
 }
 
 impl Failure {
     /// One that the module did not report itself.
     pub(super) fn new(sense: Sense, text: impl Into<String>) -> Self {
-        Self { sense, code: None, text: text.into() }
+        Self { sense, code: None, stage: Stage::AtWork, text: text.into() }
+    }
+
+    /// One that came before the module was given what the caller gave.
+    #[must_use]
+    pub(super) fn before(self) -> Self {
+        Self { stage: Stage::Before, ..self }
+    }
+
+    /// Whether what the caller gave could be behind it.
+    pub(super) fn could_be_the_callers(&self) -> bool {
+        self.stage == Stage::AtWork
     }
 
     /// With what failed because of it.
@@ -83,7 +104,7 @@ impl From<&Error> for Failure {
             | Error::InvalidValue => (Sense::ModuleBroken, None),
             Error::NulError(_) | Error::PinNotSet => (Sense::Configuration(PIN), None),
         };
-        Self { sense, code, text: said(error) }
+        Self { sense, code, stage: Stage::AtWork, text: said(error) }
     }
 }
 

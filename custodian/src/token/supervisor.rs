@@ -13,7 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use custodian_proto::key::{FileKey, KeyId, WrappedKey};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -107,6 +110,7 @@ impl Supervisor {
             stop: stop.clone(),
             restarts: Arc::clone(&restarts),
             inventory: Arc::clone(&inventory),
+            callers: Handle::current(),
         };
         // From here on a dropped future ends the worker, too.
         let supervisor = Self { state, restarts, stop, inventory };

@@ -214,8 +214,9 @@ impl Worker {
         }
         // Law 5: whatever is wrong with a ciphertext, and whatever the module says of it, it takes this one way. A
         // plaintext of another length does, too. It has failed twice, in two sessions, and its key was well in between:
-        // a stumble of the token is not blamed on the caller.
-        for _ in 0..2 {
+        // a stumble of the token is not blamed on the caller, nor is a module that does not get as far as the ciphertext.
+        let (mut bad, mut not_begun) = (0, 0);
+        loop {
             let since = Instant::now();
             let unwrapped = grip.steadily(deadline, |hands| {
                 let plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext);
@@ -240,8 +241,14 @@ impl Worker {
                 }
                 return self.give_up(deadline, &sick.of(served.name()));
             }
+            *(if failure.could_be_the_callers() { &mut bad } else { &mut not_begun }) += 1;
+            if bad == 2 {
+                return Outcome::Rejected(());
+            }
+            if not_begun == 2 {
+                return self.give_up(deadline, &failure.of(served.name()));
+            }
         }
-        Outcome::Rejected(())
     }
 
     fn sign(&self, grip: &mut Grip<'_>, task: &Sign, deadline: Instant) -> Outcome {
@@ -395,16 +402,21 @@ impl Worker {
 /// Law 5: whether the padding was right must not show (Bleichenbacher 1998). So what the module calls bad padding, and a
 /// plaintext of a wrong length, go on as a plaintext that is wrong in its content: from here on all are the same.
 fn rejected_implicitly(
-    decrypted: Result<Zeroizing<Vec<u8>>, cryptoki::error::Error>,
+    decrypted: Result<Zeroizing<Vec<u8>>, Failure>,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let none = Zeroizing::new(vec![0; openpgp::V3_LEN]);
-    match decrypted.map_err(Failure::from) {
+    match decrypted {
         Ok(plaintext) if [openpgp::V3_LEN, openpgp::V6_LEN].contains(&plaintext.len()) => Ok(plaintext),
         Ok(_) => Ok(none),
-        Err(failure) if failure.sense.may_be_the_callers() => Ok(none),
+        Err(failure) if failure.could_be_the_callers() && is_of_data(failure.sense) => Ok(none),
         // That the session or the token is gone has nothing to do with the ciphertext.
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether modules say so of what they were given to decrypt.
+fn is_of_data(sense: Sense) -> bool {
+    matches!(sense, Sense::BadInput | Sense::Ambiguous | Sense::Configuration(_))
 }
 
 /// What to say of a token that has no room for all the sessions wanted.

@@ -70,3 +70,8 @@ pub(super) const ALWAYS_ALLOWED: &[&str] =
 
 /// Approving is not itself approved: that would have no end.
 pub(super) const NEVER_APPROVED: &[&str] = &["ListApprovals", "GetApproval", "Approve"];
+
+/// The groups that an operation is in. None for an operation that no policy decides on.
+pub(super) fn groups(operation: &str) -> &'static [Group] {
+    OPERATIONS.iter().find(|(name, _)| *name == operation).map_or(&[], |(_, groups)| groups)
+}

@@ -147,6 +147,34 @@ async fn nothing_is_released_unless_its_record_is_in_the_second_place() {
     assert_eq!(is_whole(&scene).await.size, 3);
 }
 
+/// A file that hangs whoever opens it, as one on a machine that is away can.
+fn hangs(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_place_that_hangs_is_told_in_time_and_hangs_nothing_else() {
+    let place = Place::new().await;
+    place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
+    let scene = place.end().await;
+    let copy = config(&scene).directory;
+    let place = Place::of(scene, OnFailure::Require, SOON).await;
+    hangs(&copy.join("tile/entries/000.p/2.new"));
+    let fault = tokio::time::timeout(PATIENCE, place.confirm()).await.unwrap().unwrap_err();
+    assert!(fault.detail().contains("it took longer than 200ms"), "{fault}");
+    // Records go on, and are signed for: revocations among them.
+    place.scene.covered(place.scene.settle().await).await;
+    // Nor does the custodian's end wait for ever. The next start looks at the folder, not for ever either.
+    let Place { scene, ends, copying, .. } = place;
+    ends.cancel();
+    tokio::time::timeout(PATIENCE, copying.end()).await.unwrap();
+    fs::remove_file(copy.join("checkpoint")).unwrap();
+    hangs(&copy.join("checkpoint"));
+    let copier = open(&scene).await.unwrap_or_else(|error| panic!("{error}"));
+    let trouble = copier.state().borrow().trouble.clone();
+    assert!(trouble.is_some_and(|why| why.contains("timed out")));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_lag_so_many_records_may_be_missing_and_no_more() {
     let place = Place::new().await;
