@@ -408,15 +408,10 @@ fn rejected_implicitly(
     match decrypted {
         Ok(plaintext) if [openpgp::V3_LEN, openpgp::V6_LEN].contains(&plaintext.len()) => Ok(plaintext),
         Ok(_) => Ok(none),
-        Err(failure) if failure.could_be_the_callers() && is_of_data(failure.sense) => Ok(none),
+        Err(failure) if failure.could_be_the_callers() && failure.sense.may_be_of_one() => Ok(none),
         // That the session or the token is gone has nothing to do with the ciphertext.
         Err(failure) => Err(failure),
     }
-}
-
-/// Whether modules say so of what they were given to decrypt.
-fn is_of_data(sense: Sense) -> bool {
-    matches!(sense, Sense::BadInput | Sense::Ambiguous | Sense::Configuration(_))
 }
 
 /// What to say of a token that has no room for all the sessions wanted.
