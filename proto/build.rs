@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "tokens",
         "policies",
         "approvals",
+        "budgets",
     ]
     .map(|name| format!("custodian/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;

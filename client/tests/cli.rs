@@ -115,7 +115,7 @@ impl Ran {
 #[test]
 fn wrong_usage_exits_2() {
     let home = tempfile::tempdir().unwrap();
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 16] = [
         (ENVELOPE, &[]),
         (ENVELOPE, &["open"]),
         (ENVELOPE, &["seal", "file"]),
@@ -123,6 +123,10 @@ fn wrong_usage_exits_2() {
         (ENVELOPE, &["extract"]),
         (ENVELOPE, &["extract", "a.mtd", "--max-entries", "many"]),
         (ENVELOPE, &["extract", "a.mtd", "--to-stdout", "-C", "dir"]),
+        (ENVELOPE, &["extract", "a.mtd", "b.mtd", "--to-stdout"]),
+        (ENVELOPE, &["extract", "a.mtd", "-"]),
+        (CUSTODIANCTL, &["budget", "lift", "users/anna", "--more", "5", "--reason", "case 17"]),
+        (CUSTODIANCTL, &["budget", "unlock", "--user", "anna", "--reason", "case 17"]),
         (CUSTODIANCTL, &["device", "revoke", "laptop-7"]),
         (CUSTODIANCTL, &["device", "invite", "laptop-7", "--ttl", "-1h"]),
         (CUSTODIANCTL, &["user", "add", "bob", "--role", "king"]),

@@ -4,6 +4,8 @@
 
 mod double;
 
+use std::collections::BTreeMap;
+
 use custodian_client::{
     error::Kind, interrupt::Interrupt, remote::Remote, settings::Settings, unwrapper::Unwrapper,
 };
@@ -107,6 +109,20 @@ fn law_4_what_is_no_file_key_is_not_taken_for_one() {
         let error = remote.unwrap(&wrapped(1), &v1::Claims::default()).err().unwrap();
         assert_eq!(error.kind, Kind::Integrity, "{len}");
     }
+}
+
+#[test]
+fn whether_files_fit_is_asked_once_for_all_of_them() {
+    let (pki, custodian) = running();
+    custodian.state.lock().room = 3;
+    let remote = connect(&pki, &custodian);
+    let files = |count: u8| {
+        BTreeMap::from([(key_id(1), (0..count).map(|file| [file; 32]).collect()), (key_id(2), vec![[9; 32]])])
+    };
+    remote.check_budget("cannot extract these", &files(2)).unwrap();
+    let error = remote.check_budget("cannot extract these", &files(3)).unwrap_err();
+    assert_eq!((error.kind, error.what.as_str()), (Kind::Refused, "cannot extract these"));
+    assert_eq!(custodian.state.lock().checked, [3, 4]);
 }
 
 #[test]

@@ -15,6 +15,12 @@ pub const MAX_WRAPPED_KEY_LEN: usize = 512;
 /// Largest gRPC message in either direction, in bytes, except pages of lists.
 pub const MAX_MESSAGE_LEN: usize = 64 * 1024;
 
+/// Most files in one request that asks whether they fit into the budgets.
+pub const MAX_CHECKED_FILES: usize = 10_000;
+
+/// Largest such request, in bytes: all those files, each under a key of its own.
+pub const MAX_CHECK_LEN: usize = 1024 * 1024;
+
 /// Largest gRPC message a client should accept: a page of 1,000 audit records.
 pub const MAX_PAGE_LEN: usize = 8 * 1024 * 1024;
 

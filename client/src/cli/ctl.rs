@@ -9,6 +9,7 @@ use super::{
     EXIT_CODES,
     approval::ApprovalCommand,
     audit::AuditCommand,
+    budget::BudgetCommand,
     connection::Connection,
     device::DeviceCommand,
     envelope::completions,
@@ -49,6 +50,9 @@ enum Command {
     /// What the organisation asks for beyond device, login and role
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// How much may be unwrapped within an hour and a day
+    #[command(subcommand)]
+    Budget(BudgetCommand),
     /// What waits for the approval of others
     #[command(subcommand)]
     Approval(ApprovalCommand),
@@ -81,6 +85,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Key(command) => command.run(&connection, interrupt),
         Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
+        Command::Budget(command) => command.run(&connection, interrupt),
         Command::Approval(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),

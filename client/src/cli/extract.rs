@@ -17,6 +17,8 @@ use super::{
     inspect::{ENTRY_COLUMNS, entry_row, input},
     output::Style,
     progress::{Bar, Talk},
+    several,
+    text::printable,
 };
 use crate::{
     envelope::cms::Unauthenticated,
@@ -33,8 +35,9 @@ use crate::{
 /// Open an envelope through the custodian, and write its files once they are authenticated
 #[derive(Debug, clap::Args)]
 pub(super) struct ExtractArgs {
-    /// The envelope; - for standard input
-    file: PathBuf,
+    /// The envelopes. - for standard input, alone. Of several, all are tried, and the exit code is the highest of them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Folder to extract into; made if it is missing
     #[arg(long = "directory", short = 'C', value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -74,17 +77,54 @@ pub(super) struct ExtractArgs {
     connection: Connection,
 }
 
-/// Extracts.
+/// Extracts. Several envelopes only if the budgets have room for all of them.
 pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
-    let what = format!("cannot extract {}", name_of(&args.file));
     let settings = args.connection.settings()?;
-    if args.file == Path::new("-") && settings.password() == PasswordSource::Stdin {
-        return Err(Error::new(Kind::Usage, what, "standard input cannot be both envelope and password")
-            .hint("log in first: envelope login --password-file -"));
+    check(args, settings.password())?;
+    let custodian = WhenNeeded {
+        settings,
+        connection: args.connection.clone(),
+        interrupt: interrupt.clone(),
+        remote: Mutex::new(None),
+    };
+    let files = match args.files.as_slice() {
+        [file] => return extract_one(args, file, &custodian, "extracted"),
+        files => files,
+    };
+    let wanted = several::wanted(files, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
+    if !wanted.is_empty() {
+        let what = format!("cannot extract these {} envelopes", files.len());
+        custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
+    }
+    several::each(files, |file| {
+        let done = format!("{}: extracted", printable(&file.display().to_string()));
+        extract_one(args, file, &custodian, &done)
+    })
+}
+
+/// Whether the arguments fit together.
+fn check(args: &ExtractArgs, password: PasswordSource) -> Result<()> {
+    let what = match args.files.as_slice() {
+        [file] => format!("cannot extract {}", name_of(file)),
+        files => format!("cannot extract {} envelopes", files.len()),
+    };
+    let wrong = |why: &str| Err(Error::new(Kind::Usage, what.clone(), why));
+    let from_stdin = args.files.iter().any(|file| file == Path::new("-"));
+    if from_stdin && password == PasswordSource::Stdin {
+        return wrong("standard input cannot be both envelope and password")
+            .map_err(|error| error.hint("log in first: envelope login --password-file -"));
     }
     if !args.list && !args.style.is_for_people() {
-        return Err(Error::new(Kind::Usage, what, "--json is for --list"));
+        return wrong("--json is for --list");
     }
+    if args.files.len() > 1 && (from_stdin || args.to_stdout || args.list || args.receipt.is_some()) {
+        return wrong("standard input, --to-stdout, --list and --receipt are for one envelope");
+    }
+    Ok(())
+}
+
+/// `done` is what it says before the numbers.
+fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &str) -> Result<()> {
     let output = match () {
         () if args.list => ExtractTo::List,
         () if args.to_stdout => ExtractTo::Stdout,
@@ -93,21 +133,15 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     let receipt =
         args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
     let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
-    let (envelope, only, reason) = (input(&args.file), args.only.clone(), args.reason.clone());
+    let (envelope, only, reason) = (input(file), args.only.clone(), args.reason.clone());
     let unauthenticated =
         if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
     let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };
-    let custodian = WhenNeeded {
-        settings,
-        connection: args.connection.clone(),
-        interrupt: interrupt.clone(),
-        what,
-        receipt,
-        remote: Mutex::new(None),
-    };
+    let what = format!("cannot extract {}", name_of(file));
+    let opener = Opener { custodian, what, receipt };
 
-    let bar = Bar::start(args.talk, interrupt);
-    let report = extract(&job, &custodian, &bar).inspect_err(|_| bar.clear())?;
+    let bar = Bar::start(args.talk, &custodian.interrupt);
+    let report = extract(&job, &opener, &bar).inspect_err(|_| bar.clear())?;
     if args.list {
         bar.clear();
         return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
@@ -115,7 +149,7 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     if report.swept > 0 {
         bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));
     }
-    bar.finish("extracted", report.entries, report.content_bytes);
+    bar.finish(done, report.entries, report.content_bytes);
     Ok(())
 }
 
@@ -125,20 +159,31 @@ struct WhenNeeded {
     settings: Settings,
     connection: Connection,
     interrupt: Interrupt,
-    what: String,
-    receipt: Option<Wanted>,
     remote: Mutex<Option<Remote>>,
 }
 
 impl WhenNeeded {
     fn ask<T>(&self, question: impl FnOnce(&Remote) -> Result<T>) -> Result<T> {
         let mut slot = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = match &*slot {
+        match &*slot {
             Some(remote) => question(remote),
             None => Remote::connect(&self.settings, &self.interrupt)
                 .and_then(|remote| question(slot.insert(self.connection.equip(remote)))),
-        };
-        answer.map_err(|error| about_envelope(&self.what, error))
+        }
+    }
+}
+
+/// Opens one envelope through the custodian.
+struct Opener<'a> {
+    custodian: &'a WhenNeeded,
+    /// What fails if it fails.
+    what: String,
+    receipt: Option<Wanted>,
+}
+
+impl Opener<'_> {
+    fn ask<T>(&self, question: impl FnOnce(&Remote) -> Result<T>) -> Result<T> {
+        self.custodian.ask(question).map_err(|error| about_envelope(&self.what, error))
     }
 }
 
@@ -152,7 +197,7 @@ fn about_envelope(what: &str, error: Error) -> Error {
     }
 }
 
-impl Unwrapper for WhenNeeded {
+impl Unwrapper for Opener<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
         self.ask(|remote| {
             let recorded = remote.unwrap_recorded(wrapped, claims)?;

@@ -15,7 +15,7 @@ pub(super) fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            note(&describe(&error));
+            tell(&error);
             ExitCode::from(error.kind.exit_code())
         }
     }
@@ -27,6 +27,11 @@ pub(super) fn no_core_dumps() -> Result<()> {
         // A kernel that pipes core dumps to a program does not look at the limit.
         .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
         .map_err(|why| Error::new(Kind::Local, "cannot turn core dumps off", why))
+}
+
+/// Tells of a failure on standard error.
+pub(super) fn tell(error: &Error) {
+    note(&describe(error));
 }
 
 /// Writes a line to standard error. Nobody is left to hear about it if that fails.

@@ -5,6 +5,7 @@
 mod approval;
 mod attest;
 mod audit;
+mod budget;
 mod connection;
 mod csv;
 mod ctl;
@@ -23,6 +24,7 @@ mod policy;
 mod progress;
 mod seal;
 mod search;
+mod several;
 mod status;
 mod text;
 mod token;

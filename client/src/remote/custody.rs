@@ -54,17 +54,7 @@ impl Unwrapper for Remote {
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
     /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        let mut suspended = None;
-        for (index, wrapped) in wrapped.iter().enumerate() {
-            match self.find_key(&wrapped.key_id(), WHAT) {
-                Ok(key) if key.state() == v1::KeyState::Active => return Ok(index),
-                Ok(_) => suspended = suspended.or(Some(index)),
-                Err(failure) if is_absent(failure.refusal) => {}
-                Err(failure) if failure.refusal.is_some() => return Ok(index),
-                Err(failure) => return Err(failure.error),
-            }
-        }
-        suspended.ok_or_else(|| self.no_common_key(wrapped))
+        self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
@@ -80,8 +70,26 @@ impl Unwrapper for Remote {
 }
 
 impl Remote {
-    fn no_common_key(&self, wrapped: &[WrappedKey]) -> Error {
-        let sealed_to: Vec<String> = wrapped.iter().map(|wrapped| wrapped.key_id().to_string()).collect();
+    /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`].
+    ///
+    /// # Errors
+    /// As [`Unwrapper::choose`].
+    pub fn choose_key(&self, keys: &[KeyId]) -> Result<usize> {
+        let mut suspended = None;
+        for (index, key) in keys.iter().enumerate() {
+            match self.find_key(key, WHAT) {
+                Ok(key) if key.state() == v1::KeyState::Active => return Ok(index),
+                Ok(_) => suspended = suspended.or(Some(index)),
+                Err(failure) if is_absent(failure.refusal) => {}
+                Err(failure) if failure.refusal.is_some() => return Ok(index),
+                Err(failure) => return Err(failure.error),
+            }
+        }
+        suspended.ok_or_else(|| self.no_common_key(keys))
+    }
+
+    fn no_common_key(&self, keys: &[KeyId]) -> Error {
+        let sealed_to: Vec<String> = keys.iter().map(KeyId::to_string).collect();
         let served = match self.keys() {
             Ok(keys) => keys,
             Err(error) => return error,

@@ -4,6 +4,7 @@
 
 mod approvals;
 pub mod audit;
+mod budgets;
 mod custody;
 mod devices;
 mod enroll;
@@ -19,6 +20,7 @@ mod users;
 mod wire;
 
 pub use approvals::{Ended, Patience};
+pub use budgets::Spent;
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use identity::certificates;

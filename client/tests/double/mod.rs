@@ -45,6 +45,10 @@ pub(crate) struct State {
     /// Every call is answered with this refusal.
     pub(crate) refuse_all: Option<&'static str>,
     pub(crate) unwraps: Vec<v1::UnwrapRequest>,
+    /// So many files fit into the budgets.
+    pub(crate) room: usize,
+    /// Of how many files it was asked whether they fit.
+    pub(crate) checked: Vec<usize>,
     pub(crate) new_records: broadcast::Sender<v1::Record>,
     pub(crate) tails: usize,
 }
@@ -86,6 +90,8 @@ impl Custodian {
             file_key: vec![7; 32],
             refuse_all: None,
             unwraps: Vec::new(),
+            room: usize::MAX,
+            checked: Vec::new(),
             new_records: broadcast::channel(64).0,
             tails: 0,
         })));
@@ -110,6 +116,7 @@ impl Custodian {
             .add_service(v1::key_service_server::KeyServiceServer::new(service.clone()))
             .add_service(v1::device_service_server::DeviceServiceServer::new(service.clone()))
             .add_service(v1::audit_service_server::AuditServiceServer::new(service.clone()))
+            .add_service(v1::budget_service_server::BudgetServiceServer::new(service.clone()))
             .add_service(v1::custody_service_server::CustodyServiceServer::new(service));
         runtime.spawn(server.serve_with_incoming(tokio_stream::wrappers::ReceiverStream::new(incoming)));
         Self { address, state, _runtime: runtime }

@@ -173,6 +173,49 @@ impl v1::custody_service_server::CustodyService for Services {
 }
 
 #[tonic::async_trait]
+impl v1::budget_service_server::BudgetService for Services {
+    async fn check_budget(
+        &self,
+        request: Request<v1::CheckBudgetRequest>,
+    ) -> Answer<v1::CheckBudgetResponse> {
+        self.check(&request)?;
+        let files = request.into_inner().keys.iter().map(|of| of.wrapped_key_sha256s.len() / 32).sum();
+        let mut state = self.state.lock();
+        state.checked.push(files);
+        if files > state.room {
+            return Err(refusal("BUDGET_EXHAUSTED", Code::ResourceExhausted));
+        }
+        Ok(Response::new(v1::CheckBudgetResponse {}))
+    }
+
+    async fn list_budgets(
+        &self,
+        request: Request<v1::ListBudgetsRequest>,
+    ) -> Answer<v1::ListBudgetsResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn get_budget(&self, request: Request<v1::GetBudgetRequest>) -> Answer<v1::Budget> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn lift_budget(&self, request: Request<v1::LiftBudgetRequest>) -> Answer<v1::Budget> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
+    async fn unlock_unwrap(
+        &self,
+        request: Request<v1::UnlockUnwrapRequest>,
+    ) -> Answer<v1::UnlockUnwrapResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+}
+
+#[tonic::async_trait]
 impl v1::device_service_server::DeviceService for Services {
     async fn invite_device(
         &self,

@@ -3,6 +3,7 @@
 mod approvals;
 mod attestation;
 mod audit;
+mod budgets;
 mod call;
 mod custody;
 mod devices;
@@ -21,14 +22,14 @@ mod users;
 use std::sync::Arc;
 
 use custodian_proto::{
-    limits::{MAX_MESSAGE_LEN, MAX_PAGE_LEN},
+    limits::{MAX_CHECK_LEN, MAX_MESSAGE_LEN, MAX_PAGE_LEN},
     v1::{
         approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
-        custody_service_server::CustodyServiceServer, device_service_server::DeviceServiceServer,
-        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
-        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
-        user_service_server::UserServiceServer,
+        budget_service_server::BudgetServiceServer, custody_service_server::CustodyServiceServer,
+        device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
+        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -153,6 +154,7 @@ impl Api {
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(BudgetServiceServer, MAX_PAGE_LEN).max_decoding_message_size(MAX_CHECK_LEN))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
             .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))

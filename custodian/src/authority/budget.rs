@@ -5,9 +5,10 @@
 
 use std::fmt;
 
-use custodian_proto::refusal::Refusal;
+use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
+use super::{DeviceId, UserId};
 use crate::custody::{Denial, Pause};
 
 /// All limits on unwrapping.
@@ -78,6 +79,59 @@ pub enum SpenderKind {
     Device,
     /// The wrapping key that is used.
     Key,
+}
+
+/// One who has a budget.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Spender {
+    /// A person.
+    User(UserId),
+    /// A workstation.
+    Device(DeviceId),
+    /// A wrapping key.
+    Key(KeyId),
+}
+
+impl Spender {
+    /// `users/anna`, `devices/laptop-7` or `keys/KEY_ID`
+    pub fn resource_name(&self) -> String {
+        match self {
+            Self::User(id) => id.resource_name(),
+            Self::Device(id) => id.resource_name(),
+            Self::Key(id) => id.resource_name(),
+        }
+    }
+
+    /// Reads a resource name.
+    pub fn from_resource_name(name: &str) -> Option<Self> {
+        if let Some(id) = name.strip_prefix("users/") {
+            return id.parse().ok().map(Self::User);
+        }
+        if let Some(id) = name.strip_prefix("devices/") {
+            return id.parse().ok().map(Self::Device);
+        }
+        KeyId::from_resource_name(name).ok().map(Self::Key)
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> SpenderKind {
+        match self {
+            Self::User(_) => SpenderKind::User,
+            Self::Device(_) => SpenderKind::Device,
+            Self::Key(_) => SpenderKind::Key,
+        }
+    }
+}
+
+/// A user for whom nothing is unwrapped on a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lock {
+    /// `users/anna`
+    pub user: String,
+    /// `devices/laptop-7`
+    pub device: String,
+    /// The first moment at which it is over.
+    pub until: Timestamp,
 }
 
 /// The three whose budgets one unwrap is charged to, as resource names.
@@ -363,17 +417,10 @@ impl Tally {
     }
 }
 
-/// Whether all three have room for what it costs them; else the pause of the one that frees up last.
-pub fn room_of_all(
-    spenders: &Spenders,
-    budgets: &Budgets,
-    tallies: &[Tally],
-    costs: &[Cost],
-) -> Result<(), Denial> {
-    let each = spenders.each().into_iter().zip(tallies).zip(costs);
-    let pauses = each.filter_map(|(((kind, spender), tally), cost)| {
-        tally.has_room(spender, &budgets.of(kind), *cost).err()
-    });
+/// Whether all of these spenders have room for what it costs them; else the pause of the one that frees up last.
+pub fn room_of_all<'a>(each: impl Iterator<Item = (&'a str, Budget, &'a Tally, Cost)>) -> Result<(), Denial> {
+    let pauses =
+        each.filter_map(|(spender, budget, tally, cost)| tally.has_room(spender, &budget, cost).err());
     match pauses.max_by_key(|pause| pause.until) {
         Some(pause) => Err(pause.into()),
         None => Ok(()),

@@ -20,8 +20,8 @@ pub use approval::{
     Ending, LEAST_FOR_BREAK_GLASS, Vote, Waiting, Weight,
 };
 pub use budget::{
-    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Measure, Span, SpenderKind,
-    Spenders, Tally, Window, room_of_all,
+    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Lock, Measure, Span, Spender,
+    SpenderKind, Spenders, Tally, Window, room_of_all,
 };
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};

@@ -48,6 +48,16 @@ impl About {
                 detail: format!("SHA-256 {}", hex::encode(Sha256::digest(&policy.text))),
                 ..Self::default()
             },
+            Change::LiftBudget { spender, lift } => {
+                let detail = match lift {
+                    Some(lift) => format!("{} more until {}", lift.count, lift.until),
+                    None => "no more than the budget".to_owned(),
+                };
+                Self { target: spender.resource_name(), detail, ..Self::default() }
+            }
+            Change::UnlockUnwrap { user, device } => {
+                Self { detail: format!("on {}", device.resource_name()), ..Self::user(user) }
+            }
             Change::Approve { id, .. } | Change::Deny { id, .. } => {
                 Self { target: id.resource_name(), ..Self::default() }
             }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Approval, ApprovalId, Device, DeviceId, DeviceState, Invitation, KeyStep, PasswordHash, PolicyText,
-        Roles, Session, SessionId, User, UserId, WrappingKey,
+        Approval, ApprovalId, Device, DeviceId, DeviceState, Invitation, KeyStep, Lift, PasswordHash,
+        PolicyText, Roles, Session, SessionId, Spender, Tally, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -122,6 +122,21 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Gives a user, a device or a key more than its budget, in the place of what is left of an earlier lift; `None`: nothing
+    /// more. There must be one of that name (NOT_FOUND).
+    LiftBudget {
+        /// Whose.
+        spender: Spender,
+        /// What is given.
+        lift: Option<Lift>,
+    },
+    /// Ends the lock of a user on a device, and forgets what of theirs did not unwrap. Not locked: no error.
+    UnlockUnwrap {
+        /// Who.
+        user: UserId,
+        /// Where.
+        device: DeviceId,
+    },
     /// Takes a token out of service. Drained already: no change, no error.
     DrainToken(Drain),
     /// Puts a token into service again. Not drained: no change, no error.
@@ -141,6 +156,8 @@ pub enum Changed {
     Key(WrappingKey),
     /// The policy that is in force now.
     Policy(PolicyText),
+    /// What was spent, with the new lift.
+    Budget(Tally),
     /// The approval as it is now.
     Approval(Box<Approval>),
 }

@@ -61,6 +61,8 @@ macro_rules! ledger_keeps_budgets {
             all_three_are_charged_or_none, what_is_refused_early_is_what_would_be_refused_late,
             exceeding_a_budget_is_told_once, rejected_ciphertexts_are_charged_as_good_ones,
             guessing_locks_the_user_on_the_device, many_guesses_at_once_are_not_more,
+            a_lift_is_counted_and_ends, many_at_once_use_no_more_than_a_lift, a_lift_is_replaced_and_taken_back,
+            a_lock_is_ended, many_files_fit_if_each_would, what_was_spent_is_listed,
         }
     };
     ($make:expr; $($promise:ident),+,) => {

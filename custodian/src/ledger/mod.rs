@@ -25,8 +25,8 @@ pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{
-        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders,
-        SpkiHash, User, UserId, WrappingKey,
+        Approval, ApprovalId, Budgets, Charge, Device, DeviceId, Invitation, Lock, PolicyText, Session,
+        SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -82,6 +82,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// One wrapping key, and whether its budget and those of the others have room for this charge now: one read. It is
     /// charged when the attempt is settled.
     async fn opening(&self, key: KeyId, spenders: Spenders, charge: Charge) -> Result<Opening, LedgerError>;
+    /// Whether the budgets have room for all of these files at once. Reserves nothing.
+    async fn room_for(&self, many: ManyFiles) -> Result<Result<(), Denial>, LedgerError>;
+    /// What this one spent, as of now. `None`: there is no such user, device or key.
+    async fn budget(&self, spender: &Spender) -> Result<Option<Tally>, LedgerError>;
+    /// Up to `limit` of those who spent something today or have a lift, with names greater than `after`, in order; as of now.
+    async fn budgets(&self, after: &str, limit: u32) -> Result<Vec<(String, Tally)>, LedgerError>;
+    /// Up to `limit` locks that hold now.
+    async fn locks(&self, limit: u32) -> Result<Vec<Lock>, LedgerError>;
+
     /// The newest version of the wrapping key of this label.
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError>;
     /// Up to `limit` keys with ids greater than `after`, in order.
@@ -158,6 +167,21 @@ pub struct Opening {
     pub key: Option<WrappingKey>,
     /// Why there is no room in a budget, if there is none.
     pub room: Result<(), Denial>,
+}
+
+/// A wrapping key, and the SHA-256 of wrapped keys of it.
+pub type KeyFiles = (KeyId, Vec<[u8; 32]>);
+
+/// Files that somebody would like to open.
+pub struct ManyFiles {
+    /// Who.
+    pub user: UserId,
+    /// On which device.
+    pub device: DeviceId,
+    /// Which files of which keys.
+    pub keys: Vec<KeyFiles>,
+    /// The limits that hold.
+    pub budgets: Budgets,
 }
 
 /// Which records to read. Every given field must match.

@@ -41,14 +41,14 @@ use tokio::sync::watch;
 
 use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    ApprovalQuery, Attempt, Changed, Identity, Intent, Ledger, LedgerError, Opening, Outcome, RecordQuery,
-    Release, TreeHead,
+    ApprovalQuery, Attempt, Changed, Identity, Intent, Ledger, LedgerError, ManyFiles, Opening, Outcome,
+    RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
-        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, PolicyText, Session, SessionId, Spenders,
-        SpkiHash, User, UserId, WrappingKey,
+        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, Lock, PolicyText, Session, SessionId,
+        Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -294,6 +294,26 @@ impl Ledger for SqliteLedger {
             Ok::<_, rusqlite::Error>(Opening { key, room })
         };
         self.quick.read(read).await
+    }
+
+    async fn room_for(&self, many: ManyFiles) -> Result<Result<(), Denial>, LedgerError> {
+        let now = self.clock.now();
+        self.long.read(move |connection| budgets::room_for(connection, &many, now)).await
+    }
+
+    async fn budget(&self, spender: &Spender) -> Result<Option<Tally>, LedgerError> {
+        let (spender, now) = (spender.clone(), self.clock.now());
+        self.quick.read(move |connection| budgets::budget(connection, &spender, now)).await
+    }
+
+    async fn budgets(&self, after: &str, limit: u32) -> Result<Vec<(String, Tally)>, LedgerError> {
+        let (after, now) = (after.to_owned(), self.clock.now());
+        self.long.read(move |connection| budgets::budgets(connection, &after, limit, now)).await
+    }
+
+    async fn locks(&self, limit: u32) -> Result<Vec<Lock>, LedgerError> {
+        let now = self.clock.now();
+        self.long.read(move |connection| budgets::locks(connection, limit, now)).await
     }
 
     async fn key_by_label(&self, label: &str) -> Result<Option<WrappingKey>, LedgerError> {

@@ -253,7 +253,7 @@ fn what_callers_choose_is_data_and_never_syntax() {
 
 /// Calls that need a device or a session only: no policy is asked.
 const NEED_NO_ROLE: &[&str] =
-    &["Enroll", "Login", "Logout", "WhoAmI", "ListKeys", "GetKey", "GetStatus", "GetReceipt"];
+    &["Enroll", "Login", "Logout", "WhoAmI", "CheckBudget", "ListKeys", "GetKey", "GetStatus", "GetReceipt"];
 
 #[test]
 fn every_call_of_the_api_is_either_asked_about_or_named_as_one_that_is_not() {

@@ -8,11 +8,11 @@ use jiff::SignedDuration;
 use super::{refusals::futures, world::*};
 use crate::{
     authority::{
-        Amounts, Budget, Budgets, Guesses, Role, Session, SessionId, Span, SpenderKind, Spenders, SpkiHash,
-        Standing,
+        Amounts, Budget, Budgets, Guesses, Lift, Lock, Role, Session, SessionId, Span, Spender, SpenderKind,
+        Spenders, SpkiHash, Standing,
     },
     custody::{Denial, Pause},
-    ledger::{Change, Ledger, Opening, Outcome},
+    ledger::{Change, Changed, Ledger, ManyFiles, Opening, Outcome},
 };
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -448,4 +448,189 @@ pub(crate) async fn many_guesses_at_once_are_not_more<L: Ledger>(ledger: Arc<L>,
     let answered = codes.iter().filter(|code| **code == Refusal::WrappedKeyRejected.code()).count();
     let locked = codes.iter().filter(|code| **code == Refusal::UnwrapLocked.code()).count();
     assert_eq!((answered, locked), (5, 45));
+}
+
+fn anna() -> Spender {
+    Spender::User(user_id("anna"))
+}
+
+fn lift(count: u32, until: jiff::Timestamp) -> Option<Lift> {
+    Some(Lift { count, left: count, until, reason: "case 17".to_owned(), by: "users/root".to_owned() })
+}
+
+pub(crate) async fn a_lift_is_counted_and_ends<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = busy(ledger, &clock).await;
+    let budgets = hourly(2);
+    let until = clock.now() + SignedDuration::from_mins(10);
+    let Changed::Budget(tally) =
+        world.done(Change::LiftBudget { spender: anna(), lift: lift(2, until) }).await
+    else {
+        panic!()
+    };
+    assert_eq!(tally.lift, lift(2, until));
+    let record = world.last_record().await;
+    assert_eq!((record.target.as_str(), record.outcome.as_str()), ("users/anna", crate::ledger::OK));
+    assert!(record.detail.contains(&format!("2 more until {until}")), "{}", record.detail);
+    // The budget first, the lift beyond it.
+    for file in 1..=4 {
+        ANNA.unwraps(&world, file, budgets).await.unwrap();
+    }
+    paused(ANNA.unwraps(&world, 5, budgets).await);
+    // Another one: what the clock has not ended, it ends at its time.
+    world.done(Change::LiftBudget { spender: anna(), lift: lift(9, until) }).await;
+    clock.moves(SignedDuration::from_mins(10) - SignedDuration::from_micros(1));
+    ANNA.unwraps(&world, 5, budgets).await.unwrap();
+    clock.moves(SignedDuration::from_micros(1));
+    paused(ANNA.unwraps(&world, 6, budgets).await);
+    assert_eq!(world.ledger.budget(&anna()).await.unwrap().unwrap().lift, None);
+    // Rejected ones use it up, too; and it is of no use to anybody else.
+    let device = only(SpenderKind::Device, |budget| budget.day.unwraps = 5);
+    let until = clock.now() + HOUR;
+    world.done(Change::LiftBudget { spender: anna(), lift: lift(9, until) }).await;
+    paused(ANNA.unwraps(&world, 6, device).await);
+    ANNA.guesses(&world, 6, budgets).await;
+    assert_eq!(world.ledger.budget(&anna()).await.unwrap().unwrap().lift.unwrap().left, 8);
+}
+
+pub(crate) async fn many_at_once_use_no_more_than_a_lift<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = Arc::new(busy(ledger, &clock).await);
+    world.done(Change::LiftBudget { spender: anna(), lift: lift(7, clock.now() + HOUR) }).await;
+    let tries = (0..60).map(|file| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { ANNA.unwraps(&world, file, hourly(10)).await.is_ok() })
+    });
+    let allowed = futures(tries.collect()).await.into_iter().filter(|allowed| *allowed).count();
+    assert_eq!(allowed, 17);
+    // Used up, it is not there any more, and was told of as exceeded once.
+    assert_eq!(world.ledger.budget(&anna()).await.unwrap().unwrap().lift, None);
+    let records = world.all_records().await;
+    assert_eq!(records.iter().filter(|record| record.operation == "BudgetExceeded").count(), 1);
+}
+
+pub(crate) async fn a_lift_is_replaced_and_taken_back<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = busy(ledger, &clock).await;
+    let left = async |spender: &Spender| {
+        let tally = world.ledger.budget(spender).await.unwrap().unwrap();
+        tally.lift.map(|lift| (lift.count, lift.left))
+    };
+    let until = clock.now() + HOUR;
+    let spenders = [anna(), Spender::Device(device_id("laptop-1")), Spender::Key(key("main").id)];
+    for spender in &spenders {
+        world.done(Change::LiftBudget { spender: spender.clone(), lift: lift(5, until) }).await;
+        world.done(Change::LiftBudget { spender: spender.clone(), lift: lift(3, until) }).await;
+        assert_eq!(left(spender).await, Some((3, 3)));
+    }
+    ANNA.unwraps(&world, 1, hourly(0)).await.unwrap();
+    assert_eq!(left(&spenders[0]).await, Some((3, 2)));
+    assert_eq!(left(&spenders[1]).await, Some((3, 3)), "only where it was needed");
+    world.done(Change::LiftBudget { spender: anna(), lift: None }).await;
+    assert_eq!(left(&anna()).await, None);
+    paused(ANNA.unwraps(&world, 1, hourly(0)).await);
+
+    let strangers = [
+        Spender::User(user_id("nobody")),
+        Spender::Device(device_id("laptop-9")),
+        Spender::Key(key("unknown").id),
+    ];
+    for spender in strangers {
+        assert_eq!(world.ledger.budget(&spender).await.unwrap(), None);
+        let change = Change::LiftBudget { spender, lift: lift(1, until) };
+        world.refuses_change(change, Refusal::NotFound).await;
+    }
+}
+
+pub(crate) async fn a_lock_is_ended<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = busy(ledger, &clock).await;
+    let guesses = Guesses { per_hour: 2, lock: SignedDuration::from_mins(10) };
+    let budgets = Budgets { guesses, ..Budgets::UNLIMITED };
+    let unlock =
+        |user: &str, device: &str| Change::UnlockUnwrap { user: user_id(user), device: device_id(device) };
+    for file in 1..=2 {
+        ANNA.guesses(&world, file, budgets).await;
+    }
+    let locks = world.ledger.locks(9).await.unwrap();
+    let until = clock.now() + SignedDuration::from_mins(10);
+    let lock = Lock { user: "users/anna".to_owned(), device: "devices/laptop-1".to_owned(), until };
+    assert_eq!(locks, [lock]);
+    world.done(unlock("anna", "laptop-2")).await;
+    paused(ANNA.unwraps(&world, 3, budgets).await);
+    world.done(unlock("anna", "laptop-1")).await;
+    let record = world.last_record().await;
+    assert_eq!((record.target.as_str(), record.detail.as_str()), ("users/anna", "on devices/laptop-1"));
+    assert_eq!(world.ledger.locks(9).await.unwrap(), []);
+    // It begins anew.
+    ANNA.guesses(&world, 4, budgets).await;
+    ANNA.unwraps(&world, 3, budgets).await.unwrap();
+    ANNA.guesses(&world, 5, budgets).await;
+    paused(ANNA.unwraps(&world, 3, budgets).await);
+    for (user, device) in [("nobody", "laptop-1"), ("anna", "laptop-9")] {
+        world.refuses_change(unlock(user, device), Refusal::NotFound).await;
+    }
+}
+
+pub(crate) async fn many_files_fit_if_each_would<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = busy(ledger, &clock).await;
+    let fits = async |keys: &[(&str, std::ops::Range<u8>)], budgets| {
+        let keys =
+            keys.iter().map(|(label, files)| (key(label).id, files.clone().map(|file| [file; 32]).collect()));
+        let (user, device) = (user_id("anna"), device_id("laptop-1"));
+        let many = ManyFiles { user, device, keys: keys.collect(), budgets };
+        world.ledger.room_for(many).await.unwrap()
+    };
+    let budgets = Budgets { user: some(5, 9), key: some(4, 9), ..Budgets::UNLIMITED };
+    fits(&[("main", 0..4)], budgets).await.unwrap();
+    let pause = paused(fits(&[("main", 0..5)], budgets).await);
+    assert_eq!(pause.budget.unwrap().spender, key("main").id.resource_name());
+    // Of two keys, each has its own; the user has one.
+    fits(&[("main", 0..3), ("other", 3..5)], budgets).await.unwrap();
+    let pause = paused(fits(&[("main", 0..3), ("other", 3..6)], budgets).await);
+    assert_eq!(pause.budget.unwrap().spender, "users/anna");
+    assert!(pause.detail.contains("5 are left until"), "{}", pause.detail);
+    // What was opened is no further file, nor is the same twice; each is an unwrap.
+    for file in 0..3 {
+        ANNA.unwraps(&world, file, budgets).await.unwrap();
+    }
+    fits(&[("main", 0..4), ("other", 4..5)], budgets).await.unwrap();
+    fits(&[("main", 0..3), ("main", 0..3)], budgets).await.unwrap();
+    let pause = paused(fits(&[("main", 0..3), ("main", 0..3), ("main", 0..1)], budgets).await);
+    assert_eq!(pause.budget.unwrap().measure, crate::authority::Measure::Unwraps);
+    // And what fits is unwrapped.
+    for file in 0..4 {
+        ANNA.unwraps(&world, file, budgets).await.unwrap();
+    }
+    Who { key: "other", ..ANNA }.unwraps(&world, 4, budgets).await.unwrap();
+    paused(fits(&[("other", 5..6)], budgets).await);
+    // A lift counts, and so does a lock.
+    world.done(Change::LiftBudget { spender: anna(), lift: lift(2, clock.now() + HOUR) }).await;
+    fits(&[("other", 5..6)], budgets).await.unwrap();
+    paused(fits(&[("other", 5..8)], budgets).await);
+    let guesses = Guesses { per_hour: 1, lock: HOUR };
+    ANNA.guesses(&world, 9, Budgets { guesses, ..Budgets::UNLIMITED }).await;
+    assert_eq!(paused(fits(&[("main", 0..1)], Budgets::UNLIMITED).await).refusal, Refusal::UnwrapLocked);
+}
+
+pub(crate) async fn what_was_spent_is_listed<L: Ledger>(ledger: Arc<L>, clock: TestClock) {
+    let world = busy(ledger, &clock).await;
+    let names = async |after: &str, limit| {
+        let spent = world.ledger.budgets(after, limit).await.unwrap();
+        spent.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("", 9).await, [""; 0]);
+    for file in [1, 1, 2] {
+        ANNA.unwraps(&world, file, Budgets::UNLIMITED).await.unwrap();
+    }
+    let main = key("main").id.resource_name();
+    let all = ["devices/laptop-1".to_owned(), main, "users/anna".to_owned()];
+    assert_eq!(names("", 9).await, all);
+    assert_eq!(names("", 2).await, all[..2]);
+    assert_eq!(names(&all[1], 2).await, all[2..]);
+    let (_, tally) = world.ledger.budgets(&all[1], 1).await.unwrap().pop().unwrap();
+    assert_eq!((tally.hour.files, tally.hour.unwraps, tally.day.files, tally.day.unwraps), (2, 3, 2, 3));
+    assert_eq!(world.ledger.budget(&anna()).await.unwrap(), Some(tally));
+    // Who spent nothing today is not listed, unless there is a lift.
+    world.done(Change::LiftBudget { spender: anna(), lift: lift(2, clock.now() + HOUR * 48) }).await;
+    clock.moves(HOUR * 24);
+    assert_eq!(names("", 9).await, all[2..]);
+    let tally = world.ledger.budget(&anna()).await.unwrap().unwrap();
+    assert_eq!((tally.hour.files, tally.day.unwraps), (0, 0));
 }

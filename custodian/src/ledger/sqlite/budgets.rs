@@ -3,20 +3,24 @@
 //! What one transaction reads of a spender it reads once, and writes once, at its end: under load, when one transaction
 //! settles many attempts of few spenders, budgets cost little. Nothing is kept from one transaction to the next.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
-use custodian_proto::refusal::Refusal;
+use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, Transaction, params};
 
 use super::{
+    changes::Made,
     rows::{self, micros},
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Charge, Cost, Guessed, Spenders, Tally, Window, room_of_all},
+    authority::{
+        Budget, Charge, Cost, DeviceId, Guessed, Lift, Lock, Span, Spender, Spenders, Tally, UserId, Window,
+        room_of_all,
+    },
     custody::{Denial, Pause},
-    ledger::OK,
+    ledger::{Changed, ManyFiles, OK, entry},
 };
 
 /// Most records of one file that are looked through for its last unwrap by a spender. One that is further back counts as a
@@ -57,7 +61,7 @@ impl Tallies {
         }
         let newest = newest(batch.tx, spenders, charge, floor(&tallies))?;
         let costs = costs(&tallies, newest);
-        room_of_all(spenders, &charge.budgets, &tallies, &costs)?;
+        room_of_all(each(spenders, charge, &tallies, &costs))?;
         for ((kind, spender), cost) in spenders.each().into_iter().zip(costs) {
             let kept = self.tally(batch, spender)?;
             kept.now.charge(&charge.budgets.of(kind), cost);
@@ -94,6 +98,31 @@ impl Tallies {
         let is_first = kept.now.tell(budget.measure, budget.span, pause.until);
         kept.changed |= is_first;
         Ok(is_first)
+    }
+
+    /// Gives one of them more than its budget, or nothing more.
+    pub(super) fn lift(&mut self, batch: &Batch<'_>, spender: &Spender, lift: Option<Lift>) -> Made {
+        if !exists(batch.tx, spender)? {
+            return Err(Refusal::NotFound.into());
+        }
+        let kept = self.tally(batch, &spender.resource_name())?;
+        kept.now.lift = lift.map(|lift| Lift { reason: entry::clean(&lift.reason, MAX_TEXT_LEN), ..lift });
+        kept.changed = true;
+        Ok(Changed::Budget(kept.now.clone()))
+    }
+
+    /// Ends the lock of this pair, and begins to count anew.
+    pub(super) fn unlock(&mut self, batch: &Batch<'_>, user: &UserId, device: &DeviceId) -> Made {
+        for spender in [Spender::User(user.clone()), Spender::Device(device.clone())] {
+            if !exists(batch.tx, &spender)? {
+                return Err(Refusal::NotFound.into());
+            }
+        }
+        let key = String::new();
+        let pair = Spenders { user: user.resource_name(), device: device.resource_name(), key };
+        let kept = self.guessed(batch, &pair)?;
+        *kept = Kept { now: Guessed::default(), changed: true };
+        Ok(Changed::Done)
     }
 
     /// Writes what changed.
@@ -151,12 +180,118 @@ pub(super) fn room(
     for (_, spender) in spenders.each() {
         tallies.push(read_tally(connection, spender)?.at(now, i64::MAX));
     }
-    let room = |newest| room_of_all(spenders, &charge.budgets, &tallies, &costs(&tallies, newest));
+    let room = |newest| room_of_all(each(spenders, charge, &tallies, &costs(&tallies, newest)));
     // Mostly there is room for a new file; then it need not be known whether this is one.
     if room([None; 3]).is_ok() {
         return Ok(Ok(()));
     }
     Ok(room(newest(connection, spenders, charge, floor(&tallies))?))
+}
+
+fn each<'a>(
+    spenders: &'a Spenders,
+    charge: &'a Charge,
+    tallies: &'a [Tally],
+    costs: &'a [Cost],
+) -> impl Iterator<Item = (&'a str, Budget, &'a Tally, Cost)> {
+    let each = spenders.each().into_iter().zip(tallies).zip(costs);
+    each.map(|(((kind, spender), tally), cost)| (spender, charge.budgets.of(kind), tally, *cost))
+}
+
+/// Whether there would be room for all of these.
+pub(super) fn room_for(
+    connection: &Connection,
+    many: &ManyFiles,
+    now: Timestamp,
+) -> rusqlite::Result<Result<(), Denial>> {
+    let (user, device) = (many.user.resource_name(), many.device.resource_name());
+    if let Err(locked) = read_guessed(connection, &user, &device)?.at(now).is_open(&user, &device) {
+        return Ok(Err(locked));
+    }
+    let read = |spender: &str| Ok::<_, rusqlite::Error>(read_tally(connection, spender)?.at(now, i64::MAX));
+    let (of_user, of_device) = (read(&user)?, read(&device)?);
+    let (mut user_cost, mut device_cost) = (Cost::default(), Cost::default());
+    let mut of_keys: BTreeMap<String, (Tally, Cost)> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    let budgets = many.budgets;
+    for (key, files) in &many.keys {
+        let spenders = Spenders { user: user.clone(), device: device.clone(), key: key.resource_name() };
+        let (of_key, mut key_cost) = match of_keys.remove(&spenders.key) {
+            Some(begun) => begun,
+            None => (read(&spenders.key)?, Cost::default()),
+        };
+        let tallies = [of_user.clone(), of_device.clone(), of_key];
+        for file in files {
+            let newest = if seen.insert(*file) {
+                newest(connection, &spenders, &Charge { file: *file, budgets }, floor(&tallies))?
+            } else {
+                // The second of the same file is no further one.
+                [Some(i64::MAX); 3]
+            };
+            user_cost = user_cost.and(&tallies[0], newest[0]);
+            device_cost = device_cost.and(&tallies[1], newest[1]);
+            key_cost = key_cost.and(&tallies[2], newest[2]);
+        }
+        let [_, _, of_key] = tallies;
+        of_keys.insert(spenders.key, (of_key, key_cost));
+    }
+    let keys = of_keys.iter().map(|(key, (tally, cost))| (key.as_str(), budgets.key, tally, *cost));
+    let all = [
+        (user.as_str(), budgets.user, &of_user, user_cost),
+        (device.as_str(), budgets.device, &of_device, device_cost),
+    ];
+    Ok(room_of_all(all.into_iter().chain(keys)))
+}
+
+/// What this one spent; `None` if there is no such user, device or key.
+pub(super) fn budget(
+    connection: &Connection,
+    spender: &Spender,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Tally>> {
+    if !exists(connection, spender)? {
+        return Ok(None);
+    }
+    Ok(Some(read_tally(connection, &spender.resource_name())?.at(now, i64::MAX)))
+}
+
+/// Those who spent something today or have a lift.
+pub(super) fn budgets(
+    connection: &Connection,
+    after: &str,
+    limit: u32,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(String, Tally)>> {
+    let mut spenders = connection.prepare_cached(&format!(
+        "SELECT {TALLY}, spender FROM budgets
+         WHERE spender > ?1 AND (day >= ?2 OR lift_left > 0 AND lift_until > ?3) ORDER BY spender LIMIT ?4"
+    ))?;
+    let today = Span::Day.number(now);
+    let rows = spenders.query_map(params![after, today, micros(now), limit], |row| {
+        Ok((row.get(15)?, tally(row)?.at(now, i64::MAX)))
+    })?;
+    rows.collect()
+}
+
+/// Locks that hold now.
+pub(super) fn locks(connection: &Connection, limit: u32, now: Timestamp) -> rusqlite::Result<Vec<Lock>> {
+    let sql =
+        "SELECT user, device, locked_until FROM guesses WHERE locked_until > ? ORDER BY user, device LIMIT ?";
+    let mut locks = connection.prepare_cached(sql)?;
+    let locks = locks.query_map(params![micros(now), limit], |row| {
+        let until = rows::time_or_none(row, 2)?.unwrap_or_default();
+        Ok(Lock { user: row.get(0)?, device: row.get(1)?, until })
+    })?;
+    locks.collect()
+}
+
+fn exists(connection: &Connection, spender: &Spender) -> rusqlite::Result<bool> {
+    let there = |sql: &str, id: &dyn ToSql| connection.prepare_cached(sql)?.exists([id]);
+    match spender {
+        Spender::User(id) => there("SELECT 1 FROM users WHERE id = ?", &id.as_str()),
+        Spender::Device(id) => there("SELECT 1 FROM devices WHERE id = ?", &id.as_str()),
+        Spender::Key(id) => there("SELECT 1 FROM keys WHERE id = ?", &id.as_bytes()),
+    }
 }
 
 fn costs(tallies: &[Tally], newest: [Option<i64>; 3]) -> Vec<Cost> {

@@ -4,7 +4,9 @@ use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
 use rusqlite::{Params, params};
 
 use super::{
-    approvals, keys, lockout,
+    approvals,
+    budgets::Tallies,
+    keys, lockout,
     rows::{self, micros},
     standing,
     writer::{Batch, Stop},
@@ -20,7 +22,7 @@ const KEEP_ENDED_SESSIONS: i64 = 86_400_000_000;
 pub(super) type Made = Result<Changed, Stop>;
 
 /// Makes the change for an attempt that began when `since` was the last record.
-pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
+pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change: &Change) -> Made {
     match change {
         Change::OpenSession(session) => batch.open_session(since, session),
         Change::CloseSession(id) => match batch.execute("DELETE FROM sessions WHERE id = ?", [id.0])? {
@@ -56,6 +58,8 @@ pub(super) fn make(batch: &Batch<'_>, since: u64, change: &Change) -> Made {
         Change::AddKey(key) => keys::add(batch, key),
         Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
         Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),
+        Change::LiftBudget { spender, lift } => tallies.lift(batch, spender, lift.clone()),
+        Change::UnlockUnwrap { user, device } => tallies.unlock(batch, user, device),
         Change::DrainToken(drain) => {
             let reason = entry::clean(&drain.reason, MAX_TEXT_LEN);
             let add = "INSERT INTO drains (token, reason, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";

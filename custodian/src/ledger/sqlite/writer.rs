@@ -256,7 +256,7 @@ impl Batch<'_> {
         self.guarded(|| {
             let charge = standing::hold(self, &grant.standing)?;
             let changed = match &grant.change {
-                Some(change) => changes::make(self, since, change)?,
+                Some(change) => changes::make(self, tallies, since, change)?,
                 None => Changed::Done,
             };
             // Last: a charge is not in the savepoint, and nothing may fail behind it.
