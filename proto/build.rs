@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "keys",
         "devices",
         "users",
+        "factor",
         "audit",
         "log",
         "status",
@@ -33,6 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         "EnrollRequest",
         "CreateUserRequest",
         "SetPasswordRequest",
+        "StepUpRequest",
+        "EnrollFactorResponse",
+        "ConfirmFactorRequest",
+        "ConfirmFactorResponse",
     ];
     tonic_prost_build::configure()
         .skip_debug(secrets.map(|message| format!(".custodian.v1.{message}")))

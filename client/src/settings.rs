@@ -36,6 +36,9 @@ pub struct Settings {
     pub user: Option<String>,
     /// A file with the password; `-` for standard input.
     pub password_file: Option<PathBuf>,
+    /// A file with a code of the second factor; `-` for standard input. Not in settings files: a code is good once.
+    #[serde(skip)]
+    pub totp_file: Option<PathBuf>,
     /// Where sessions are kept between two commands. Not in settings files.
     #[serde(skip)]
     pub session_dir: Option<PathBuf>,
@@ -116,6 +119,11 @@ impl Settings {
         Ok(user.strip_prefix("users/").unwrap_or(user))
     }
 
+    /// Where codes of the second factor come from: the file, else the terminal.
+    pub fn second_factor(&self) -> PasswordSource {
+        PasswordSource::of(self.totp_file.as_deref())
+    }
+
     /// Where the password comes from: the file, else the terminal.
     pub fn password(&self) -> PasswordSource {
         PasswordSource::of(self.password_file.as_deref())
@@ -143,6 +151,7 @@ impl Settings {
             key: path(KEY.variable),
             user: text(USER.variable),
             password_file: path("CUSTODIAN_PASSWORD_FILE"),
+            totp_file: path("CUSTODIAN_TOTP_FILE"),
             session_dir: session_dir(&path),
         }
     }
@@ -185,6 +194,7 @@ impl Settings {
             key: self.key.or(weaker.key),
             user: self.user.or(weaker.user),
             password_file: self.password_file.or(weaker.password_file),
+            totp_file: self.totp_file.or(weaker.totp_file),
             session_dir: self.session_dir.or(weaker.session_dir),
         }
     }

@@ -116,6 +116,26 @@ fn a_log_that_nobody_touched_verifies_from_every_size_to_every_later_one() {
 }
 
 #[test]
+fn an_ecdsa_checkpoint_verifies_with_openssl_as_the_documentation_tells() {
+    let (log, folder, scratch) = (Log::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    log.write(folder.path(), &records(3));
+    fs::write(scratch.path().join("log.pub"), format!("{}\n", log.key)).unwrap();
+    let script = r#"
+        sed '/^$/,$d' "$1/checkpoint" > "$2/text"
+        sed '1,/^$/d' "$1/checkpoint" | head -n 1 | cut -d' ' -f3 | base64 -d | tail -c +5 > "$2/signature"
+        cut -d+ -f3- "$2/log.pub" | base64 -d | tail -c +2 | openssl pkey -pubin -inform DER -out "$2/key.pem"
+        openssl dgst -sha256 -verify "$2/key.pem" -signature "$2/signature" "$2/text"
+    "#;
+    let ran = std::process::Command::new("bash")
+        .args(["-euc", script, "bash"])
+        .args([folder.path(), scratch.path()])
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("Verified OK"));
+}
+
+#[test]
 fn a_changed_record_is_named() {
     let (log, folder) = (Log::new(), tempfile::tempdir().unwrap());
     log.write(folder.path(), &records(300));

@@ -25,6 +25,7 @@ fn connect(pki: &Pki, custodian: &Custodian) -> Remote {
         key: Some(pki.path("device.key")),
         user: Some("anna".into()),
         password_file: Some(password),
+        totp_file: None,
         session_dir: Some(pki.path("sessions")),
     };
     Remote::connect(&settings, &Interrupt::never()).unwrap()

@@ -17,9 +17,9 @@ use std::{
 
 use custodian::{
     authority::{
-        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, Invitation, KeyLife, Need,
-        PasswordHash, Peer, PeerCertificate, PeerKind, Policy, PolicyText, Role, Rules, Session, SessionId,
-        SpkiHash, Standing, User, WrapPeriod, WrappingKey,
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
+        Invitation, KeyLife, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy,
+        PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod, WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
@@ -82,6 +82,7 @@ impl Scene {
             session_idle: hour,
             session_lifetime: hour,
             budgets: Budgets::UNLIMITED,
+            given_passwords: PasswordState::Settled,
             approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
@@ -113,6 +114,8 @@ fn people(key: KeyId) -> Vec<Change> {
         enrolled: now,
         updated: now,
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     };
     let (id, code_hash) = (device.id.clone(), [3; 32]);
     let user = User {
@@ -120,11 +123,21 @@ fn people(key: KeyId) -> Vec<Change> {
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
         password: PasswordHash::from_phc(String::new()),
+        password_state: PasswordState::Settled,
+        factor: FactorState::default(),
+        groups: Groups::default(),
         created: now,
         updated: now,
     };
-    let session =
-        Session { id: SESSION, user: user.id.clone(), device: SPKI, created: now, used: now, expires: later };
+    let session = Session {
+        id: SESSION,
+        user: user.id.clone(),
+        device: SPKI,
+        created: now,
+        used: now,
+        factor: None,
+        expires: later,
+    };
     let wraps = WrapPeriod::new(now - SignedDuration::from_hours(1), later).unwrap();
     let key = WrappingKey {
         id: key,
@@ -169,6 +182,7 @@ async fn write(scene: Arc<Scene>, began: Instant) -> Vec<Duration> {
 
 fn intent(request_id: Uuid, wrapped: &WrappedKey, caller: &Caller) -> Intent {
     Intent {
+        factor: None,
         key: Some(wrapped.key_id()),
         wrapped_sha256: Some(wrapped.sha256()),
         claims: Some(Claims {

@@ -37,9 +37,10 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, KeyLife, Need,
-        PasswordHash, Peer, PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, Session,
-        SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
+        KeyLife, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Permit, Policy,
+        PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
+        WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
     token::{
@@ -344,6 +345,7 @@ fn authority(folder: &Path) -> (Authority, Arc<SqliteLedger>) {
         session_idle: hour,
         session_lifetime: hour,
         budgets: Budgets::UNLIMITED,
+        given_passwords: PasswordState::Settled,
         approvals: ApprovalRules::default(),
     };
     let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
@@ -383,6 +385,8 @@ fn caller() -> Caller {
         enrolled: now,
         updated: now,
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     };
     let kind = PeerKind::Device;
     let certificate = PeerCertificate { spki, sha256: [1; 32], not_before: now, not_after: later, kind };
@@ -394,6 +398,7 @@ fn caller() -> Caller {
         device: spki,
         created: now,
         used: now,
+        factor: None,
         expires: later,
     };
     let user = User {
@@ -401,6 +406,9 @@ fn caller() -> Caller {
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
         password: PasswordHash::from_phc(String::new()),
+        password_state: PasswordState::Settled,
+        factor: FactorState::default(),
+        groups: Groups::default(),
         created: now,
         updated: now,
     };

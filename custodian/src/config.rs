@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiLimits, Lifetimes},
-    authority::{Amounts, ApprovalRules, Budget, Budgets, Guesses, LEAST_FOR_BREAK_GLASS, Rules},
+    authority::{
+        Amounts, ApprovalRules, Budget, Budgets, Guesses, LEAST_FOR_BREAK_GLASS, PasswordState, Rules,
+    },
     log::{CopyConfig, OnFailure, WitnessConfig},
     server::ServerLimits,
     token::{
@@ -47,6 +49,8 @@ pub struct Config {
     pub ledger: PathBuf,
     /// The file that remembers the log's last checkpoint. `None`: beside the ledger.
     pub ledger_checkpoint: Option<PathBuf>,
+    /// The key under which the ledger keeps second factors.
+    pub second_factor_key: PathBuf,
     /// How long a commit may take.
     pub ledger_deadline: Duration,
     /// The log's public key. Its private half is in the token. `None`: there is none yet.
@@ -89,6 +93,10 @@ pub(crate) struct RawConfig {
     pub(crate) siem: Option<RawSiem>,
     #[serde(default)]
     pub(crate) sessions: RawSessions,
+    #[serde(default)]
+    pub(crate) passwords: RawPasswords,
+    #[serde(default)]
+    pub(crate) second_factor: RawFactor,
     #[serde(default)]
     pub(crate) budgets: RawBudgets,
     /// What `budgets` was before. Read to say so.
@@ -268,6 +276,19 @@ pub(crate) struct RawSessions {
     #[serde(serialize_with = "friendly")]
     pub(crate) lifetime: SignedDuration,
     pub(crate) logins_at_once: usize,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawFactor {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawPasswords {
+    pub(crate) change_given: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -628,6 +649,10 @@ impl RawConfig {
             ca_certificate: folder.join(self.ca.certificate),
             tokens,
             token_deadline,
+            second_factor_key: match self.second_factor.key {
+                Some(path) => folder.join(path),
+                None => ledger.with_file_name("second-factor.key"),
+            },
             ledger,
             siem,
             ledger_checkpoint: self.ledger.checkpoint.map(|path| folder.join(path)),
@@ -640,6 +665,10 @@ impl RawConfig {
                 session_idle: self.sessions.idle,
                 session_lifetime: self.sessions.lifetime,
                 budgets: self.budgets.check()?,
+                given_passwords: match self.passwords.change_given {
+                    true => PasswordState::MustChange,
+                    false => PasswordState::Settled,
+                },
                 approvals: self.approvals.check()?,
             },
             logins_at_once: self.sessions.logins_at_once,

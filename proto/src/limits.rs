@@ -42,6 +42,9 @@ pub const MAX_FORMAT_LEN: usize = 32;
 /// Longest id of a device, user or key label, in bytes.
 pub const MAX_ID_LEN: usize = 63;
 
+/// Most groups that a user or a device is in.
+pub const MAX_GROUPS: usize = 32;
+
 /// Shortest password that can be set, in bytes.
 pub const MIN_PASSWORD_LEN: usize = 12;
 

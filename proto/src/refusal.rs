@@ -78,6 +78,26 @@ refusals! {
     UserDisabled = "USER_DISABLED",
         "this user is disabled",
         "ask an administrator";
+    /// Somebody else set the password, and it must be changed before anything else.
+    PasswordMustChange = "PASSWORD_MUST_CHANGE",
+        "your password was set by somebody else: change it first",
+        "envelope passwd";
+    /// A second factor shown a moment ago would allow it.
+    StepUpRequired = "STEP_UP_REQUIRED",
+        "this needs a fresh code of your authenticator app",
+        "give one: envelope totp verify, or --totp-file";
+    /// A second factor would allow it, and there is none.
+    FactorMissing = "FACTOR_MISSING",
+        "this needs a second factor, and you have none yet",
+        "envelope totp enroll";
+    /// A wrong code, or one that was used.
+    FactorRefused = "FACTOR_REFUSED",
+        "the code is wrong, or was used already",
+        "wait for the next code of your authenticator app, and check that machine's clock";
+    /// Too many wrong codes. Waiting helps.
+    FactorLocked = "FACTOR_LOCKED",
+        "after too many wrong codes, your second factor is locked for a while",
+        "wait, or ask an administrator: custodianctl user reset-factor";
     /// The user's roles do not allow the operation.
     RoleMissing = "ROLE_MISSING",
         "your roles do not allow this",

@@ -167,6 +167,54 @@ fn records_that_root_changes_or_exchanges_in_the_ledger_are_named_by_audit_verif
     }
 }
 
+fn sequences(ran: Ran) -> Vec<u64> {
+    let records = ran.expect(0).json();
+    records.as_array().unwrap().iter().map(|record| record["sequence"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn an_index_that_root_changed_hides_records_from_a_quick_search_and_not_from_a_proven_one() {
+    let dev = Dev::start();
+    for name in ["one", "two"] {
+        extract(&dev, name, &[]).expect(0);
+    }
+    let search = ["audit", "ls", "--user", "operator", "--operation", "Unwrap", "--json"];
+    let proven = [search.as_slice(), &["--proven"]].concat();
+    let found = sequences(dev.ctl(Person::Auditor, search));
+    assert_eq!(found.len(), 2);
+    assert_eq!(sequences(dev.ctl(Person::Auditor, &proven)), found);
+    let opened =
+        dev.ctl(Person::Auditor, ["audit", "opened", "--device", "operator-laptop", "--json"]).expect(0);
+    assert_eq!(opened.json().as_array().unwrap().len(), 2, "{}", opened.stdout);
+
+    let (folder, ran) = dev.stop();
+    ran.expect(0);
+    meddle(folder.path(), "UPDATE records SET user = 'users/nobody' WHERE operation = 'Unwrap'");
+    let dev = Dev::start_in(folder);
+    assert!(sequences(dev.ctl(Person::Auditor, search)).is_empty());
+    assert_eq!(sequences(dev.ctl(Person::Auditor, &proven)), found);
+    dev.ctl(Person::Auditor, ["audit", "ls", "--user", "nobody"])
+        .expect(5)
+        .says("somebody changed the ledger's file");
+    // Offline, in an export, the same.
+    let export = text(&dev.scratch("export"));
+    dev.ctl(Person::Auditor, ["audit", "export", &export]).expect(0);
+    let key = text(&dev.dir().join("keys/log.pub"));
+    let offline_search = [proven.as_slice(), &["--folder", &export, "--log-key", &key]].concat();
+    assert_eq!(sequences(offline("custodianctl", &offline_search)), found);
+    let csv = dev
+        .ctl(Person::Auditor, ["audit", "ls", "--proven", "--operation", "Unwrap", "--format", "csv"])
+        .expect(0);
+    assert_eq!(csv.stdout.split("\r\n").count(), 1 + 2 + 1, "{}", csv.stdout);
+    // Two auditors compare what they have.
+    let other = text(&dev.scratch("other"));
+    extract(&dev, "three", &[]).expect(0);
+    dev.ctl(Person::Auditor, ["audit", "export", &other]).expect(0);
+    let args = ["audit", "compare", &export, &other, "--log-key", &key, "--json"];
+    let told = offline("custodianctl", &args).expect(0).json();
+    assert!(told["longer"].as_u64() > told["shorter"].as_u64(), "{told}");
+}
+
 #[test]
 fn a_log_that_was_cut_or_whose_tree_was_rewritten_does_not_start() {
     for (sql, told) in [

@@ -130,3 +130,53 @@ fn a_bad_policy_is_refused_and_says_why() {
         dev.ctl(Person::Admin, ["policy", "show", "--schema"]).expect(0).stdout.contains("entity Device")
     );
 }
+
+#[test]
+fn groups_open_what_the_policy_gives_them_and_the_last_one_who_could_is_named() {
+    let dev = Dev::start();
+    let envelope = sealed(&dev);
+    let board = FOR_A_CASE.replace(
+        "context.reason like \"case *\"",
+        "principal in Group::\"board\" && context.device in DeviceGroup::\"office\"",
+    );
+    apply(&dev, &board).expect(0);
+    let opens = || extract(&dev, &envelope, "");
+    opens().expect(3).says("POLICY_DENIED");
+    dev.ctl(Person::Admin, ["user", "groups", "operator", "night", "board"]).expect(0);
+    opens().expect(3).says("POLICY_DENIED");
+    dev.ctl(Person::Admin, ["device", "groups", "operator-laptop", "office"]).expect(0);
+    opens().expect(0);
+    let shown = dev.ctl(Person::Admin, ["user", "ls", "--json"]).expect(0).json();
+    let operator = shown.as_array().unwrap().iter().find(|user| user["name"] == "users/operator").unwrap();
+    assert_eq!(operator["groups"], serde_json::json!(["board", "night"]));
+    dev.ctl(Person::Admin, ["user", "groups", "operator", "Board"]).expect(3).says("INVALID_ARGUMENT");
+
+    let without = |name: &str| dev.ctl(Person::Admin, ["policy", "without", name, "--json"]).expect(0).json();
+    let lone = without("users/operator");
+    assert_eq!((&lone["attempts"], &lone["keys"][0]["label"]), (&1.into(), &"sample".into()));
+    assert_eq!(
+        (&lone["keys"][0]["others"], &lone["roles"]),
+        (&serde_json::json!([]), &serde_json::json!(["operator"]))
+    );
+    assert_eq!(without("devices/operator-laptop")["keys"][0]["others"], serde_json::json!([]));
+    // Another operator of the board, on the same device or on another of the office.
+    let password = dev.scratch("secrets").join("password");
+    fs::write(&password, "tangible osprey 41").unwrap();
+    let add = ["user", "add", "bob", "--role", "operator", "--password-file", password.to_str().unwrap()];
+    dev.ctl(Person::Admin, add).expect(0);
+    dev.ctl(Person::Admin, ["user", "groups", "bob", "board"]).expect(0);
+    let shared = without("users/operator");
+    assert_eq!(shared["keys"][0]["others"], serde_json::json!(["users/bob on devices/operator-laptop"]));
+    assert_eq!(shared["roles"], serde_json::json!([]));
+    assert_eq!(without("devices/operator-laptop")["keys"][0]["others"], serde_json::json!([]));
+    dev.ctl(Person::Admin, ["device", "groups", "auditor-laptop", "office"]).expect(0);
+    let others = without("devices/operator-laptop")["keys"][0]["others"].clone();
+    let both = ["users/bob on devices/auditor-laptop", "users/operator on devices/auditor-laptop"];
+    assert_eq!(others, serde_json::json!(both));
+    let said = dev.ctl(Person::Admin, ["policy", "without", "users/operator"]).expect(0);
+    assert!(said.stdout.contains("users/bob on devices/auditor-laptop"), "{}", said.stdout);
+
+    // Out of the group, out of the door.
+    dev.ctl(Person::Admin, ["user", "groups", "operator"]).expect(0);
+    opens().expect(3).says("POLICY_DENIED");
+}

@@ -6,8 +6,9 @@ use custodian_proto::approval::Glass;
 
 use super::{message::note, when::parse_duration};
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     interrupt::Interrupt,
+    password::PasswordSource,
     remote::{Patience, Remote},
     settings::Settings,
 };
@@ -34,6 +35,9 @@ pub(super) struct Connection {
     /// File with the password, - for standard input [env: CUSTODIAN_PASSWORD_FILE]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// File with a code of the second factor, - for standard input [env: CUSTODIAN_TOTP_FILE]
+    #[arg(long, value_name = "FILE")]
+    totp_file: Option<PathBuf>,
     /// If others must approve this first: wait for them, at most this long, and go on. [default: until the request expires]
     #[arg(
         long, global = true, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = parse_duration,
@@ -57,13 +61,19 @@ impl Connection {
             key: flags.key,
             user: flags.user,
             password_file: flags.password_file,
+            totp_file: flags.totp_file,
             session_dir: None,
         })
     }
 
     /// Connects with them.
     pub(super) fn connect(&self, interrupt: &Interrupt) -> Result<Remote> {
-        Ok(self.equip(Remote::connect(&self.settings()?, interrupt)?))
+        let settings = self.settings()?;
+        if (settings.password(), settings.second_factor()) == (PasswordSource::Stdin, PasswordSource::Stdin) {
+            let why = "standard input cannot be both password and code";
+            return Err(Error::new(Kind::Usage, "cannot sign in", why).hint("give one of them in a file"));
+        }
+        Ok(self.equip(Remote::connect(&settings, interrupt)?))
     }
 
     /// A connection that is as patient as these flags say.

@@ -19,6 +19,7 @@ use super::{
     policy::PolicyCommand,
     status::StatusArgs,
     token::TokenCommand,
+    totp::TotpCommand,
     user::UserCommand,
 };
 use crate::{error::Result, interrupt::Interrupt};
@@ -62,6 +63,9 @@ enum Command {
     Status(StatusArgs),
     /// Sign in, so that later commands do not ask for the password
     Login(LoginHereArgs),
+    /// Get a second factor, and show it
+    #[command(subcommand)]
+    Totp(TotpCommand),
     Logout(LogoutArgs),
     Whoami(WhoamiArgs),
     /// Print a completion script for a shell
@@ -90,6 +94,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),
         Command::Login(args) => args.run(&connection, interrupt),
+        Command::Totp(command) => command.run(&connection, interrupt),
         Command::Logout(args) => args.run(&connection, interrupt),
         Command::Whoami(args) => args.run(&connection, interrupt),
         Command::Completions { shell } => completions::<Custodianctl>(shell),

@@ -15,7 +15,10 @@ use super::{
     login::{LoginArgs, LogoutArgs, WhoamiArgs},
     message::{finish, no_core_dumps},
     output::print,
+    renew::RenewArgs,
     seal::{self, SealArgs},
+    totp::{EnrollFactorArgs, VerifyFactorArgs},
+    user::PasswdArgs,
 };
 use crate::{error::Result, interrupt::Interrupt};
 
@@ -35,17 +38,32 @@ enum Command {
     VerifyReceipt(VerifyReceiptArgs),
     /// Sign in, so that later commands do not ask for the password
     Login(Networked<LoginArgs>),
+    /// Change your password
+    Passwd(Networked<PasswdArgs>),
+    /// Get a second factor, and show it
+    #[command(subcommand)]
+    Totp(TotpCommand),
     /// End the session
     Logout(Networked<LogoutArgs>),
     /// Show who the custodian believes you to be
     Whoami(Networked<WhoamiArgs>),
     /// Make a key for this workstation and have the custodian certify it
     Enroll(Networked<EnrollArgs>),
+    /// Get a new key and certificate for this workstation, over the present one
+    Renew(Networked<RenewArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TotpCommand {
+    /// Get one, or another: shows what the app scans, asks for a first code, and prints the recovery codes
+    Enroll(Networked<EnrollFactorArgs>),
+    /// Show it now: later commands of this session have it
+    Verify(Networked<VerifyFactorArgs>),
 }
 
 // A command with the flags to reach a custodian. (Clap would show a doc comment as help.)
@@ -71,9 +89,17 @@ fn run(command: Command) -> Result<()> {
         Command::Extract(args) => extract::run(&args, interrupt),
         Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Passwd(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Totp(TotpCommand::Enroll(Networked { args, connection })) => {
+            args.run(&connection, interrupt)
+        }
+        Command::Totp(TotpCommand::Verify(Networked { args, connection })) => {
+            args.run(&connection, interrupt)
+        }
         Command::Logout(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Renew(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Completions { shell } => completions::<Envelope>(shell),
     }
 }

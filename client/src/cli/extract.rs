@@ -80,7 +80,7 @@ pub(super) struct ExtractArgs {
 /// Extracts. Several envelopes only if the budgets have room for all of them.
 pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     let settings = args.connection.settings()?;
-    check(args, settings.password())?;
+    check(args, &settings)?;
     let custodian = WhenNeeded {
         settings,
         connection: args.connection.clone(),
@@ -103,16 +103,20 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
 }
 
 /// Whether the arguments fit together.
-fn check(args: &ExtractArgs, password: PasswordSource) -> Result<()> {
+fn check(args: &ExtractArgs, settings: &Settings) -> Result<()> {
     let what = match args.files.as_slice() {
         [file] => format!("cannot extract {}", name_of(file)),
         files => format!("cannot extract {} envelopes", files.len()),
     };
     let wrong = |why: &str| Err(Error::new(Kind::Usage, what.clone(), why));
     let from_stdin = args.files.iter().any(|file| file == Path::new("-"));
-    if from_stdin && password == PasswordSource::Stdin {
+    if from_stdin && settings.password() == PasswordSource::Stdin {
         return wrong("standard input cannot be both envelope and password")
             .map_err(|error| error.hint("log in first: envelope login --password-file -"));
+    }
+    if from_stdin && settings.second_factor() == PasswordSource::Stdin {
+        return wrong("standard input cannot be both envelope and code")
+            .map_err(|error| error.hint("show the second factor first: envelope totp verify --totp-file -"));
     }
     if !args.list && !args.style.is_for_people() {
         return wrong("--json is for --list");

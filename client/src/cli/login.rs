@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use custodian_proto::refusal::Refusal;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -9,10 +10,15 @@ use super::{
     connection::Connection,
     message::note,
     output::Style,
+    renew::remind,
     view::role_name,
     when::{local, local_text, rfc3339},
 };
-use crate::{error::Result, interrupt::Interrupt, remote::Remote};
+use crate::{
+    error::Result,
+    interrupt::Interrupt,
+    remote::{Remote, Unfinished},
+};
 
 // What both tools' `login` take.
 #[derive(Debug, clap::Args)]
@@ -37,6 +43,7 @@ struct LoginView {
     user: String,
     session_expire_time: String,
     idle_seconds: u32,
+    must_change_password: bool,
 }
 
 #[derive(Serialize)]
@@ -45,6 +52,9 @@ struct WhoamiView {
     device: String,
     roles: Vec<&'static str>,
     session_expire_time: Option<String>,
+    must_change_password: bool,
+    second_factor: &'static str,
+    second_factor_time: Option<String>,
 }
 
 impl LoginArgs {
@@ -55,6 +65,7 @@ impl LoginArgs {
             user: format!("users/{}", login.user),
             session_expire_time: login.expires.to_string(),
             idle_seconds: login.idle_seconds,
+            must_change_password: login.unfinished == Some(Unfinished::Password),
         };
         self.style.one(
             &view,
@@ -63,7 +74,16 @@ impl LoginArgs {
                 ("session ends", local_text(login.expires, &TimeZone::system())),
                 ("or unused for", format!("{} s", login.idle_seconds)),
             ],
-        )
+        )?;
+        remind(&connection.settings()?)?;
+        let refusal = match login.unfinished {
+            None => return Ok(()),
+            Some(Unfinished::Password) => Refusal::PasswordMustChange,
+            Some(Unfinished::Enrolment) => Refusal::FactorMissing,
+            Some(Unfinished::SecondFactor) => Refusal::StepUpRequired,
+        };
+        note(&format!("{}: {}", refusal.text(), refusal.hint()));
+        Ok(())
     }
 }
 
@@ -91,6 +111,14 @@ impl WhoamiArgs {
             device: answer.device.clone(),
             roles: answer.roles().map(role_name).collect(),
             session_expire_time: rfc3339(answer.session_expire_time.as_ref()),
+            must_change_password: answer.must_change_password,
+            second_factor: match (answer.second_factor_required, answer.second_factor_enrolled) {
+                (false, false) => "none",
+                (false, true) => "enrolled",
+                (true, true) => "required",
+                (true, false) => "required, but none is enrolled",
+            },
+            second_factor_time: rfc3339(answer.second_factor_time.as_ref()),
         };
         self.style.one(
             &view,
@@ -98,7 +126,13 @@ impl WhoamiArgs {
                 ("user", answer.user),
                 ("device", answer.device),
                 ("roles", view.roles.join(", ")),
+                ("second factor", view.second_factor.to_owned()),
+                ("last shown", local(answer.second_factor_time.as_ref())),
                 ("session ends", local(answer.session_expire_time.as_ref())),
+                (
+                    "password",
+                    if answer.must_change_password { "must be changed".into() } else { String::new() },
+                ),
             ],
         )
     }

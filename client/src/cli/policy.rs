@@ -16,7 +16,7 @@ use super::{
     extract::reason,
     message::note,
     output::Style,
-    view::{device_name, id_of, user_name},
+    view::{device_name, id_of, role_name, user_name},
     when::{parse_instant, rfc3339, to_proto},
 };
 use crate::{
@@ -62,6 +62,16 @@ pub(super) enum PolicyCommand {
         #[command(flatten)]
         style: Style,
     },
+    /// Tell who would lose access if a user or a device went away; changes nothing
+    Without {
+        /// users/anna or devices/laptop-7
+        name: String,
+        /// How far back to look for what it used
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        days: u32,
+        #[command(flatten)]
+        style: Style,
+    },
     /// Tell whether a policy allows something, and which rule of it made the difference; changes nothing
     Explain {
         /// anna or users/anna
@@ -85,6 +95,9 @@ pub(super) enum PolicyCommand {
         /// The reason that would be given
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
         reason: String,
+        /// How many seconds ago the second factor was shown. [default: never]
+        #[arg(long, value_name = "SECONDS")]
+        mfa_age: Option<u32>,
         /// For --operation Approve: which operation is to be approved
         #[arg(long, value_name = "OPERATION", default_value = "", hide_default_value = true)]
         approves: String,
@@ -152,7 +165,23 @@ impl PolicyCommand {
                     ]
                 })
             }
-            Self::Explain { user, device, operation, key, at, ip, reason, approves, file, style } => {
+            Self::Without { name, days, style } => {
+                let told = connection.connect(interrupt)?.explain_without(&name, days)?;
+                tell_without(style, &name, days, &told)
+            }
+            Self::Explain {
+                user,
+                device,
+                operation,
+                key,
+                at,
+                ip,
+                reason,
+                mfa_age,
+                approves,
+                file,
+                style,
+            } => {
                 let request = v1::ExplainPolicyRequest {
                     user: user_name(&user),
                     device: device_name(&device),
@@ -163,12 +192,14 @@ impl PolicyCommand {
                     reason,
                     approves,
                     text: file.map(|file| read(&file)).transpose()?.unwrap_or_default(),
+                    mfa_age_seconds: mfa_age,
                 };
                 let answer = connection.connect(interrupt)?.explain_policy(&request)?;
                 let view = ExplainView {
                     allowed: answer.allowed,
                     policies: answer.policies,
                     version: answer.version,
+                    step_up_helps: answer.step_up_helps,
                     approvals: answer.approvals,
                 };
                 let because = match (view.allowed, view.policies.is_empty()) {
@@ -177,10 +208,11 @@ impl PolicyCommand {
                     (true, _) => format!("permitted by {}", view.policies.join(", ")),
                     (false, _) => format!("forbidden by {}", view.policies.join(", ")),
                 };
-                let answer = match (view.allowed, view.approvals) {
-                    (true, _) => "allowed".to_owned(),
-                    (false, 0) => "refused".to_owned(),
-                    (false, needed) => format!("allowed with approval ({needed} needed)"),
+                let answer = match (view.allowed, view.approvals, view.step_up_helps) {
+                    (true, ..) => "allowed".to_owned(),
+                    (false, _, true) => "allowed once a second factor is shown".to_owned(),
+                    (false, 0, false) => "refused".to_owned(),
+                    (false, needed, false) => format!("allowed with approval ({needed} needed)"),
                 };
                 style.one(&view, &[("answer", answer), ("because", because)])
             }
@@ -229,12 +261,57 @@ struct DifferenceView {
     approvals: u32,
 }
 
+/// What would be missing.
+#[derive(Serialize)]
+struct WithoutView<'a> {
+    attempts: u64,
+    keys: Vec<KeyWithoutView<'a>>,
+    roles: Vec<&'static str>,
+    last_device: bool,
+}
+
+/// A key, without somebody who used it.
+#[derive(Serialize)]
+struct KeyWithoutView<'a> {
+    key: &'a str,
+    label: &'a str,
+    attempts: u64,
+    others: &'a [String],
+}
+
+fn tell_without(style: Style, name: &str, days: u32, told: &v1::ExplainWithoutResponse) -> Result<()> {
+    let keys = told.keys.iter().map(|key| KeyWithoutView {
+        key: &key.key,
+        label: &key.label,
+        attempts: key.attempts,
+        others: &key.others,
+    });
+    let roles: Vec<_> = told.roles().map(role_name).collect();
+    let view =
+        WithoutView { attempts: told.attempts, keys: keys.collect(), last_device: told.last_device, roles };
+    if !style.is_for_people() {
+        return style.one(&view, &[]);
+    }
+    note(&format!("{name} opened {} envelopes in {days} days", told.attempts));
+    if told.last_device {
+        note("it is the last active device: nobody could do anything");
+    }
+    if !view.roles.is_empty() {
+        note(&format!("nobody else has the role {}", view.roles.join(", ")));
+    }
+    style.many(&view.keys, &["KEY", "LABEL", "OPENED", "WHO ELSE COULD"], |key| {
+        let others = if key.others.is_empty() { "nobody".to_owned() } else { key.others.join(", ") };
+        vec![id_of(key.key).to_owned(), key.label.to_owned(), key.attempts.to_string(), others]
+    })
+}
+
 /// The answer to one question.
 #[derive(Serialize)]
 struct ExplainView {
     allowed: bool,
     policies: Vec<String>,
     version: u64,
+    step_up_helps: bool,
     /// So many others must approve; 0: none helps, or none is needed.
     approvals: u32,
 }

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
+    remote::{Given, Needed},
 };
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,9 @@ pub(super) enum UserCommand {
         /// File with their password, - for standard input. [default: asked for on the terminal]
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
+        /// They must change it before anything else
+        #[arg(long)]
+        must_change: bool,
         #[command(flatten)]
         style: Style,
     },
@@ -64,6 +68,38 @@ pub(super) enum UserCommand {
         /// File with your present password, if it is your own that you set. [default: asked for on the terminal]
         #[arg(long, value_name = "FILE")]
         old_password_file: Option<PathBuf>,
+        /// They must change it before anything else
+        #[arg(long)]
+        must_change: bool,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Take another user's second factor away, and end their sessions: they enrol anew
+    ResetFactor {
+        /// anna or users/anna
+        id: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Ask a user for the second factor in every session
+    RequireFactor {
+        /// anna or users/anna
+        id: String,
+        /// Only where the policy says so, again
+        #[arg(long)]
+        off: bool,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Replace the groups that a user is in, for policies to ask for
+    Groups {
+        /// anna or users/anna
+        id: String,
+        /// A group: a–z, 0–9 and -. None: in no group
+        groups: Vec<String>,
         #[command(flatten)]
         style: Style,
     },
@@ -103,12 +139,13 @@ impl From<Role> for v1::Role {
 impl UserCommand {
     pub(super) fn run(self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
         match self {
-            Self::Add { id, roles, password_file, style } => {
+            Self::Add { id, roles, password_file, must_change, style } => {
                 let name = user_name(&id);
                 let source = PasswordSource::of(password_file.as_deref());
                 let password = source.read_new(&format!("password of {name}"))?;
                 let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
-                tell(style, &connection.connect(interrupt)?.create_user(id_of(&name), &password, &roles)?)
+                let remote = connection.connect(interrupt)?;
+                tell(style, &remote.create_user(id_of(&name), &password, given(must_change), &roles)?)
             }
             Self::Ls { style } => {
                 let users = connection.connect(interrupt)?.users()?;
@@ -123,19 +160,26 @@ impl UserCommand {
             Self::Enable { id, style } => {
                 tell(style, &connection.connect(interrupt)?.enable_user(&user_name(&id))?)
             }
-            Self::Passwd { id, password_file, old_password_file, style } => {
+            Self::Passwd { id, password_file, old_password_file, must_change, style } => {
                 let name = user_name(&id);
-                let is_own = user_name(connection.settings()?.user()?) == name;
-                let (old, new) = (PasswordSource::of(old_password_file.as_deref()), password_file);
-                let new = PasswordSource::of(new.as_deref());
-                if is_own && old == PasswordSource::Stdin && new == PasswordSource::Stdin {
-                    let why = "standard input cannot be both passwords";
-                    return Err(Error::new(Kind::Usage, format!("cannot set the password of {name}"), why)
-                        .hint("give one of them in a file"));
+                let new = PasswordSource::of(password_file.as_deref());
+                if user_name(connection.settings()?.user()?) == name {
+                    let old = PasswordSource::of(old_password_file.as_deref());
+                    return change_own(connection, interrupt, &old, &new, style);
                 }
-                let old = is_own.then(|| old.read(&format!("present password of {name}"))).transpose()?;
                 let new = new.read_new(&format!("new password of {name}"))?;
-                tell(style, &connection.connect(interrupt)?.set_password(&name, old.as_ref(), &new)?)
+                let remote = connection.connect(interrupt)?;
+                tell(style, &remote.set_password(&name, None, &new, given(must_change))?)
+            }
+            Self::ResetFactor { id, reason, style } => {
+                tell(style, &connection.connect(interrupt)?.reset_factor(&user_name(&id), &reason)?)
+            }
+            Self::RequireFactor { id, off, style } => {
+                let needed = if off { Needed::AsPolicySays } else { Needed::Always };
+                tell(style, &connection.connect(interrupt)?.require_factor(&user_name(&id), needed)?)
+            }
+            Self::Groups { id, groups, style } => {
+                tell(style, &connection.connect(interrupt)?.set_user_groups(&user_name(&id), &groups)?)
             }
             Self::Roles { id, roles, style } => {
                 let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
@@ -145,12 +189,73 @@ impl UserCommand {
     }
 }
 
+/// Change your own password
+#[derive(Debug, clap::Args)]
+pub(super) struct PasswdArgs {
+    /// File with the new password, - for standard input. [default: asked for on the terminal]
+    #[arg(long, value_name = "FILE")]
+    new_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    style: Style,
+}
+
+impl PasswdArgs {
+    /// Changes it.
+    pub(super) fn run(&self, connection: &Connection, interrupt: &Interrupt) -> Result<()> {
+        let old = connection.settings()?.password();
+        let new = PasswordSource::of(self.new_password_file.as_deref());
+        change_own(connection, interrupt, &old, &new, self.style)
+    }
+}
+
+fn change_own(
+    connection: &Connection,
+    interrupt: &Interrupt,
+    old: &PasswordSource,
+    new: &PasswordSource,
+    style: Style,
+) -> Result<()> {
+    let name = user_name(connection.settings()?.user()?);
+    if (old, new) == (&PasswordSource::Stdin, &PasswordSource::Stdin) {
+        let why = "standard input cannot be both passwords";
+        return Err(Error::new(Kind::Usage, format!("cannot set the password of {name}"), why)
+            .hint("give one of them in a file"));
+    }
+    let old = old.read(&format!("present password of {name}"))?;
+    let new = new.read_new(&format!("new password of {name}"))?;
+    let remote = connection.connect(interrupt)?;
+    tell(style, &remote.set_password(&name, Some(&old), &new, Given::AsConfigured)?)
+}
+
+fn given(must_change: bool) -> Given {
+    if must_change { Given::MustChange } else { Given::AsConfigured }
+}
+
 fn tell(style: Style, user: &v1::User) -> Result<()> {
     let view = UserView::from(user);
     let roles = view.roles.join(", ");
-    style.one(&view, &[("user", user.name.clone()), ("roles", roles), ("state", state(&view).to_owned())])
+    let factor = match (user.second_factor_required, user.second_factor_enrolled) {
+        (false, false) => "",
+        (false, true) => "enrolled",
+        (true, true) => "enrolled, and needed for everything",
+        (true, false) => "needed for everything, not enrolled yet",
+    };
+    style.one(
+        &view,
+        &[
+            ("user", user.name.clone()),
+            ("roles", roles),
+            ("groups", user.groups.join(", ")),
+            ("state", state(&view).to_owned()),
+            ("second factor", factor.to_owned()),
+        ],
+    )
 }
 
 fn state(user: &UserView) -> &'static str {
-    if user.disabled { "disabled" } else { "enabled" }
+    match (user.disabled, user.must_change_password) {
+        (true, _) => "disabled",
+        (false, true) => "must change the password",
+        (false, false) => "enabled",
+    }
 }

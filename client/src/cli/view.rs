@@ -31,6 +31,19 @@ pub(super) struct DeviceView {
     pub(super) enroll_time: Option<String>,
     pub(super) update_time: Option<String>,
     pub(super) reason: String,
+    pub(super) suspend_end_time: Option<String>,
+    pub(super) groups: Vec<String>,
+    /// Of a command that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stopped: Option<StoppedView>,
+}
+
+/// What stopping a device took and ended.
+#[derive(Serialize)]
+pub(super) struct StoppedView {
+    sessions: u32,
+    streams: u32,
+    duration_us: u64,
 }
 
 impl From<&v1::Device> for DeviceView {
@@ -44,6 +57,13 @@ impl From<&v1::Device> for DeviceView {
             enroll_time: rfc3339(device.enroll_time.as_ref()),
             update_time: rfc3339(device.update_time.as_ref()),
             reason: device.reason.clone(),
+            suspend_end_time: rfc3339(device.suspend_end_time.as_ref()),
+            groups: device.groups.clone(),
+            stopped: device.stopped.as_ref().map(|stopped| StoppedView {
+                sessions: stopped.sessions,
+                streams: stopped.streams,
+                duration_us: stopped.duration_us,
+            }),
         }
     }
 }
@@ -54,6 +74,10 @@ pub(super) struct UserView {
     pub(super) name: String,
     pub(super) roles: Vec<&'static str>,
     pub(super) disabled: bool,
+    pub(super) must_change_password: bool,
+    pub(super) groups: Vec<String>,
+    pub(super) second_factor_enrolled: bool,
+    pub(super) second_factor_required: bool,
     pub(super) create_time: Option<String>,
     pub(super) update_time: Option<String>,
 }
@@ -64,6 +88,10 @@ impl From<&v1::User> for UserView {
             name: user.name.clone(),
             roles: user.roles().map(role_name).collect(),
             disabled: user.disabled,
+            must_change_password: user.must_change_password,
+            groups: user.groups.clone(),
+            second_factor_enrolled: user.second_factor_enrolled,
+            second_factor_required: user.second_factor_required,
             create_time: rfc3339(user.create_time.as_ref()),
             update_time: rfc3339(user.update_time.as_ref()),
         }
@@ -153,6 +181,7 @@ pub(super) struct RecordView {
     pub(super) outcome: String,
     pub(super) detail: String,
     pub(super) duration_us: u64,
+    pub(super) second_factor_time: Option<String>,
     /// The approval that the attempt asked for, gave or used.
     pub(super) approval: String,
     pub(super) break_glass: bool,
@@ -245,6 +274,7 @@ impl From<&v1::Record> for RecordView {
             outcome: record.outcome,
             detail: record.detail,
             duration_us: record.duration_us,
+            second_factor_time: rfc3339(record.second_factor_time.as_ref()),
             approval: record.approval,
             break_glass: record.break_glass,
         }

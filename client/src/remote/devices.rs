@@ -6,6 +6,7 @@ use custodian_proto::{
     limits::{MAX_PAGE_LEN, MAX_PAGE_SIZE},
     v1::{self, device_service_client::DeviceServiceClient},
 };
+use jiff::Timestamp;
 
 use super::{Remote, session::Signed};
 use crate::error::Result;
@@ -53,6 +54,16 @@ impl Remote {
         Ok(self.call(&what, async |service| client(service).get_device(request.clone()).await)?)
     }
 
+    /// Replaces the groups that a device is in.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn set_device_groups(&self, name: &str, groups: &[String]) -> Result<v1::Device> {
+        let request = v1::SetDeviceGroupsRequest { name: name.to_owned(), groups: groups.to_vec() };
+        let what = format!("cannot set the groups of {name}");
+        Ok(self.call(&what, async |service| client(service).set_device_groups(request.clone()).await)?)
+    }
+
     /// Lets an enrolled or suspended device work.
     ///
     /// # Errors
@@ -63,14 +74,27 @@ impl Remote {
         Ok(self.call(&what, async |service| client(service).activate_device(request.clone()).await)?)
     }
 
-    /// Stops a device until it is activated again.
+    /// Stops a device until it is activated again, or until that time.
     ///
     /// # Errors
     /// Those of any call.
-    pub fn suspend_device(&self, name: &str, reason: &str) -> Result<v1::Device> {
-        let request = v1::SuspendDeviceRequest { name: name.to_owned(), reason: reason.to_owned() };
+    pub fn suspend_device(&self, name: &str, reason: &str, until: Option<Timestamp>) -> Result<v1::Device> {
+        let end_time = until
+            .map(|end| prost_types::Timestamp { seconds: end.as_second(), nanos: end.subsec_nanosecond() });
+        let request = v1::SuspendDeviceRequest { name: name.to_owned(), reason: reason.to_owned(), end_time };
         let what = format!("cannot suspend {name}");
         Ok(self.call(&what, async |service| client(service).suspend_device(request.clone()).await)?)
+    }
+
+    /// The revocation list of the device CA, signed now; it calls for the next one in so many days.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn revocation_list(&self, days: u32) -> Result<v1::RevocationList> {
+        let request = v1::GetRevocationListRequest { days };
+        Ok(self.call("cannot get the revocation list", async |service| {
+            client(service).get_revocation_list(request).await
+        })?)
     }
 
     /// Stops a device for good. Once this returns, no key leaves for it.

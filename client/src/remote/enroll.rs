@@ -97,13 +97,13 @@ fn self_signed(key: &KeyPair) -> Result<Identity> {
     Ok(Identity { chain: vec![certificate.der().clone()], key })
 }
 
-fn request_for(key: &KeyPair) -> Result<Vec<u8>> {
+pub(super) fn request_for(key: &KeyPair) -> Result<Vec<u8>> {
     let request = CertificateParams::default().serialize_request(key).map_err(local)?;
     Ok(request.der().to_vec())
 }
 
 /// A certificate of another key would lock this workstation out later, without a word why.
-fn check_certificate(certificate: &[u8], key: &KeyPair) -> Result<()> {
+pub(super) fn check_certificate(certificate: &[u8], key: &KeyPair) -> Result<()> {
     let wrong = |why: &str| Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators");
     let certificate = x509_cert::Certificate::from_der(certificate)
         .map_err(|_| wrong("the custodian's answer is no certificate"))?;
@@ -114,7 +114,7 @@ fn check_certificate(certificate: &[u8], key: &KeyPair) -> Result<()> {
     Ok(())
 }
 
-fn pem(certificate: &[u8]) -> Result<String> {
+pub(super) fn pem(certificate: &[u8]) -> Result<String> {
     encode_string("CERTIFICATE", LineEnding::LF, certificate).map_err(local)
 }
 

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use der::Decode;
+use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -57,6 +59,20 @@ pub(super) fn roots(ca: &Path) -> Result<RootCertStore> {
 /// The file cannot be read, or there is no certificate in it.
 pub fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(certificates_in(path)?.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+/// When the first certificate of a file ends.
+///
+/// # Errors
+/// The file cannot be read, or there is no certificate in it.
+pub fn expiry(path: &Path) -> Result<Timestamp> {
+    let cannot = |why: &str| Error::new(Kind::Local, format!("cannot read {}", path.display()), why);
+    let certificates = certificates_in(path)?;
+    let certificate = certificates.first().and_then(|der| x509_cert::Certificate::from_der(der).ok());
+    let certificate = certificate.ok_or_else(|| cannot("it is no X.509 certificate"))?;
+    let seconds = certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs();
+    let ends = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    ends.ok_or_else(|| cannot("its validity is beyond all time"))
 }
 
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -8,10 +8,12 @@ mod budgets;
 mod custody;
 mod devices;
 mod enroll;
+mod factor;
 mod identity;
 mod keys;
 mod log;
 mod policies;
+mod renew;
 mod session;
 mod status;
 mod tls;
@@ -23,9 +25,12 @@ pub use approvals::{Ended, Patience};
 pub use budgets::Spent;
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
-pub use identity::certificates;
+pub use factor::Needed;
+pub use identity::{certificates, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
+pub use renew::{Renewed, renew};
 pub use tokens::IfLast;
+pub use users::Given;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -56,6 +61,7 @@ pub struct Remote {
     wire: Wire,
     user: String,
     password: PasswordSource,
+    second_factor: PasswordSource,
     cache: SessionCache,
     session: Mutex<Option<Session>>,
     patience: Option<Patience>,
@@ -71,6 +77,19 @@ pub struct LoggedIn {
     pub expires: Timestamp,
     /// Unused for this many seconds, it ends earlier.
     pub idle_seconds: u32,
+    /// What must be done before anything else.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// What a session lacks before it is good for anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// Somebody else set the password: it must be changed.
+    Password,
+    /// The user needs a second factor, and has none.
+    Enrolment,
+    /// The user needs the second factor, and has not shown it.
+    SecondFactor,
 }
 
 impl Remote {
@@ -88,8 +107,9 @@ impl Remote {
         let cache = SessionCache::of(settings.session_dir()?, &address, &user, identity.certificate());
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
-        let password = settings.password();
-        Ok(Self { wire, user, password, cache, session, patience: None, glass: Glass::Whole })
+        let (password, second_factor) = (settings.password(), settings.second_factor());
+        let (patience, glass) = (None, Glass::Whole);
+        Ok(Self { wire, user, password, second_factor, cache, session, patience, glass })
     }
 
     /// Waits, from now on, for approvals that calls need.
@@ -115,16 +135,20 @@ impl Remote {
             .forget()
     }
 
-    /// Starts a new session with the password and keeps it for the next command.
+    /// Starts a new session with the password and keeps it for the next command. Shows the second factor too, if the user
+    /// always needs it and there is a code to be had.
     ///
     /// # Errors
     /// No password can be had; the custodian refuses; the session cannot be written down.
     pub fn login(&self) -> Result<LoggedIn> {
-        let (session, idle_seconds) = self.new_session()?;
+        let (session, login) = self.new_session()?;
         self.cache.store(&session)?;
-        let expires = session.expires();
         *self.slot() = Some(session);
-        Ok(LoggedIn { user: self.user.clone(), expires, idle_seconds })
+        if login.unfinished == Some(Unfinished::SecondFactor) && self.second_factor.is_there() {
+            self.step_up()?;
+            return Ok(LoggedIn { unfinished: None, ..login });
+        }
+        Ok(login)
     }
 
     /// Ends the session here and at the custodian. Returns whether there was one.
@@ -173,7 +197,7 @@ impl Remote {
     ) -> std::result::Result<T, Failure> {
         let mut deadline = None;
         loop {
-            let failure = match self.call_once(what, &request) {
+            let failure = match self.call_with_factor(what, &request) {
                 Err(failure) => failure,
                 answer => return answer,
             };
@@ -182,6 +206,23 @@ impl Remote {
             };
             let deadline = *deadline.get_or_insert_with(|| patience.deadline());
             self.until_approved(what, waits_for, patience, deadline)?;
+        }
+    }
+
+    /// One call within a session. If all that it lacks is a fresh second factor, that is shown, and it is tried again.
+    fn call_with_factor<T>(
+        &self,
+        what: &str,
+        request: &impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
+    ) -> std::result::Result<T, Failure> {
+        match self.call_once(what, request) {
+            Err(failure)
+                if failure.refusal == Some(Refusal::StepUpRequired) && self.second_factor.is_there() =>
+            {
+                self.step_up()?;
+                self.call_once(what, request)
+            }
+            answer => answer,
         }
     }
 
@@ -226,7 +267,7 @@ impl Remote {
         Ok((session, Origin::Now))
     }
 
-    fn new_session(&self) -> Result<(Session, u32)> {
+    fn new_session(&self) -> Result<(Session, LoggedIn)> {
         let password: Secret = self.password.read(&format!("password of {}", self.user))?;
         let what = format!("cannot log in as {}", self.user);
         let answer = self.wire.ask(&what, async |channel| {
@@ -234,9 +275,19 @@ impl Remote {
             SessionServiceClient::new(channel).login(v1::LoginRequest { user, password }).await
         })?;
         let idle_seconds = answer.idle_seconds;
+        let unfinished = if answer.must_change_password {
+            Some(Unfinished::Password)
+        } else if answer.second_factor_required {
+            let enrolled = answer.second_factor_enrolled;
+            Some(if enrolled { Unfinished::SecondFactor } else { Unfinished::Enrolment })
+        } else {
+            None
+        };
         let session = Session::from_login(answer)
             .ok_or_else(|| Error::new(Kind::Unreachable, what, "the custodian's answer makes no sense"))?;
-        Ok((session, idle_seconds))
+        let login =
+            LoggedIn { user: self.user.clone(), expires: session.expires(), idle_seconds, unfinished };
+        Ok((session, login))
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Session>> {

@@ -63,6 +63,16 @@ impl Remote {
         })?)
     }
 
+    /// What would be missing without a user or a device, by the attempts of so many days.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn explain_without(&self, name: &str, days: u32) -> Result<v1::ExplainWithoutResponse> {
+        let request = v1::ExplainWithoutRequest { name: name.to_owned(), days };
+        let what = format!("cannot tell what would be missing without {name}");
+        Ok(self.call(&what, async |service| client(service).explain_without(request.clone()).await)?)
+    }
+
     /// Decides one question and says which policies made the difference.
     ///
     /// # Errors

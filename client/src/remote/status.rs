@@ -121,6 +121,11 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::LoginThrottled
         | Refusal::NotLoggedIn
         | Refusal::UserDisabled
+        | Refusal::PasswordMustChange
+        | Refusal::StepUpRequired
+        | Refusal::FactorMissing
+        | Refusal::FactorRefused
+        | Refusal::FactorLocked
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::KeyUnknown

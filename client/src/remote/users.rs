@@ -9,19 +9,36 @@ use custodian_proto::{
 use super::{Remote, session::Signed};
 use crate::error::Result;
 
+/// What becomes of a password that somebody else sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Given {
+    /// Whatever the custodian is configured to ask for.
+    AsConfigured,
+    /// The user must set another before anything else.
+    MustChange,
+}
+
 /// All of these fail as any call does: refused, unreachable, interrupted. Names are `users/ID`.
 impl Remote {
     /// Adds a user.
     ///
     /// # Errors
-    /// Those of any call.
-    pub fn create_user(&self, id: &str, password: &Secret, roles: &[v1::Role]) -> Result<v1::User> {
+    /// Those of any call; a password that is easy to guess.
+    pub fn create_user(
+        &self,
+        id: &str,
+        password: &Secret,
+        given: Given,
+        roles: &[v1::Role],
+    ) -> Result<v1::User> {
         let what = format!("cannot add users/{id}");
         let roles: Vec<i32> = roles.iter().map(|role| i32::from(*role)).collect();
         Ok(self.call(&what, async |service| {
             let (user_id, password) = (id.to_owned(), password.expose().to_owned());
+            let must_change_password = given == Given::MustChange;
+            let roles = roles.clone();
             client(service)
-                .create_user(v1::CreateUserRequest { user_id, password, roles: roles.clone() })
+                .create_user(v1::CreateUserRequest { user_id, password, roles, must_change_password })
                 .await
         })?)
     }
@@ -69,17 +86,34 @@ impl Remote {
     /// Sets a password. `old` is needed for one's own.
     ///
     /// # Errors
-    /// Those of any call.
-    pub fn set_password(&self, name: &str, old: Option<&Secret>, new: &Secret) -> Result<v1::User> {
+    /// Those of any call; a password that is easy to guess, or the old one.
+    pub fn set_password(
+        &self,
+        name: &str,
+        old: Option<&Secret>,
+        new: &Secret,
+        given: Given,
+    ) -> Result<v1::User> {
         let what = format!("cannot set the password of {name}");
         Ok(self.call(&what, async |service| {
             let request = v1::SetPasswordRequest {
                 name: name.to_owned(),
                 old_password: old.map(|old| old.expose().to_owned()).unwrap_or_default(),
                 new_password: new.expose().to_owned(),
+                must_change_password: given == Given::MustChange,
             };
             client(service).set_password(request).await
         })?)
+    }
+
+    /// Replaces the groups that a user is in.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn set_user_groups(&self, name: &str, groups: &[String]) -> Result<v1::User> {
+        let request = v1::SetUserGroupsRequest { name: name.to_owned(), groups: groups.to_vec() };
+        let what = format!("cannot set the groups of {name}");
+        Ok(self.call(&what, async |service| client(service).set_user_groups(request.clone()).await)?)
     }
 
     /// Replaces a user's roles.

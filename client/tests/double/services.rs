@@ -59,7 +59,17 @@ impl v1::session_service_server::SessionService for Services {
         let session_token = format!("session-{}", state.logins);
         state.sessions.insert(session_token.clone(), bound_to);
         let expire_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
-        Ok(Response::new(v1::LoginResponse { session_token, expire_time, idle_seconds: 900 }))
+        Ok(Response::new(v1::LoginResponse {
+            session_token,
+            expire_time,
+            idle_seconds: 900,
+            ..v1::LoginResponse::default()
+        }))
+    }
+
+    async fn step_up(&self, request: Request<v1::StepUpRequest>) -> Answer<v1::StepUpResponse> {
+        self.check(&request)?;
+        Err(refusal("FACTOR_MISSING", Code::PermissionDenied))
     }
 
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Answer<v1::LogoutResponse> {
@@ -74,7 +84,7 @@ impl v1::session_service_server::SessionService for Services {
             user: "users/anna".into(),
             roles: vec![v1::Role::Operator.into(), v1::Role::Auditor.into()],
             device: "devices/laptop-7".into(),
-            session_expire_time: None,
+            ..v1::WhoAmIResponse::default()
         }))
     }
 }
@@ -250,6 +260,18 @@ impl v1::device_service_server::DeviceService for Services {
         }))
     }
 
+    async fn renew_device(&self, _: Request<v1::RenewDeviceRequest>) -> Answer<v1::RenewDeviceResponse> {
+        Err(refusal("DEVICE_NOT_ACTIVE", Code::PermissionDenied))
+    }
+
+    async fn get_revocation_list(
+        &self,
+        request: Request<v1::GetRevocationListRequest>,
+    ) -> Answer<v1::RevocationList> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
     async fn list_devices(
         &self,
         request: Request<v1::ListDevicesRequest>,
@@ -262,6 +284,11 @@ impl v1::device_service_server::DeviceService for Services {
     async fn get_device(&self, request: Request<v1::GetDeviceRequest>) -> Answer<v1::Device> {
         self.check(&request)?;
         Err(refusal("NOT_FOUND", Code::NotFound))
+    }
+
+    async fn set_device_groups(&self, request: Request<v1::SetDeviceGroupsRequest>) -> Answer<v1::Device> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
     async fn activate_device(&self, request: Request<v1::ActivateDeviceRequest>) -> Answer<v1::Device> {

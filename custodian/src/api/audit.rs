@@ -67,6 +67,8 @@ impl AuditService for Api {
         let place = self.tails.clone().try_acquire_owned().map_err(|_| status(Refusal::Overloaded.into()))?;
         // A reader who does not keep up slows down its own stream, not the ledger; see SLOWEST_READER.
         let (sender, receiver) = mpsc::channel(64);
+        let device = call.caller.peer.certificate.spki;
+        let stream = self.streams.open(call.request_id, device, ReceiverStream::new(receiver));
         let api = self.clone();
         tokio::spawn(async move {
             let _place = place;
@@ -75,7 +77,7 @@ impl AuditService for Api {
                 sender.send(Err(status)).await.ok();
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(stream)))
     }
 }
 

@@ -13,17 +13,24 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{device_id, page, page_size, reason, required_reason, rows_for, timestamp},
+    resource::{
+        device_id, from_timestamp, groups, page, page_size, reason, required_reason, rows_for, timestamp,
+    },
     session::random_token,
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, Need, PeerKind, Role, SpkiHash},
+    authority::{Device, DeviceId, DeviceState, Groups, Invitation, Need, PeerKind, Role, SpkiHash},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
     pki::{self, Validity, peer::CertificateFacts},
 };
 
 const DEFAULT_INVITATION: Duration = Duration::from_secs(24 * 3600);
+
+/// In how many days a revocation list calls for the next one, unless told otherwise, and at most.
+const LIST_DAYS: u32 = 7;
+const MOST_LIST_DAYS: u32 = 90;
+
 const MAX_INVITATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[tonic::async_trait]
@@ -88,6 +95,64 @@ impl DeviceService for Api {
         }
     }
 
+    async fn renew_device(
+        &self,
+        request: Request<v1::RenewDeviceRequest>,
+    ) -> Result<Response<v1::RenewDeviceResponse>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::RenewDeviceRequest { certificate_request } = request.into_inner();
+        let caller = &accepted.call.caller;
+        let was = caller.peer.certificate.spki;
+        let id = caller.device.as_ref().map(|device| device.id.clone());
+        let target = id.as_ref().map(DeviceId::resource_name).unwrap_or_default();
+        let intent = Intent { target: target.clone(), ..accepted.call.intent("RenewDevice") };
+        let api = self.clone();
+        let renew = async move {
+            let id = id.ok_or(Refusal::DeviceUnknown)?;
+            // No user has the name of a device.
+            api.throttle.check(&target, was)?;
+            let spki = new_key(&certificate_request)?;
+            let certificate = api.issue(&id, &spki).await?;
+            let expires = end_of(&certificate)?;
+            let spki = SpkiHash(Sha256::digest(&spki).into());
+            Ok((Change::RenewDevice { was, spki, certificate: certificate.clone(), expires }, certificate))
+        };
+        let renewed = self.custodian.change(accepted.call.clone(), Need::Device, intent, renew).await;
+        match renewed.map_err(|denial| accepted.status(denial))? {
+            (Changed::Device(device), certificate) => {
+                self.streams.cut(was, Refusal::NotLoggedIn);
+                Ok(Response::new(v1::RenewDeviceResponse { device: Some(device.into()), certificate }))
+            }
+            _ => Err(accepted.status(no_device())),
+        }
+    }
+
+    async fn get_revocation_list(
+        &self,
+        request: Request<v1::GetRevocationListRequest>,
+    ) -> Result<Response<v1::RevocationList>, Status> {
+        let accepted = self.accept(&request).await?;
+        let days = match request.into_inner().days {
+            0 => Ok(LIST_DAYS),
+            days if days <= MOST_LIST_DAYS => Ok(days),
+            _ => Err(invalid("days: may be 90")),
+        };
+        let days = self.parsed(&accepted, "GetRevocationList", days).await?;
+        let intent = accepted.call.intent("GetRevocationList");
+        let need = Need::Either(Role::Auditor, Role::Admin);
+        let list = async move { Ok((Change::ListRevoked, ())) };
+        let listed = self.custodian.change(accepted.call.clone(), need, intent, list).await;
+        let Changed::Revoked(number, revoked) = listed.map_err(|denial| accepted.status(denial))?.0 else {
+            return Err(accepted.status(Fault::Internal("the ledger returned no list".into()).into()));
+        };
+        let now = Timestamp::now();
+        let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
+        let crl = self.ca.revocation_list(number, &revoked, now, next_update).await;
+        let crl = crl.map_err(|error| accepted.status(error.into()))?;
+        let next_update_time = Some(timestamp(next_update));
+        Ok(Response::new(v1::RevocationList { crl, number, next_update_time }))
+    }
+
     async fn list_devices(
         &self,
         request: Request<v1::ListDevicesRequest>,
@@ -129,7 +194,21 @@ impl DeviceService for Api {
         let accepted = self.accept(&request).await?;
         let parsed = device_id(&request.into_inner().name);
         let id = self.parsed(&accepted, "ActivateDevice", parsed).await?;
-        self.set_device_state(&accepted, "ActivateDevice", id, DeviceState::Active, String::new()).await
+        let state = DeviceState::Active;
+        let step = Change::SetDeviceState { id: id.clone(), state, reason: String::new() };
+        self.set_device_state(&accepted, "ActivateDevice", id, String::new(), step).await
+    }
+
+    async fn set_device_groups(
+        &self,
+        request: Request<v1::SetDeviceGroupsRequest>,
+    ) -> Result<Response<v1::Device>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::SetDeviceGroupsRequest { name, groups: asked } = request.into_inner();
+        let parsed = device_id(&name).and_then(|id| Ok((id, groups(&asked)?)));
+        let (id, groups) = self.parsed(&accepted, "SetDeviceGroups", parsed).await?;
+        let set = Change::SetDeviceGroups { id: id.clone(), groups };
+        self.set_device_state(&accepted, "SetDeviceGroups", id, String::new(), set).await
     }
 
     async fn suspend_device(
@@ -137,10 +216,16 @@ impl DeviceService for Api {
         request: Request<v1::SuspendDeviceRequest>,
     ) -> Result<Response<v1::Device>, Status> {
         let accepted = self.accept(&request).await?;
-        let v1::SuspendDeviceRequest { name, reason: why } = request.into_inner();
-        let parsed = device_id(&name).and_then(|id| Ok((id, reason(why)?)));
-        let (id, reason) = self.parsed(&accepted, "SuspendDevice", parsed).await?;
-        self.set_device_state(&accepted, "SuspendDevice", id, DeviceState::Suspended, reason).await
+        let v1::SuspendDeviceRequest { name, reason: why, end_time } = request.into_inner();
+        let until = || end_time.map(|time| future(from_timestamp(time, "end_time")?)).transpose();
+        let parsed = device_id(&name).and_then(|id| Ok((id, reason(why)?, until()?)));
+        let (id, reason, until) = self.parsed(&accepted, "SuspendDevice", parsed).await?;
+        let (device, why) = (id.clone(), reason.clone());
+        let step = match until {
+            Some(until) => Change::SuspendDevice { id: device, until, reason: why },
+            None => Change::SetDeviceState { id: device, state: DeviceState::Suspended, reason: why },
+        };
+        self.set_device_state(&accepted, "SuspendDevice", id, reason, step).await
     }
 
     async fn revoke_device(
@@ -151,7 +236,9 @@ impl DeviceService for Api {
         let v1::RevokeDeviceRequest { name, reason: why } = request.into_inner();
         let parsed = device_id(&name).and_then(|id| Ok((id, required_reason(why)?)));
         let (id, reason) = self.parsed(&accepted, "RevokeDevice", parsed).await?;
-        self.set_device_state(&accepted, "RevokeDevice", id, DeviceState::Revoked, reason).await
+        let state = DeviceState::Revoked;
+        let step = Change::SetDeviceState { id: id.clone(), state, reason: reason.clone() };
+        self.set_device_state(&accepted, "RevokeDevice", id, reason, step).await
     }
 }
 
@@ -161,14 +248,27 @@ impl Api {
         accepted: &Accepted,
         operation: &'static str,
         id: DeviceId,
-        state: DeviceState,
         reason: String,
+        step: Change,
     ) -> Result<Response<v1::Device>, Status> {
-        let intent =
-            Intent { target: id.resource_name(), reason: reason.clone(), ..accepted.call.intent(operation) };
-        let step = async move { Ok((Change::SetDeviceState { id, state, reason }, ())) };
+        let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent(operation) };
+        let step = async move { Ok((step, ())) };
         match self.custodian.change(accepted.call.clone(), Need::Role(Role::Admin), intent, step).await {
             Ok((Changed::Device(device), ())) => Ok(Response::new(device.into())),
+            Ok((Changed::Stopped(device, sessions), ())) => {
+                let why = match device.state {
+                    DeviceState::Revoked => Refusal::DeviceRevoked,
+                    _ => Refusal::DeviceSuspended,
+                };
+                let streams = self.streams.cut(device.spki, why);
+                let stopped = v1::Stopped {
+                    sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
+                    streams: u32::try_from(streams).unwrap_or(u32::MAX),
+                    duration_us: u64::try_from(accepted.call.arrived.elapsed().as_micros())
+                        .unwrap_or(u64::MAX),
+                };
+                Ok(Response::new(v1::Device { stopped: Some(stopped), ..device.into() }))
+            }
             Ok(_) => Err(accepted.status(no_device())),
             Err(denial) => Err(accepted.status(denial)),
         }
@@ -180,8 +280,7 @@ impl Api {
         request: &[u8],
         connected_with: SpkiHash,
     ) -> Result<Device, Denial> {
-        let spki =
-            pki::csr::verify(request).map_err(|error| invalid(format!("certificate_request: {error}")))?;
+        let spki = new_key(request)?;
         let hash = SpkiHash(Sha256::digest(&spki).into());
         if hash != connected_with {
             return Err(invalid(
@@ -189,9 +288,7 @@ impl Api {
             ));
         }
         let certificate = self.issue(&id, &spki).await?;
-        let expires = CertificateFacts::read(&certificate)
-            .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?
-            .not_after;
+        let expires = end_of(&certificate)?;
         let now = Timestamp::now();
         let state = DeviceState::Enrolled;
         Ok(Device {
@@ -203,6 +300,8 @@ impl Api {
             enrolled: now,
             updated: now,
             reason: String::new(),
+            suspended_until: None,
+            groups: Groups::default(),
         })
     }
 }
@@ -219,6 +318,21 @@ fn invitation_ttl(seconds: u32) -> Result<Duration, Denial> {
         ttl if ttl <= MAX_INVITATION => Ok(ttl),
         _ => Err(invalid("ttl_seconds: may be 2592000 (30 days)")),
     }
+}
+
+/// The key of a certificate request, as SubjectPublicKeyInfo.
+fn new_key(request: &[u8]) -> Result<Vec<u8>, Denial> {
+    pki::csr::verify(request).map_err(|error| invalid(format!("certificate_request: {error}")))
+}
+
+fn end_of(certificate: &[u8]) -> Result<Timestamp, Denial> {
+    let facts = CertificateFacts::read(certificate)
+        .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?;
+    Ok(facts.not_after)
+}
+
+fn future(time: Timestamp) -> Result<Timestamp, Denial> {
+    if time > Timestamp::now() { Ok(time) } else { Err(invalid("end_time: is over")) }
 }
 
 fn refused(detail: &str) -> Denial {

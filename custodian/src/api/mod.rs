@@ -7,6 +7,7 @@ mod budgets;
 mod call;
 mod custody;
 mod devices;
+mod factor;
 mod import;
 mod keys;
 mod log;
@@ -15,9 +16,11 @@ mod policies;
 mod resource;
 mod session;
 mod status;
+mod streams;
 mod system;
 mod tokens;
 mod users;
+mod without;
 
 use std::sync::Arc;
 
@@ -26,10 +29,11 @@ use custodian_proto::{
     v1::{
         approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
         budget_service_server::BudgetServiceServer, custody_service_server::CustodyServiceServer,
-        device_service_server::DeviceServiceServer, key_service_server::KeyServiceServer,
-        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
-        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        device_service_server::DeviceServiceServer, factor_service_server::FactorServiceServer,
+        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
+        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
+        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -38,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{Floodgate, LoginThrottle, Passwords, SpkiHash},
+    authority::{Floodgate, LoginThrottle, Passwords, SealingKey, SpkiHash},
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
@@ -64,10 +68,12 @@ pub struct Api {
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
     log: Arc<Log>,
+    sealing: Arc<SealingKey>,
     siem: Option<watch::Receiver<SiemState>>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
+    streams: streams::Streams,
     strangers: Arc<Floodgate<SpkiHash>>,
     shutdown: CancellationToken,
     started: Timestamp,
@@ -111,6 +117,7 @@ impl Api {
         passwords: Passwords,
         throttle: LoginThrottle,
         Signers { ca, log, siem }: Signers,
+        sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
         shutdown: CancellationToken,
@@ -122,10 +129,12 @@ impl Api {
             throttle: Arc::new(throttle),
             ca,
             log,
+            sealing: Arc::new(sealing),
             siem,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
+            streams: streams::Streams::default(),
             strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
             shutdown,
             started: Timestamp::now(),
@@ -151,6 +160,7 @@ impl Api {
             .add_service(service!(KeyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))
             .add_service(service!(UserServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(FactorServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))

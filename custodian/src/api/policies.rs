@@ -14,6 +14,7 @@ use super::{
     Api,
     call::invalid,
     resource::{device_id, from_timestamp, key_id, page, page_size, reason, rows_for, timestamp, user_id},
+    without::Gone,
 };
 use crate::{
     authority::{Answer, Device, Need, Policy, PolicyText, Question, Role, User, Verdict},
@@ -84,7 +85,12 @@ impl PolicyService for Api {
         };
         let caller = accepted.call.caller.clone();
         let applied_by = caller.user.as_ref().map(|user| user.id.clone());
-        let question = Question::of(&caller, "ApplyPolicy", Timestamp::now()).map(|question| Question {
+        let now = Timestamp::now();
+        let shown = caller.session.as_ref().and_then(|session| session.factor);
+        // Who can show a second factor can show it again for the next one.
+        let can_show = caller.user.as_ref().is_some_and(|user| user.factor.enrolled);
+        let question = Question::of(&caller, "ApplyPolicy", now).map(|question| Question {
+            factor: if can_show { Some(now) } else { shown },
             target: intent.target.clone(),
             reason: reason.clone(),
             cosigners: self.custodian.authority().cosigners(Timestamp::now()),
@@ -126,14 +132,19 @@ impl PolicyService for Api {
         let v1::TestPolicyRequest { text, days } = request.into_inner();
         let tested = async {
             let policy = self.policy_or_read(text).await?;
-            let days = if days == 0 { DAYS } else { days };
-            if days > MOST_DAYS {
-                return Err(invalid(format!("days: may be {MOST_DAYS}")));
-            }
-            self.try_policy(&policy, Timestamp::now() - SignedDuration::from_hours(24 * i64::from(days)))
-                .await
+            self.try_policy(&policy, days_back(days)?).await
         };
         tested.await.map(Response::new).map_err(|denial| accepted.status(denial))
+    }
+
+    async fn explain_without(
+        &self,
+        request: Request<v1::ExplainWithoutRequest>,
+    ) -> Result<Response<v1::ExplainWithoutResponse>, Status> {
+        let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ExplainWithout").await?;
+        let v1::ExplainWithoutRequest { name, days } = request.into_inner();
+        let told = async { self.without(&Gone::parse(&name)?, days_back(days)?).await };
+        told.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
 
     async fn explain_policy(
@@ -150,10 +161,27 @@ impl PolicyService for Api {
                 policy.decide(&question).map_err(|fault| invalid(fault.detail()))?;
             let allowed = decision == Answer::Allowed;
             let approvals = needed(decision);
-            Ok(v1::ExplainPolicyResponse { allowed, policies: because, version: policy.version(), approvals })
+            let fresh = policy.decide(&Question { factor: Some(question.now), ..question })?;
+            let step_up_helps = !allowed && fresh.decision == Answer::Allowed;
+            Ok(v1::ExplainPolicyResponse {
+                allowed,
+                policies: because,
+                version: policy.version(),
+                approvals,
+                step_up_helps,
+            })
         };
         explained.await.map(Response::new).map_err(|denial: Denial| accepted.status(denial))
     }
+}
+
+/// The beginning of so many days back from now.
+fn days_back(days: u32) -> Result<Timestamp, Denial> {
+    let days = if days == 0 { DAYS } else { days };
+    if days > MOST_DAYS {
+        return Err(invalid(format!("days: may be {MOST_DAYS}")));
+    }
+    Ok(Timestamp::now() - SignedDuration::from_hours(24 * i64::from(days)))
 }
 
 impl Api {
@@ -179,6 +207,9 @@ impl Api {
                 let question = Question {
                     user: user.id.clone(),
                     roles: user.roles,
+                    groups: user.groups.clone(),
+                    // Who can show a second factor can show it then.
+                    factor: user.factor.enrolled.then_some(asked.now),
                     operation: "Approve".to_owned(),
                     approves: asked.operation.clone(),
                     target: String::new(),
@@ -223,7 +254,9 @@ impl Api {
         Ok(Question {
             user: user.id,
             roles: user.roles,
+            groups: user.groups,
             device: device.id,
+            device_groups: device.groups,
             enrolled: device.enrolled,
             operation: request.operation,
             key: key.map(|key| (key.id, key.label)),
@@ -233,6 +266,7 @@ impl Api {
             ip,
             now,
             signed_in: now,
+            factor: request.mfa_age_seconds.map(|age| now - SignedDuration::from_secs(age.into())),
             claims: v1::Claims::default(),
             cosigners: self.custodian.authority().cosigners(Timestamp::now()),
         })
@@ -288,7 +322,7 @@ impl Api {
 
 /// What was looked up already.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     users: HashMap<String, Option<User>>,
     devices: HashMap<String, Option<Device>>,
     labels: HashMap<String, Option<String>>,
@@ -296,7 +330,11 @@ struct Known {
 
 impl Known {
     /// The question that a record answers. `None` if its user, device or key is gone, or it had none.
-    async fn question(&mut self, api: &Api, record: &v1::Record) -> Result<Option<Question>, Denial> {
+    pub(super) async fn question(
+        &mut self,
+        api: &Api,
+        record: &v1::Record,
+    ) -> Result<Option<Question>, Denial> {
         let ledger = api.custodian.ledger();
         if !self.users.contains_key(&record.user) {
             let user = match user_id(&record.user) {
@@ -333,7 +371,9 @@ impl Known {
         Ok(Some(Question {
             user: user.id.clone(),
             roles: user.roles,
+            groups: user.groups.clone(),
             device: device.id.clone(),
+            device_groups: device.groups.clone(),
             enrolled: device.enrolled,
             operation: record.operation.clone(),
             key,
@@ -343,6 +383,10 @@ impl Known {
             ip: record.peer_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             now,
             signed_in: now,
+            factor: record
+                .second_factor_time
+                .map(|time| from_timestamp(time, "second_factor_time"))
+                .transpose()?,
             claims: record.claims.clone().unwrap_or_default(),
             // As they are now, like users and devices.
             cosigners: api.custodian.authority().cosigners(Timestamp::now()),

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::call::invalid;
 use crate::{
     authority::{
-        ApprovalId, Device, DeviceId, DeviceState, KeyState, Role, Roles, User, UserId, WrappingKey,
+        ApprovalId, Device, DeviceId, DeviceState, FactorRule, Groups, KeyState, PasswordState, Role, Roles,
+        User, UserId, WrappingKey,
     },
     custody::Denial,
     token::TokenName,
@@ -41,6 +42,9 @@ impl From<Device> for v1::Device {
             enroll_time: Some(timestamp(device.enrolled)),
             update_time: Some(timestamp(device.updated)),
             reason: device.reason,
+            suspend_end_time: device.suspended_until.map(timestamp),
+            stopped: None,
+            groups: device.groups.iter().map(str::to_owned).collect(),
         }
     }
 }
@@ -62,6 +66,10 @@ impl From<User> for v1::User {
             name: user.id.resource_name(),
             roles: api_roles(user.roles),
             disabled: user.disabled,
+            must_change_password: user.password_state == PasswordState::MustChange,
+            groups: user.groups.iter().map(str::to_owned).collect(),
+            second_factor_enrolled: user.factor.enrolled,
+            second_factor_required: user.factor.rule == FactorRule::Always,
             create_time: Some(timestamp(user.created)),
             update_time: Some(timestamp(user.updated)),
         }
@@ -139,6 +147,11 @@ pub(super) fn roles(roles: &[i32]) -> Result<Roles, Denial> {
             Ok(v1::Role::Unspecified) | Err(_) => Err(invalid("roles: must be operator, auditor or admin")),
         })
         .collect()
+}
+
+/// Groups out of a request.
+pub(super) fn groups(names: &[String]) -> Result<Groups, Denial> {
+    Groups::new(names.iter().map(String::as_str)).map_err(|error| invalid(format!("groups: {error}")))
 }
 
 /// `devices/laptop-7` out of a request.

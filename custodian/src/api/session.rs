@@ -15,7 +15,7 @@ use super::{
     resource::{api_roles, timestamp},
 };
 use crate::{
-    authority::{Need, Rules, Session, SessionId, SpkiHash, UserId},
+    authority::{FactorRule, FactorState, Need, PasswordState, Rules, Session, SessionId, SpkiHash, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Intent},
 };
@@ -36,12 +36,27 @@ impl SessionService for Api {
         let rules = self.custodian.authority().rules();
         let sign_in = async move { api.sign_in(user, password, spki, rules).await };
         let login = self.custodian.change(accepted.call.clone(), Need::Device, intent, sign_in).await;
-        let (_, (token, expires)) = login.map_err(|denial| accepted.status(denial))?;
+        let (_, SignedIn { token, expires, password_state, factor }) =
+            login.map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::LoginResponse {
             session_token: token.expose().to_owned(),
             expire_time: Some(timestamp(expires)),
+            must_change_password: password_state == PasswordState::MustChange,
+            second_factor_required: factor.rule == FactorRule::Always,
+            second_factor_enrolled: factor.enrolled,
             idle_seconds: u32::try_from(rules.session_idle.as_secs()).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn step_up(
+        &self,
+        request: Request<v1::StepUpRequest>,
+    ) -> Result<Response<v1::StepUpResponse>, Status> {
+        // No policy is asked, and a code is to be kept nowhere.
+        let accepted = self.accept_as(&request, |_| Vec::new()).await?;
+        let code = Secret::new(request.into_inner().code);
+        self.show_factor(&accepted, code).await?;
+        Ok(Response::new(v1::StepUpResponse {}))
     }
 
     async fn logout(
@@ -52,7 +67,7 @@ impl SessionService for Api {
         let session = accepted.call.caller.session.as_ref().map(|session| session.id);
         let intent = accepted.call.intent("Logout");
         let close = async move { Ok((Change::CloseSession(session.ok_or(Refusal::NotLoggedIn)?), ())) };
-        let logout = self.custodian.change(accepted.call.clone(), Need::Session, intent, close).await;
+        let logout = self.custodian.change(accepted.call.clone(), Need::Unfinished, intent, close).await;
         logout.map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::LogoutResponse {}))
     }
@@ -61,13 +76,22 @@ impl SessionService for Api {
         &self,
         request: Request<v1::WhoAmIRequest>,
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
-        let accepted = self.accept_reader(&request, Need::Session, "WhoAmI").await?;
+        let accepted = self.accept_reader(&request, Need::Unfinished, "WhoAmI").await?;
         let caller = &accepted.call.caller;
+        let factor = caller.user.as_ref().map(|user| user.factor).unwrap_or_default();
+        let shown = caller.session.as_ref().and_then(|session| session.factor);
         Ok(Response::new(v1::WhoAmIResponse {
             user: caller.user.as_ref().map(|user| user.id.resource_name()).unwrap_or_default(),
             roles: caller.user.as_ref().map(|user| api_roles(user.roles)).unwrap_or_default(),
             device: caller.device.as_ref().map(|device| device.id.resource_name()).unwrap_or_default(),
             session_expire_time: caller.session.as_ref().map(|session| timestamp(session.expires)),
+            must_change_password: caller
+                .user
+                .as_ref()
+                .is_some_and(|user| user.password_state == PasswordState::MustChange),
+            second_factor_enrolled: factor.enrolled,
+            second_factor_required: factor.rule == FactorRule::Always,
+            second_factor_time: shown.map(timestamp),
         }))
     }
 }
@@ -79,7 +103,7 @@ impl Api {
         password: Secret,
         device: SpkiHash,
         rules: Rules,
-    ) -> Result<(Change, (Secret, Timestamp)), Denial> {
+    ) -> Result<(Change, SignedIn), Denial> {
         // An id that cannot exist is treated as one that does not.
         let name = user.as_ref().map(UserId::as_str).unwrap_or_default();
         self.throttle.check(name, device)?;
@@ -94,13 +118,22 @@ impl Api {
             Some(_) if !matches => return Err(failed("wrong password")),
             Some(user) => user,
         };
+        let (password_state, factor) = (user.password_state, user.factor);
         let token = random_token()?;
         let now = Timestamp::now();
         let expires = now + rules.session_lifetime;
         let id = SessionId::of_token(token.expose());
-        let session = Session { id, user: user.id, device, created: now, used: now, expires };
-        Ok((Change::OpenSession(session), (token, expires)))
+        let session = Session { id, user: user.id, device, created: now, used: now, factor: None, expires };
+        Ok((Change::OpenSession(session), SignedIn { token, expires, password_state, factor }))
     }
+}
+
+/// What a login gives beside the session.
+struct SignedIn {
+    token: Secret,
+    expires: Timestamp,
+    password_state: PasswordState,
+    factor: FactorState,
 }
 
 /// 256 random bits, as text: a session token, an enrolment code.

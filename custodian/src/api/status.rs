@@ -70,6 +70,11 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::DeviceSuspended
         | Refusal::DeviceRevoked
         | Refusal::UserDisabled
+        | Refusal::PasswordMustChange
+        | Refusal::StepUpRequired
+        | Refusal::FactorMissing
+        | Refusal::FactorRefused
+        | Refusal::FactorLocked
         | Refusal::RoleMissing
         | Refusal::PolicyDenied
         | Refusal::ApprovalDenied

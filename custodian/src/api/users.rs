@@ -12,10 +12,10 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{page, page_size, reason, roles, rows_for, user_id},
+    resource::{groups, page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
-    authority::{Need, Role, User, UserId},
+    authority::{FactorState, Groups, Need, PasswordState, Role, User, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Changed, Intent},
 };
@@ -27,8 +27,9 @@ impl UserService for Api {
         request: Request<v1::CreateUserRequest>,
     ) -> Result<Response<v1::User>, Status> {
         let accepted = self.accept_as(&request, without_password).await?;
-        let v1::CreateUserRequest { user_id, password, roles: asked } = request.into_inner();
-        let password = Secret::new(password);
+        let v1::CreateUserRequest { user_id, password, roles: asked, must_change_password } =
+            request.into_inner();
+        let (password, password_state) = (Secret::new(password), self.given_password(must_change_password));
         let parsed = user_id
             .parse::<UserId>()
             .map_err(|error| invalid(format!("user_id: {error}")))
@@ -37,9 +38,19 @@ impl UserService for Api {
         let intent = Intent { target: id.resource_name(), ..accepted.call.intent("CreateUser") };
         let api = self.clone();
         let create = async move {
-            let password = api.passwords.hash(password).await?;
+            let password = api.passwords.hash(password, &id).await?;
             let now = Timestamp::now();
-            Ok(Change::CreateUser(User { id, roles, disabled: false, password, created: now, updated: now }))
+            Ok(Change::CreateUser(User {
+                id,
+                roles,
+                disabled: false,
+                password,
+                password_state,
+                factor: FactorState::default(),
+                groups: Groups::default(),
+                created: now,
+                updated: now,
+            }))
         };
         self.change_user(&accepted, Need::Role(Role::Admin), intent, create).await
     }
@@ -95,16 +106,21 @@ impl UserService for Api {
         request: Request<v1::SetPasswordRequest>,
     ) -> Result<Response<v1::User>, Status> {
         let without = |asked: &v1::SetPasswordRequest| {
-            v1::SetPasswordRequest { name: asked.name.clone(), ..Default::default() }.encode_to_vec()
+            let (name, must_change_password) = (asked.name.clone(), asked.must_change_password);
+            v1::SetPasswordRequest { name, must_change_password, ..Default::default() }.encode_to_vec()
         };
         let accepted = self.accept_as(&request, without).await?;
-        let v1::SetPasswordRequest { name, old_password, new_password } = request.into_inner();
+        let v1::SetPasswordRequest { name, old_password, new_password, must_change_password } =
+            request.into_inner();
         let (old, new) = (Secret::new(old_password), Secret::new(new_password));
         let id = self.parsed(&accepted, "SetPassword", user_id(&name)).await?;
         let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetPassword") };
         let caller = &accepted.call.caller;
         let own = caller.user.as_ref().filter(|user| user.id == id).cloned();
-        let need = if own.is_some() { Need::Session } else { Need::Role(Role::Admin) };
+        let (need, state) = match own {
+            Some(_) => (Need::Unfinished, PasswordState::Settled),
+            None => (Need::Role(Role::Admin), self.given_password(must_change_password)),
+        };
         let keep = caller.session.as_ref().filter(|_| own.is_some()).map(|session| session.id);
         let spki = caller.peer.certificate.spki;
         let api = self.clone();
@@ -112,13 +128,31 @@ impl UserService for Api {
             if let Some(user) = own {
                 // A stolen session must not be a way to guess the password faster than at the front door.
                 api.throttle.check(user.id.as_str(), spki)?;
+                let is_old = old.expose() == new.expose();
                 if !api.passwords.verify(Some(&user), old).await? {
                     return Err(Refusal::LoginFailed.into());
                 }
+                if is_old {
+                    return Err(invalid("new_password: is the present one"));
+                }
             }
-            Ok(Change::SetPassword { id, password: api.passwords.hash(new).await?, keep })
+            let password = api.passwords.hash(new, &id).await?;
+            Ok(Change::SetPassword { id, password, state, keep })
         };
         self.change_user(&accepted, need, intent, change).await
+    }
+
+    async fn set_user_groups(
+        &self,
+        request: Request<v1::SetUserGroupsRequest>,
+    ) -> Result<Response<v1::User>, Status> {
+        let accepted = self.accept(&request).await?;
+        let v1::SetUserGroupsRequest { name, groups: asked } = request.into_inner();
+        let parsed = user_id(&name).and_then(|id| Ok((id, groups(&asked)?)));
+        let (id, groups) = self.parsed(&accepted, "SetUserGroups", parsed).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("SetUserGroups") };
+        let set = async move { Ok(Change::SetUserGroups { id, groups }) };
+        self.change_user(&accepted, Need::Role(Role::Admin), intent, set).await
     }
 
     async fn set_roles(&self, request: Request<v1::SetRolesRequest>) -> Result<Response<v1::User>, Status> {
@@ -133,7 +167,16 @@ impl UserService for Api {
 }
 
 impl Api {
-    async fn change_user(
+    /// What becomes of a password that an administrator sets.
+    fn given_password(&self, must_change: bool) -> PasswordState {
+        if must_change {
+            PasswordState::MustChange
+        } else {
+            self.custodian.authority().rules().given_passwords
+        }
+    }
+
+    pub(super) async fn change_user(
         &self,
         accepted: &Accepted,
         need: Need<'static>,
@@ -151,7 +194,7 @@ impl Api {
 
 /// What approvals of a new user are bound to.
 fn without_password(asked: &v1::CreateUserRequest) -> Vec<u8> {
-    let v1::CreateUserRequest { user_id, password: _, roles } = asked;
-    let (user_id, roles) = (user_id.clone(), roles.clone());
-    v1::CreateUserRequest { user_id, password: String::new(), roles }.encode_to_vec()
+    let v1::CreateUserRequest { user_id, password: _, roles, must_change_password } = asked;
+    let (user_id, roles, must_change_password) = (user_id.clone(), roles.clone(), *must_change_password);
+    v1::CreateUserRequest { user_id, password: String::new(), roles, must_change_password }.encode_to_vec()
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use custodian_proto::limits::MAX_ID_LEN;
 use jiff::Timestamp;
 
-use super::{BadId, UserId};
+use super::{BadId, Groups, UserId};
 
 /// A device's id, chosen by an administrator: `laptop-7`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,6 +104,32 @@ pub struct Device {
     pub updated: Timestamp,
     /// The reason given for the last suspension or revocation, else empty.
     pub reason: String,
+    /// When a suspension ends by itself.
+    pub suspended_until: Option<Timestamp>,
+    /// The groups it is in.
+    pub groups: Groups,
+}
+
+/// A certificate that others are to take no more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RevokedCertificate {
+    /// X.509, DER.
+    pub certificate: Vec<u8>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a certificate is on the revocation list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The device is revoked.
+    Revoked,
+    /// The device is suspended.
+    Suspended,
+    /// The device has another one.
+    Replaced,
 }
 
 /// A one-time code that lets one workstation enrol. The code itself is not kept, only its SHA-256.

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Answer, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, Budgets, Caller, Charge,
-    DeviceState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Spenders, Standing, WrappingKey,
+    DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Spenders,
+    Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault, Unapproved},
@@ -24,6 +25,8 @@ pub struct Rules {
     pub session_lifetime: SignedDuration,
     /// How much may be unwrapped, failed attempts included.
     pub budgets: Budgets,
+    /// What becomes of passwords that administrators set.
+    pub given_passwords: PasswordState,
     /// What approvals take.
     pub approvals: ApprovalRules,
 }
@@ -33,6 +36,11 @@ pub struct Rules {
 pub enum Need<'a> {
     /// Nothing: signing in.
     Device,
+    /// A session, even of a user who must change the password first or show the second factor: for that, and for signing
+    /// out.
+    Unfinished,
+    /// A session, even of a user who has no second factor and needs one: for enrolling it.
+    Enrolling,
     /// A session.
     Session,
     /// A session of a user with this role.
@@ -121,7 +129,7 @@ impl Authority {
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
         let role = match need {
             Need::Device => return Ok(Permit::new(standing)),
-            Need::Session => None,
+            Need::Session | Need::Unfinished | Need::Enrolling => None,
             Need::Role(role) => Some(role),
             Need::Either(one, other) => {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
@@ -129,7 +137,12 @@ impl Authority {
             }
             Need::Unwrap(_) => Some(Role::Operator),
         };
-        standing.session = Some(self.session(caller, role, now)?);
+        standing.may_lack = match need {
+            Need::Unfinished => MayLack::Everything,
+            Need::Enrolling => MayLack::SecondFactor,
+            _ => MayLack::Nothing,
+        };
+        standing.session = Some(self.session(caller, standing.may_lack, role, now)?);
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Need::Unwrap(wrapped) = need {
@@ -144,6 +157,13 @@ impl Authority {
                 None => None,
             };
             self.ask(caller, intent, key, now, &mut standing).await?;
+        }
+        if standing.policy.is_some() {
+            standing.factor = caller.session.as_ref().and_then(|session| session.factor);
+            standing.groups = match (&caller.user, &caller.device) {
+                (Some(user), Some(device)) => Some((user.groups.clone(), device.groups.clone())),
+                _ => None,
+            };
         }
         Ok(Permit::new(standing))
     }
@@ -174,6 +194,16 @@ impl Authority {
         let (mut verdict, mut glass) = (policy.decide(&question)?, Glass::Whole);
         if verdict.decision == Answer::Denied && intent.asked.glass() == Glass::Broken {
             (verdict, glass) = (policy.decide_on_breaking(&question, rules.break_glass)?, Glass::Broken);
+        }
+        if verdict.decision != Answer::Allowed
+            && let Some(user) = &caller.user
+        {
+            // What would it say if the second factor had just been shown? That is less to ask for than approvals.
+            let fresh = policy.decide(&Question { factor: Some(now), ..question.clone() })?.decision;
+            if fresh == Answer::Allowed || verdict.decision == Answer::Denied && fresh != Answer::Denied {
+                let detail = format!("{verdict} (policy version {})", policy.version());
+                return Err(Denial::Refused { refusal: user.factor.missing(), detail });
+            }
         }
         standing.policy = Some(policy.version());
         let Some(needed) = verdict.require(policy.version())? else { return Ok(()) };
@@ -234,7 +264,13 @@ impl Authority {
         Err(Unapproved::by(request))
     }
 
-    fn session(&self, caller: &Caller, role: Option<Role>, now: Timestamp) -> Result<SessionId, Denial> {
+    fn session(
+        &self,
+        caller: &Caller,
+        may_lack: MayLack,
+        role: Option<Role>,
+        now: Timestamp,
+    ) -> Result<SessionId, Denial> {
         let (Some(session), Some(user)) = (&caller.session, &caller.user) else {
             return Err(Refusal::NotLoggedIn.into());
         };
@@ -253,6 +289,7 @@ impl Authority {
         if user.disabled {
             return Err(Refusal::UserDisabled.into());
         }
+        may_lack.check(user.password_state, user.factor, session.factor)?;
         match role {
             Some(role) if !user.roles.contains(role) => Err(Denial::Refused {
                 refusal: Refusal::RoleMissing,

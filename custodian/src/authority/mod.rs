@@ -4,15 +4,19 @@ mod approval;
 mod budget;
 mod caller;
 mod device;
+mod factor;
 mod floodgate;
+mod groups;
 mod judge;
 mod key;
 mod key_life;
 mod password;
 mod permit;
 mod policy;
+mod sealing;
 mod session;
 mod throttle;
+mod totp;
 mod user;
 
 pub use approval::{
@@ -24,17 +28,21 @@ pub use budget::{
     SpenderKind, Spenders, Tally, Window, room_of_all,
 };
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
-pub use device::{Device, DeviceId, DeviceState, Invitation, SpkiHash};
+pub use device::{Device, DeviceId, DeviceState, Invitation, RevokedCertificate, SpkiHash, Why};
+pub use factor::{FRESH_FACTOR, Factor, FactorProof, FactorRule, FactorState, RecoveryHash, WrongCodes};
 pub use floodgate::Floodgate;
+pub use groups::{BadGroups, Groups};
 pub use judge::{Authority, Need, Rules};
 pub use key::WrappingKey;
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};
 pub use password::Passwords;
-pub use permit::{Permit, Standing};
+pub use permit::{MayLack, Permit, Standing};
 pub use policy::{Answer, Policy, PolicyError, PolicyText, Question, Verdict};
+pub use sealing::{SealedSecret, SealingKey};
 pub use session::{Session, SessionId};
 pub use throttle::{LoginRate, LoginThrottle, Throttled};
-pub use user::{PasswordHash, Role, Roles, User, UserId};
+pub use totp::TotpSecret;
+pub use user::{PasswordHash, PasswordState, Role, Roles, User, UserId};
 
 /// An id of a device, a user or a label that does not keep the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -9,13 +9,19 @@ use custodian_proto::{
     secret::Secret,
 };
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
-use super::{PasswordHash, User};
+use zxcvbn::{Score, zxcvbn};
+
+use super::{PasswordHash, User, UserId};
 use crate::custody::{Denial, Fault};
 
 /// What to verify against where there is no user: the work is the same as for one. Nothing verifies against it.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keSAhIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Of a longer password, the estimator sees so many characters: its work grows faster than the length.
+const ESTIMATED: usize = 72;
 
 /// How many wait for each hash that runs: the last of them for less than a second.
 const WAITING: usize = 32;
@@ -44,25 +50,40 @@ impl Passwords {
         }
     }
 
-    /// Whether this may become a password: it has [`MIN_PASSWORD_LEN`] to [`MAX_PASSWORD_LEN`] bytes, or is refused
-    /// (INVALID_ARGUMENT).
-    pub fn check(password: &Secret) -> Result<(), Denial> {
-        if (MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.expose().len()) {
+    /// Whether this may become the password of this user. Refused (INVALID_ARGUMENT) if it has fewer than
+    /// [`MIN_PASSWORD_LEN`] or more than [`MAX_PASSWORD_LEN`] bytes, or if it is easy to guess: zxcvbn's score is below 3,
+    /// which is 10^8 guesses.
+    pub fn check(password: &Secret, user: &UserId) -> Result<(), Denial> {
+        let refused = |detail: String| Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail });
+        if !(MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.expose().len()) {
+            return refused(format!("a password has {MIN_PASSWORD_LEN} to {MAX_PASSWORD_LEN} bytes"));
+        }
+        let seen: Zeroizing<String> = Zeroizing::new(password.expose().chars().take(ESTIMATED).collect());
+        let mut known = vec!["custodian", user.as_str()];
+        known.extend(user.as_str().split(['.', '-', '_']));
+        let estimate = zxcvbn(&seen, &known);
+        if estimate.score() >= Score::Three {
             return Ok(());
         }
-        let detail = format!("a password has {MIN_PASSWORD_LEN} to {MAX_PASSWORD_LEN} bytes");
-        Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail })
+        let feedback = estimate.feedback();
+        let warning = feedback.and_then(|feedback| feedback.warning()).map(|warning| warning.to_string());
+        let suggestions = feedback.map(|feedback| feedback.suggestions()).unwrap_or_default();
+        let advice = warning.into_iter().chain(suggestions.iter().map(ToString::to_string));
+        let advice = advice.collect::<Vec<_>>().join(" ");
+        refused(format!("the password is easy to guess. {advice}"))
     }
 
-    /// The hash of a new password. Refused if it is shorter than [`MIN_PASSWORD_LEN`] or longer than
-    /// [`MAX_PASSWORD_LEN`] bytes (INVALID_ARGUMENT), or if too many wait (OVERLOADED).
-    pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Denial> {
-        Self::check(&password)?;
-        let hashed = self.run(move || Argon2::default().hash_password(password.expose().as_bytes())).await?;
-        match hashed {
-            Ok(hash) => Ok(PasswordHash::from_phc(hash.to_string())),
-            Err(error) => Err(Fault::Internal(format!("cannot hash a password: {error}")).into()),
-        }
+    /// The hash of a new password of this user. Refused as [`Passwords::check`] says, or if too many wait (OVERLOADED).
+    pub async fn hash(&self, password: Secret, user: &UserId) -> Result<PasswordHash, Denial> {
+        let user = user.clone();
+        self.run(move || {
+            Self::check(&password, &user)?;
+            Argon2::default()
+                .hash_password(password.expose().as_bytes())
+                .map(|hash| PasswordHash::from_phc(hash.to_string()))
+                .map_err(|error| Fault::Internal(format!("cannot hash a password: {error}")).into())
+        })
+        .await?
     }
 
     /// Whether this is the password of this user, and the user is enabled. For an unknown or disabled user it does the
@@ -114,7 +135,7 @@ mod tests {
     }
 
     async fn anna(passwords: &Passwords, password: &str) -> User {
-        let password = passwords.hash(secret(password)).await.unwrap();
+        let password = passwords.hash(secret(password), &world::user_id("anna")).await.unwrap();
         User { password, ..world::user("anna", &[]) }
     }
 
@@ -174,11 +195,56 @@ mod tests {
     #[tokio::test]
     async fn passwords_of_the_wrong_length_are_not_set() {
         let passwords = Passwords::new(1);
+        let anna = world::user_id("anna");
+        let of_length = |len: usize| {
+            let text = "zK7-qo.Wv2_ay".chars().cycle().take(len).collect::<String>();
+            secret(&text)
+        };
         for len in [0, MIN_PASSWORD_LEN - 1, MAX_PASSWORD_LEN + 1] {
-            assert_eq!(code(passwords.hash(secret(&"x".repeat(len))).await), "INVALID_ARGUMENT");
+            let denial = passwords.hash(of_length(len), &anna).await.err().unwrap();
+            assert!(denial.detail().contains("12 to 1024 bytes"), "{}", denial.detail());
+            assert_eq!(denial.code(), "INVALID_ARGUMENT");
         }
         for len in [MIN_PASSWORD_LEN, MAX_PASSWORD_LEN] {
-            assert!(passwords.hash(secret(&"x".repeat(len))).await.is_ok());
+            assert!(passwords.hash(of_length(len), &anna).await.is_ok());
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_easy_to_guess_is_refused_with_what_would_help() {
+        let anna: UserId = "anna.schmidt".parse().unwrap();
+        for easy in [
+            "password1234",
+            "qwertyuiop[]",
+            "aaaaaaaaaaaaaaaa",
+            "abcabcabcabcabc",
+            "anna.schmidt",
+            "Anna.Schmidt1",
+            "custodian123",
+            "P4ssw0rdP4ssw0rd",
+        ] {
+            let denial = Passwords::check(&secret(easy), &anna).unwrap_err();
+            assert_eq!(denial.code(), "INVALID_ARGUMENT");
+            assert!(denial.detail().contains("easy to guess. "), "{easy}: {}", denial.detail());
+            assert!(!denial.detail().contains(easy));
+        }
+        for hard in
+            ["correct horse battery", "another horse battery", "tangible-osprey-moraine", "zK7-qo.Wv2_ay"]
+        {
+            assert_eq!(Passwords::check(&secret(hard), &anna), Ok(()), "{hard}");
+        }
+    }
+
+    #[test]
+    fn the_longest_password_takes_the_estimator_no_time() {
+        let anna = world::user_id("anna");
+        // What its matchers like best: everything repeats, is in a dictionary, and has substitutes.
+        for hostile in ["4@8({[</369&#!1|0$57+2%", "password", "a", "abcdefgh1987qwerty"] {
+            let text: String = hostile.chars().cycle().take(MAX_PASSWORD_LEN).collect();
+            let began = Instant::now();
+            drop(Passwords::check(&secret(&text), &anna));
+            // It takes some 10 ms; without a cap, minutes.
+            assert!(began.elapsed() < Duration::from_secs(5), "{hostile}: {:?}", began.elapsed());
         }
     }
 

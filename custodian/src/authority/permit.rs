@@ -1,9 +1,9 @@
 //! The permit: proof that one operation is allowed.
 
-use custodian_proto::key::KeyId;
-use jiff::SignedDuration;
+use custodian_proto::{key::KeyId, refusal::Refusal};
+use jiff::{SignedDuration, Timestamp};
 
-use super::{ApprovalUse, Charge, Role, SessionId, SpkiHash};
+use super::{ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -48,6 +48,39 @@ impl Permit {
     }
 }
 
+/// What a session may still lack for an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MayLack {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The second factor that the user always needs: for enrolling it.
+    SecondFactor,
+    /// That, and a password of the user's own: for changing it, for showing the factor, and for signing out.
+    Everything,
+}
+
+impl MayLack {
+    /// Refuses a session that lacks more than that.
+    ///
+    /// # Errors
+    /// [`Refusal::PasswordMustChange`], [`Refusal::StepUpRequired`], [`Refusal::FactorMissing`]
+    pub(crate) fn check(
+        self,
+        password: PasswordState,
+        factor: FactorState,
+        shown: Option<Timestamp>,
+    ) -> Result<(), Refusal> {
+        if self != Self::Everything && password == PasswordState::MustChange {
+            return Err(Refusal::PasswordMustChange);
+        }
+        if self == Self::Nothing && factor.rule == FactorRule::Always && shown.is_none() {
+            return Err(factor.missing());
+        }
+        Ok(())
+    }
+}
+
 /// What a permit was given on, and what the settling transaction reads again (law 2).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
@@ -57,12 +90,18 @@ pub struct Standing {
     pub(crate) session: Option<SessionId>,
     /// That session must not have been unused for this long. `None`: whatever it was.
     pub(crate) session_idle: Option<SignedDuration>,
+    /// What that session may still lack.
+    pub(crate) may_lack: MayLack,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
     /// This wrapping key must unwrap at that time: its state and its periods must allow it.
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// The user and the device must be in these groups still: the policy looked at them.
+    pub(crate) groups: Option<(Groups, Groups)>,
+    /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.
+    pub(crate) factor: Option<Timestamp>,
     /// This approval must still stand, with so many who count. It is used up.
     pub(crate) approval: Option<ApprovalUse>,
     /// Charge one unwrap to that user, that device and this key; refuse if a budget of theirs has no room for it.

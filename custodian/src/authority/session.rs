@@ -29,6 +29,8 @@ pub struct Session {
     pub created: Timestamp,
     /// When it was last used.
     pub used: Timestamp,
+    /// When it last showed the second factor.
+    pub factor: Option<Timestamp>,
     /// When it ends whatever happens.
     pub expires: Timestamp,
 }

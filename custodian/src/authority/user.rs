@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use custodian_proto::limits::MAX_ID_LEN;
 use jiff::Timestamp;
 
-use super::BadId;
+use super::{BadId, FactorState, Groups};
 
 /// A user's id: `anna`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -123,6 +123,16 @@ impl PasswordHash {
     }
 }
 
+/// Whether a user may go on with the password.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum PasswordState {
+    /// The user chose it, or nobody asked for another.
+    #[default]
+    Settled,
+    /// Somebody else chose it: the user must set another before anything else.
+    MustChange,
+}
+
 /// A person who may sign in.
 #[derive(Clone)]
 pub struct User {
@@ -134,6 +144,12 @@ pub struct User {
     pub disabled: bool,
     /// The hash of its password.
     pub password: PasswordHash,
+    /// Whether that must be changed.
+    pub password_state: PasswordState,
+    /// Whether it has and needs a second factor.
+    pub factor: FactorState,
+    /// The groups it is in.
+    pub groups: Groups,
     /// When it was created.
     pub created: Timestamp,
     /// When it last changed.

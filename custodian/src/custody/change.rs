@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use custodian_proto::refusal::Refusal;
+
 use super::{Call, Custodian, Denial, Place, to_the_end};
 use crate::{
     authority::{Need, Standing},
@@ -68,6 +70,9 @@ fn split<T>(prepared: Result<(Standing, (Change, T)), Denial>) -> (Outcome, Resu
     match prepared {
         Ok((standing, (change, made))) => {
             (Outcome::Granted(Grant { standing, change: Some(change) }), Ok(made))
+        }
+        Err(denial @ Denial::Refused { refusal: Refusal::FactorRefused, .. }) => {
+            (Outcome::WrongCode(denial.clone()), Err(denial))
         }
         Err(denial) => (Outcome::Denied(denial.clone()), Err(denial)),
     }

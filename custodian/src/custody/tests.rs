@@ -22,8 +22,9 @@ use uuid::Uuid;
 use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
 use crate::{
     authority::{
-        ApprovalRules, Asked, Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need, Peer,
-        PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId, SpkiHash, WrappingKey,
+        ApprovalRules, Asked, Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need,
+        PasswordState, Peer, PeerCertificate, PeerKind, Permit, Policy, PolicyText, Role, Rules, SessionId,
+        SpkiHash, WrappingKey,
     },
     ledger::{
         Change, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
@@ -134,6 +135,7 @@ impl Scene {
             session_idle: SignedDuration::from_mins(15),
             session_lifetime: SignedDuration::from_hours(1),
             budgets: Budgets::UNLIMITED,
+            given_passwords: PasswordState::Settled,
             approvals: ApprovalRules::default(),
         };
         let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::Change;
 use crate::{
-    authority::{DeviceId, Role, Roles, UserId, WrappingKey},
+    authority::{DeviceId, FactorProof, FactorRule, PasswordState, Role, Roles, UserId, WrappingKey},
     token::Drain,
 };
 
@@ -31,8 +31,45 @@ impl About {
                 Self { detail, ..Self::device(&device.id) }
             }
             Change::SetDeviceState { id, .. } => Self::device(id),
-            Change::CreateUser(user) => Self { detail: roles(user.roles), ..Self::user(&user.id) },
-            Change::SetUserDisabled { id, .. } | Change::SetPassword { id, .. } => Self::user(id),
+            Change::SuspendDevice { id, until, .. } => {
+                Self { detail: format!("until {until}"), ..Self::device(id) }
+            }
+            Change::RenewDevice { certificate, .. } => {
+                let detail = format!("certificate {}", hex::encode(Sha256::digest(certificate)));
+                Self { detail, ..Self::default() }
+            }
+            Change::ListRevoked => Self::default(),
+            Change::CreateUser(user) => {
+                let must_change = must_change(user.password_state);
+                Self { detail: roles(user.roles) + must_change, ..Self::user(&user.id) }
+            }
+            Change::SetUserDisabled { id, .. } => Self::user(id),
+            Change::SetPassword { id, state, .. } => {
+                let detail = must_change(*state).trim_start_matches("; ").to_owned();
+                Self { detail, ..Self::user(id) }
+            }
+            Change::ShowFactor { proof, .. } => {
+                let detail = match proof {
+                    FactorProof::Code { .. } => "code of the app",
+                    FactorProof::Recovery(_) => "recovery code",
+                };
+                Self { detail: detail.to_owned(), ..Self::default() }
+            }
+            Change::PendFactor { .. } | Change::ConfirmFactor { .. } => Self::default(),
+            Change::SetUserGroups { id, groups } => {
+                Self { detail: format!("groups: {groups}"), ..Self::user(id) }
+            }
+            Change::SetDeviceGroups { id, groups } => {
+                Self { detail: format!("groups: {groups}"), ..Self::device(id) }
+            }
+            Change::ResetFactor { id } => Self::user(id),
+            Change::RequireFactor { id, rule } => {
+                let detail = match rule {
+                    FactorRule::Always => "for everything",
+                    FactorRule::AsPolicySays => "where the policy says so",
+                };
+                Self { detail: detail.to_owned(), ..Self::user(id) }
+            }
             Change::SetRoles { id, roles: new } => Self { detail: roles(*new), ..Self::user(id) },
             Change::AddKey(key) => Self { key: Some(key.id), detail: new_key(key), ..Self::default() },
             Change::StepKey { id, .. } => Self { key: Some(*id), ..Self::default() },
@@ -87,6 +124,13 @@ fn new_key(key: &WrappingKey) -> String {
         wraps.from(),
         wraps.until()
     )
+}
+
+fn must_change(state: PasswordState) -> &'static str {
+    match state {
+        PasswordState::Settled => "",
+        PasswordState::MustChange => "; the password must be changed",
+    }
 }
 
 fn roles(roles: Roles) -> String {

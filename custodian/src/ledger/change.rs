@@ -5,11 +5,15 @@ use jiff::Timestamp;
 
 use crate::{
     authority::{
-        Approval, ApprovalId, Device, DeviceId, DeviceState, Invitation, KeyStep, Lift, PasswordHash,
-        PolicyText, Roles, Session, SessionId, Spender, Tally, User, UserId, WrappingKey,
+        Approval, ApprovalId, Device, DeviceId, DeviceState, FactorProof, FactorRule, Groups, Invitation,
+        KeyStep, Lift, PasswordHash, PasswordState, PolicyText, RecoveryHash, RevokedCertificate, Roles,
+        SealedSecret, Session, SessionId, Spender, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     token::{Drain, TokenName},
 };
+
+#[cfg(doc)]
+use crate::authority::FRESH_FACTOR;
 
 /// One change of the ledger's state, made in the transaction that records the attempt.
 ///
@@ -46,6 +50,29 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Suspends an active device until a time at which it is active again by itself; as [`Change::SetDeviceState`].
+    SuspendDevice {
+        /// Which device.
+        id: DeviceId,
+        /// When it ends.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// Gives the device of a key another key and certificate. It stays what it is; its sessions end. No other device may have
+    /// the key (ALREADY_EXISTS).
+    RenewDevice {
+        /// The present key.
+        was: SpkiHash,
+        /// The new key.
+        spki: SpkiHash,
+        /// The new certificate, DER.
+        certificate: Vec<u8>,
+        /// When that ends.
+        expires: Timestamp,
+    },
+    /// Reads which certificates are revoked: with the record's number, which is then the list's.
+    ListRevoked,
     /// Adds a user.
     CreateUser(User),
     /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
@@ -62,8 +89,64 @@ pub enum Change {
         id: UserId,
         /// The new hash.
         password: PasswordHash,
+        /// Whether the user must change it again.
+        state: PasswordState,
         /// The session that made the change, if it is the user's own.
         keep: Option<SessionId>,
+    },
+    /// The session shows the second factor of its user: the code, which must not have been used before and no later one
+    /// either (FACTOR_REFUSED), is used up. FACTOR_LOCKED after too many wrong ones.
+    ShowFactor {
+        /// Which session.
+        session: SessionId,
+        /// The code.
+        proof: FactorProof,
+    },
+    /// Remembers another second factor of the session's user, until it is confirmed. Who has one must have shown it in this
+    /// session a moment ago ([`FRESH_FACTOR`]; STEP_UP_REQUIRED).
+    PendFactor {
+        /// Which session.
+        session: SessionId,
+        /// The new factor's secret.
+        secret: SealedSecret,
+    },
+    /// Puts the remembered one in force with its recovery codes; the session has it. Refused as [`Change::PendFactor`] is,
+    /// and if it is no longer the one that is remembered (STATE_CONFLICT).
+    ConfirmFactor {
+        /// Which session.
+        session: SessionId,
+        /// The secret that the first code was compared with.
+        secret: SealedSecret,
+        /// The step of that code: it and those before it are used up.
+        step: u64,
+        /// In the place of any earlier ones.
+        recovery: Vec<RecoveryHash>,
+    },
+    /// Takes a user's second factor and recovery codes away, and ends the user's sessions.
+    ResetFactor {
+        /// Which user.
+        id: UserId,
+    },
+    /// Sets whether a user's sessions need the second factor.
+    RequireFactor {
+        /// Which user.
+        id: UserId,
+        /// Whether.
+        rule: FactorRule,
+    },
+    /// Replaces the groups of a user.
+    SetUserGroups {
+        /// Which user.
+        id: UserId,
+        /// The new groups.
+        groups: Groups,
+    },
+    /// Replaces the groups of a device.
+    SetDeviceGroups {
+        /// Which device.
+        id: DeviceId,
+        /// The new groups.
+        groups: Groups,
     },
     /// Replaces a user's roles.
     SetRoles {
@@ -143,6 +226,16 @@ pub enum Change {
     ResumeToken(TokenName),
 }
 
+impl Changed {
+    /// The device as it is now, stopped or not.
+    pub fn device(self) -> Option<Device> {
+        match self {
+            Self::Device(device) | Self::Stopped(device, _) => Some(device),
+            _ => None,
+        }
+    }
+}
+
 /// What a change left behind.
 #[derive(Clone)]
 pub enum Changed {
@@ -150,6 +243,10 @@ pub enum Changed {
     Done,
     /// The device as it is now.
     Device(Device),
+    /// The device that was stopped, and how many sessions ended.
+    Stopped(Device, usize),
+    /// The number of the record, and what is revoked.
+    Revoked(u64, Vec<RevokedCertificate>),
     /// The user as it is now.
     User(User),
     /// The key as it is now.

@@ -3,6 +3,7 @@
 pub(crate) mod approvals;
 pub(crate) mod budgets;
 pub(crate) mod changes;
+pub(crate) mod factors;
 pub(crate) mod log;
 pub(crate) mod refusals;
 pub(crate) mod releases;
@@ -23,19 +24,23 @@ macro_rules! ledger_keeps_its_contract {
                 a_revoked_device_is_not_renewed, revoking_again_changes_nothing, the_last_administrator_stays,
                 the_last_active_device_stays,
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
-                stopping_a_device_ends_its_sessions, users_are_created_once, stopping_a_user_ends_the_sessions,
-                a_new_password_ends_the_other_sessions, a_password_that_changes_during_a_login_stops_it,
+                stopping_a_device_ends_its_sessions, a_suspension_with_an_end_ends_by_itself,
+                a_device_renews_itself_and_the_old_key_is_nobodys, the_revocation_list_has_what_is_stopped_or_replaced, users_are_created_once, stopping_a_user_ends_the_sessions,
+                a_new_password_ends_the_other_sessions, a_given_password_must_be_changed_first, a_password_that_changes_during_a_login_stops_it,
                 roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_live_as_they_should,
                 a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
+            factors: a_second_factor_is_confirmed_replaced_and_reset, a_code_is_good_once, a_recovery_code_is_good_once,
+                of_two_uses_of_a_code_one_is_refused, wrong_codes_lock_the_factor_and_a_right_one_forgives_them,
+                a_session_lacks_what_its_user_must_have, a_factor_that_was_taken_back_stops_what_it_allowed;
             log: a_record_says_who_what_where_and_when, a_record_names_what_was_changed, texts_are_cut_and_cannot_fool_a_terminal,
                 every_filter_finds_its_records, pages_follow_each_other_in_both_directions,
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_clock_that_was_set_lets_nothing_live_for_ever, a_session_must_be_alive, a_session_works_on_its_device_alone,
                 a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows,
-                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other;
+                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other, other_groups_stop_what_the_policy_allowed;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,
                 a_denied_attempt_is_recorded_and_denied;
         }

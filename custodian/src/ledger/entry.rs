@@ -36,6 +36,7 @@ pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
         outcome: String::new(),
         detail: String::new(),
         duration_us: 0,
+        second_factor_time: intent.factor.map(message_time),
         approval: String::new(),
         break_glass: false,
     }

@@ -25,8 +25,8 @@ pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{
-        Approval, ApprovalId, Budgets, Charge, Device, DeviceId, Invitation, Lock, PolicyText, Session,
-        SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
+        Approval, ApprovalId, Budgets, Charge, Device, DeviceId, Factor, Invitation, Lock, PolicyText,
+        Session, SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -76,6 +76,11 @@ pub trait Ledger: Send + Sync + 'static {
     async fn user(&self, id: &UserId) -> Result<Option<User>, LedgerError>;
     /// Up to `limit` users with ids greater than `after`, in order.
     async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<User>, LedgerError>;
+
+    /// A user's second factor; `None`: there is no such user.
+    async fn factor(&self, id: &UserId) -> Result<Option<Factor>, LedgerError>;
+    /// Whether any user has a second factor.
+    async fn has_factors(&self) -> Result<bool, LedgerError>;
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;

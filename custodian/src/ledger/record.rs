@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use custodian_proto::{key::KeyId, v1};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Change, committer::Slot};
@@ -28,6 +29,8 @@ pub struct Intent {
     pub operation: &'static str,
     /// Resource name; empty if nobody is signed in.
     pub user: String,
+    /// When the session last showed the second factor.
+    pub factor: Option<Timestamp>,
     /// Resource name; empty if the certificate belongs to no device.
     pub device: String,
     /// SHA-256 of the certificate presented.
@@ -57,6 +60,7 @@ impl Intent {
             request_id,
             arrived,
             user: caller.user.as_ref().map(|user| user.id.resource_name()).unwrap_or_default(),
+            factor: caller.session.as_ref().and_then(|session| session.factor),
             device: caller.device.as_ref().map(|device| device.id.resource_name()).unwrap_or_default(),
             certificate: Some(caller.peer.certificate.sha256),
             ..Self::of_nobody(operation, caller.peer.ip)
@@ -70,6 +74,7 @@ impl Intent {
             arrived: Instant::now(),
             operation,
             user: String::new(),
+            factor: None,
             device: String::new(),
             certificate: None,
             ip,
@@ -111,6 +116,8 @@ pub enum Outcome {
     Granted(Grant),
     /// Not allowed, or it failed.
     Denied(Denial),
+    /// A code of a second factor was wrong. It is counted against the intent's user.
+    WrongCode(Denial),
     /// The token rejected the wrapped key. This costs the intent's user, device and key as much as an unwrapped one, and
     /// counts as a guess, so that guessing has its limits. Beyond them, the outcome is that of a good one: BUDGET_EXHAUSTED
     /// or UNWRAP_LOCKED (law 5).
@@ -135,7 +142,7 @@ impl Outcome {
     pub(in crate::ledger) fn change(&self) -> Option<&Change> {
         match self {
             Self::Granted(grant) => grant.change.as_ref(),
-            Self::Denied(_) | Self::Rejected { .. } => None,
+            Self::Denied(_) | Self::WrongCode(_) | Self::Rejected { .. } => None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod approvals;
 mod budgets;
 mod changes;
 mod clock;
+mod factor;
 mod keys;
 mod lockout;
 mod log;
@@ -47,8 +48,8 @@ use super::{
 };
 use crate::{
     authority::{
-        Approval, ApprovalId, Charge, Device, DeviceId, Invitation, Lock, PolicyText, Session, SessionId,
-        Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
+        Approval, ApprovalId, Charge, Device, DeviceId, Factor, Invitation, Lock, PolicyText, Session,
+        SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -278,6 +279,15 @@ impl Ledger for SqliteLedger {
         self.long
             .read(move |connection| rows::many(connection, from, params![after, limit], rows::user))
             .await
+    }
+
+    async fn factor(&self, id: &UserId) -> Result<Option<Factor>, LedgerError> {
+        let id = id.clone();
+        self.quick.read(move |connection| factor::factor(connection, &id)).await
+    }
+
+    async fn has_factors(&self) -> Result<bool, LedgerError> {
+        self.quick.read(factor::any).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use custodian_proto::key::KeyId;
 use der::Decode;
 use jiff::Timestamp;
-use rcgen::{Certificate, CertificateParams, Issuer, SubjectPublicKeyInfo};
+use rcgen::{CertificateParams, Issuer, SubjectPublicKeyInfo};
 use rustls::pki_types::CertificateDer;
 use spki::SubjectPublicKeyInfoRef;
 use time::OffsetDateTime;
@@ -31,7 +31,8 @@ pub(super) async fn signed(
     let ca_key = parsed.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes().to_vec();
     let ca_certificate = CertificateDer::from(ca.certificate.clone());
     sign(Arc::clone(&ca.token), ca.key, ca_key, move |signer| {
-        params.signed_by(&subject, &Issuer::from_ca_cert_der(&ca_certificate, signer)?)
+        let issuer = Issuer::from_ca_cert_der(&ca_certificate, signer)?;
+        Ok(params.signed_by(&subject, &issuer)?.der().to_vec())
     })
     .await
 }
@@ -43,7 +44,7 @@ pub(super) async fn self_signed(
     params: CertificateParams,
 ) -> Result<Vec<u8>, PkiError> {
     let point = parse_spki(&key.spki)?.subject_public_key.raw_bytes().to_vec();
-    sign(token, key.id, point, move |signer| params.self_signed(signer)).await
+    sign(token, key.id, point, move |signer| Ok(params.self_signed(signer)?.der().to_vec())).await
 }
 
 /// The id of a public key.
@@ -64,7 +65,7 @@ pub(super) fn date(time: Timestamp) -> Result<OffsetDateTime, PkiError> {
         .map_err(|error| PkiError::Invalid(format!("{time} is no time for a certificate: {error}")))
 }
 
-fn parse_ca(certificate: &[u8]) -> Result<x509_cert::Certificate, PkiError> {
+pub(super) fn parse_ca(certificate: &[u8]) -> Result<x509_cert::Certificate, PkiError> {
     let no_ca = |why: &str| {
         PkiError::Invalid(format!(
             "the device CA's certificate is none: {why}. Give the certificate that custodian init wrote, in DER"
@@ -84,11 +85,11 @@ fn parse_spki(spki: &[u8]) -> Result<SubjectPublicKeyInfoRef<'_>, PkiError> {
 }
 
 /// Runs `build` on a thread that may block, with a signer that asks the token.
-async fn sign(
+pub(super) async fn sign(
     token: Arc<dyn Token>,
     key: KeyId,
     point: Vec<u8>,
-    build: impl FnOnce(&TokenSigner) -> Result<Certificate, rcgen::Error> + Send + 'static,
+    build: impl FnOnce(&TokenSigner) -> Result<Vec<u8>, rcgen::Error> + Send + 'static,
 ) -> Result<Vec<u8>, PkiError> {
     let runtime = Handle::current();
     let task = tokio::task::spawn_blocking(move || {
@@ -99,7 +100,7 @@ async fn sign(
         })
     });
     match task.await {
-        Ok(certificate) => certificate.map(|certificate| certificate.der().to_vec()),
+        Ok(signed) => signed,
         Err(error) => Err(PkiError::Invalid(format!("making the certificate was interrupted: {error}"))),
     }
 }

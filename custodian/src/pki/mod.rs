@@ -1,6 +1,7 @@
 //! Certificates. The device CA's key is in the token: every certificate is signed by the worker process.
 
 mod capabilities;
+mod crl;
 pub mod csr;
 pub mod foreign;
 mod issue;

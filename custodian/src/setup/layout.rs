@@ -24,11 +24,12 @@ use super::{
 use crate::{
     api::{GENERATION, NewKey, random_token},
     authority::{
-        Device, DeviceId, DeviceState, Invitation, Passwords, Role, SpkiHash, Standing, User, UserId,
+        Device, DeviceId, DeviceState, FactorState, Groups, Invitation, PasswordState, Passwords, Role,
+        SpkiHash, Standing, User, UserId,
     },
     config::{
-        Config, RawApprovals, RawBudgets, RawCa, RawCertificates, RawConfig, RawLedger, RawLimits, RawLog,
-        RawSessions, RawTls, RawToken,
+        Config, RawApprovals, RawBudgets, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits,
+        RawLog, RawPasswords, RawSessions, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -123,7 +124,7 @@ impl Plan {
             )));
         }
         for person in &self.people {
-            Passwords::check(&person.password).map_err(|denial| {
+            Passwords::check(&person.password, &person.user).map_err(|denial| {
                 Trouble::new(format!("cannot set the password of {}", person.user), denial.detail())
             })?;
         }
@@ -205,6 +206,8 @@ impl Plan {
             log: Some(RawLog::of_key(log_key::PATH)),
             siem: None,
             sessions: RawSessions::default(),
+            passwords: RawPasswords::default(),
+            second_factor: RawFactor::default(),
             budgets: RawBudgets::default(),
             budget: None,
             approvals: RawApprovals::default(),
@@ -247,6 +250,8 @@ impl Person {
             enrolled: now,
             updated: now,
             reason: String::new(),
+            suspended_until: None,
+            groups: Groups::default(),
         };
         let expires = now + jiff::SignedDuration::from_mins(1);
         let invitation = Invitation { code_hash, device: self.device.clone(), invited_by: None, expires };
@@ -259,7 +264,7 @@ impl Person {
         };
         settle(ledger, "ActivateDevice", activate).await?;
 
-        let password = Passwords::new(1).hash(self.password.clone()).await.map_err(|denial| {
+        let password = Passwords::new(1).hash(self.password.clone(), &self.user).await.map_err(|denial| {
             Trouble::new(format!("cannot set the password of {}", self.user), denial.detail())
         })?;
         let user = User {
@@ -267,6 +272,9 @@ impl Person {
             roles: self.roles.iter().copied().collect(),
             disabled: false,
             password,
+            password_state: PasswordState::Settled,
+            factor: FactorState::default(),
+            groups: Groups::default(),
             created: now,
             updated: now,
         };

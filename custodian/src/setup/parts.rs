@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{files, log_key};
 use crate::{
     api::{Api, Signers},
-    authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText},
+    authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText, SealingKey},
     config::{Config, SiemAddress},
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
@@ -57,6 +57,7 @@ impl Parts {
         let ca = Arc::new(open_ca(config, &tokens).await?);
         let log = log_key::open(config, &ledger, &tokens, &ca).await?;
         let policy = policy_in_force(ledger.as_ref()).await?;
+        let sealing = sealing_key(config, ledger.as_ref()).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
         let shutdown = CancellationToken::new();
         let within = SignedDuration::try_from(config.cosigners_within).unwrap_or(SignedDuration::MAX);
@@ -77,6 +78,7 @@ impl Parts {
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Signers { ca: Arc::clone(&ca), log: Arc::clone(&log), siem: siem_state },
+            sealing,
             config.lifetimes,
             config.api_limits,
             shutdown.clone(),
@@ -180,6 +182,23 @@ async fn policy_in_force(ledger: &dyn Ledger) -> Result<Policy, Trouble> {
         Trouble::new(format!("cannot use version {} of the policy", text.version), error)
             .hint("it was applied with another version of this program: start that one, and apply a policy that both take")
     })
+}
+
+/// The key of second factors. Made when there is none yet and nothing was sealed under one.
+async fn sealing_key(config: &Config, ledger: &dyn Ledger) -> Result<SealingKey, Trouble> {
+    let path = &config.second_factor_key;
+    let what = format!("cannot use the key of second factors {}", path.display());
+    if path.exists() {
+        return SealingKey::read(path).map_err(|error| Trouble::new(what, error));
+    }
+    let sealed = ledger.has_factors().await.map_err(|error| Trouble::new("cannot read the ledger", error))?;
+    if sealed {
+        return Err(Trouble::new(what, "it is missing, and users have second factors that are sealed under it").hint(
+            "restore it. If it is lost for good, put 32 random bytes there (chmod 600): codes of apps are good no more, \
+             recovery codes are, and everybody enrols anew",
+        ));
+    }
+    SealingKey::create(path).map_err(|error| Trouble::new(what, error))
 }
 
 /// Starts the tokens' workers. One token that serves is enough.

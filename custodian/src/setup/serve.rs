@@ -177,7 +177,7 @@ async fn reload_on(mut hangup: Signal, path: PathBuf, parts: Reloadable) {
         match Config::read(&path).and_then(|config| parts.reload(&config)) {
             Ok(()) => {
                 tracing::info!(
-                    "SIGHUP: [tls], [sessions] idle and lifetime, [budgets] and [approvals] are read again"
+                    "SIGHUP: [tls], [sessions] idle and lifetime, [passwords], [budgets] and [approvals] are read again"
                 )
             }
             Err(trouble) => tracing::error!("SIGHUP: nothing is changed. {trouble}"),

@@ -12,7 +12,7 @@ use custodian_proto::{key::KeyId, v1};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::operation;
-use crate::authority::{Caller, DeviceId, Roles, UserId};
+use crate::authority::{Caller, DeviceId, Groups, Roles, UserId};
 
 /// What is asked, with everything a policy can look at.
 #[derive(Clone, Debug)]
@@ -21,8 +21,12 @@ pub struct Question {
     pub user: UserId,
     /// The roles of that user.
     pub roles: Roles,
+    /// The groups of that user.
+    pub groups: Groups,
     /// The workstation.
     pub device: DeviceId,
+    /// The groups of that workstation.
+    pub device_groups: Groups,
     /// Since when it is enrolled with its present key.
     pub enrolled: Timestamp,
     /// The operation, as the log names it.
@@ -41,6 +45,8 @@ pub struct Question {
     pub now: Timestamp,
     /// When the user signed in.
     pub signed_in: Timestamp,
+    /// When the session last showed the second factor.
+    pub factor: Option<Timestamp>,
     /// What the caller claims about the file.
     pub claims: v1::Claims,
     /// How many witnesses have cosigned the log lately.
@@ -56,7 +62,9 @@ impl Question {
         Some(Self {
             user: user.id.clone(),
             roles: user.roles,
+            groups: user.groups.clone(),
             device: device.id.clone(),
+            device_groups: device.groups.clone(),
             enrolled: device.enrolled,
             operation: operation.to_owned(),
             key: None,
@@ -66,6 +74,7 @@ impl Question {
             ip: caller.peer.ip,
             now,
             signed_in: session.created,
+            factor: session.factor,
             claims: v1::Claims::default(),
             cosigners: 0,
         })
@@ -86,9 +95,17 @@ impl Question {
         let groups = operation::groups(&self.operation).iter().map(|group| uid("Action", group.name()));
         let entities = [
             Entity::new_no_attrs(action.clone(), groups.collect::<Result<_, _>>()?),
-            entity(&user, vec![("roles", RestrictedExpression::new_set(roles))])?,
-            entity(&device, vec![("enrolled", long(self.enrolled.as_second()))])?,
-            entity(&resource, facts)?,
+            entity(
+                &user,
+                vec![("roles", RestrictedExpression::new_set(roles))],
+                &uids("Group", &self.groups)?,
+            )?,
+            entity(
+                &device,
+                vec![("enrolled", long(self.enrolled.as_second()))],
+                &uids("DeviceGroup", &self.device_groups)?,
+            )?,
+            entity(&resource, facts, &[])?,
         ];
         let request = Request::new(user, action, resource, self.context(device)?, schema).map_err(text)?;
         Ok((request, Entities::from_entities(entities, schema).map_err(text)?))
@@ -113,13 +130,23 @@ impl Question {
             ("file_format", string(&self.claims.format)),
             ("cosigners", long(self.cosigners.into())),
         ];
-        Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(text)
+        let shown = self.factor.map(|shown| self.now.duration_since(shown).as_secs().max(0));
+        let pairs = pairs.into_iter().chain(shown.map(|age| ("mfa_age", long(age))));
+        Context::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value))).map_err(text)
     }
 }
 
-fn entity(uid: &EntityUid, facts: Vec<(&str, RestrictedExpression)>) -> Result<Entity, String> {
+fn entity(
+    uid: &EntityUid,
+    facts: Vec<(&str, RestrictedExpression)>,
+    groups: &[EntityUid],
+) -> Result<Entity, String> {
     let facts: HashMap<_, _> = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Entity::new(uid.clone(), facts, HashSet::new()).map_err(text)
+    Entity::new(uid.clone(), facts, groups.iter().cloned().collect::<HashSet<_>>()).map_err(text)
+}
+
+fn uids(kind: &'static str, groups: &Groups) -> Result<Vec<EntityUid>, String> {
+    groups.iter().map(|name| uid(kind, name)).collect()
 }
 
 /// The id is data, not syntax: nothing in it can become part of a policy.

@@ -7,11 +7,14 @@ use cedar_policy::Schema;
 use super::operation::{Group, OPERATIONS};
 
 /// Everything but the actions.
-const TYPES: &str = r#"// Who asks. Roles: operator, auditor, admin.
-entity User = { roles: Set<String> };
+const TYPES: &str = r#"// Who asks. Roles: operator, auditor, admin. Groups as administrators gave them: principal in Group::"board".
+entity Group;
+entity User in [Group] = { roles: Set<String> };
 
-// The workstation: since when it is enrolled with its present key, in seconds since 1970.
-entity Device = { enrolled: Long };
+// The workstation: since when it is enrolled, in seconds since 1970. Renewing its certificate by itself changes nothing of that.
+// Its groups: context.device in DeviceGroup::"office".
+entity DeviceGroup;
+entity Device in [DeviceGroup] = { enrolled: Long };
 
 // A wrapping key.
 entity Key = { label: String };
@@ -30,6 +33,8 @@ type Circumstances = {
   weekday: Long,
   // How old the login is, in seconds.
   login_age: Long,
+  // How long ago this login showed the second factor, in seconds. Not there if it never did: ask for `context has mfa_age`.
+  mfa_age?: Long,
   // The reason that was given; "" if none.
   reason: String,
   // What the operation is about, by its resource name, if that is no key: "devices/laptop-7". "" if nothing.

@@ -19,7 +19,9 @@ fn question(operation: &str, roles: &[Role]) -> Question {
     Question {
         user: "anna".parse().unwrap(),
         roles: roles.iter().copied().collect::<Roles>(),
+        groups: "board,night".parse().unwrap(),
         device: "laptop-7".parse().unwrap(),
+        device_groups: "office".parse().unwrap(),
         enrolled: now - SignedDuration::from_hours(24 * 30),
         operation: operation.to_owned(),
         key: Some((KeyId::of_public_key(b"key"), "clients".to_owned())),
@@ -29,6 +31,7 @@ fn question(operation: &str, roles: &[Role]) -> Question {
         ip: IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)),
         now,
         signed_in: now - SignedDuration::from_mins(5),
+        factor: None,
         claims: v1::Claims {
             file_name: "a.mtd".into(),
             file_size: 1 << 40,
@@ -81,6 +84,8 @@ fn a_policy_can_look_at_every_circumstance() {
         r#"context.login_age == 300"#,
         r#"context.now - context.device.enrolled > 2000000"#,
         r#"context.device == Device::"laptop-7" && context.approves == """#,
+        r#"context.device in DeviceGroup::"office" && !(context.device in DeviceGroup::"board")"#,
+        r#"principal in Group::"board" && principal in Group::"night" && !(principal in Group::"office")"#,
         r#"context.file_size > 1000000 && context.file_name like "*.mtd" && context.file_format == "mtd""#,
         r#"resource.label == "clients""#,
         r#"principal == User::"anna" && principal.roles.contains("operator")"#,
@@ -99,6 +104,27 @@ fn a_policy_can_look_at_every_circumstance() {
         let verdict = decides(&forbid(&format!("!({condition})")), &unwrap);
         assert_eq!(verdict.because, ["operators-unwrap"], "{condition}");
     }
+}
+
+#[test]
+fn a_policy_can_ask_for_a_fresh_second_factor() {
+    let fresh = r#"@id("fresh") forbid (principal, action == Action::"Unwrap", resource)
+                   unless { context has mfa_age && context.mfa_age < 300 };"#;
+    let unwrap = question("Unwrap", &[Role::Operator]);
+    let shown = |seconds: Option<i64>| {
+        let factor = seconds.map(|seconds| unwrap.now - SignedDuration::from_secs(seconds));
+        decides(fresh, &Question { factor, ..unwrap.clone() }).decision
+    };
+    assert_eq!(shown(None), Answer::Denied);
+    for (seconds, answer) in [(0, Answer::Allowed), (299, Answer::Allowed), (300, Answer::Denied)] {
+        assert_eq!(shown(Some(seconds)), answer, "{seconds}");
+    }
+    // A clock that was set back makes nothing older than new.
+    assert_eq!(shown(Some(-3_600)), Answer::Allowed);
+    // Who forgets to ask whether it is there is told so when the policy is applied.
+    let careless = fresh.replace("context has mfa_age && ", "");
+    let error = Policy::parse(1, &careless).unwrap_err();
+    assert!(error.0.contains("mfa_age"), "{error}");
 }
 
 #[test]
@@ -252,8 +278,21 @@ fn what_callers_choose_is_data_and_never_syntax() {
 }
 
 /// Calls that need a device or a session only: no policy is asked.
-const NEED_NO_ROLE: &[&str] =
-    &["Enroll", "Login", "Logout", "WhoAmI", "CheckBudget", "ListKeys", "GetKey", "GetStatus", "GetReceipt"];
+const NEED_NO_ROLE: &[&str] = &[
+    "Enroll",
+    "RenewDevice",
+    "Login",
+    "StepUp",
+    "EnrollFactor",
+    "ConfirmFactor",
+    "Logout",
+    "WhoAmI",
+    "CheckBudget",
+    "ListKeys",
+    "GetKey",
+    "GetStatus",
+    "GetReceipt",
+];
 
 #[test]
 fn every_call_of_the_api_is_either_asked_about_or_named_as_one_that_is_not() {

@@ -7,8 +7,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Device, DeviceState, Invitation, KeyState, KeyStep, PasswordHash, Role, Roles, SessionId, SpkiHash,
-        Standing, User, WrappingKey, next,
+        Device, DeviceState, Invitation, KeyState, KeyStep, MayLack, PasswordHash, PasswordState,
+        RevokedCertificate, Role, Roles, SessionId, SpkiHash, Standing, User, Why, WrappingKey, next,
     },
     ledger::{Change, Changed, Grant, Ledger, OK, Outcome},
     token::Drain,
@@ -98,7 +98,7 @@ pub(crate) async fn a_revoked_device_is_not_renewed<L: Ledger>(ledger: Arc<L>) {
 pub(crate) async fn revoking_again_changes_nothing<L: Ledger>(ledger: Arc<L>) {
     let world = World::empty(ledger);
     world.has_device("laptop-1", 1).await;
-    let Ok(Changed::Device(first)) = world.sets_device("laptop-1", DeviceState::Revoked).await else {
+    let Ok(Changed::Stopped(first, _)) = world.sets_device("laptop-1", DeviceState::Revoked).await else {
         panic!()
     };
     let again = Change::SetDeviceState {
@@ -106,7 +106,7 @@ pub(crate) async fn revoking_again_changes_nothing<L: Ledger>(ledger: Arc<L>) {
         state: DeviceState::Revoked,
         reason: "another reason".to_owned(),
     };
-    let Changed::Device(second) = world.done(again).await else { panic!() };
+    let Changed::Stopped(second, 0) = world.done(again).await else { panic!() };
     assert_eq!(first, second);
     assert_eq!(world.last_record().await.outcome, OK);
 }
@@ -201,7 +201,7 @@ pub(crate) async fn a_device_lives_as_it_should<L: Ledger>(ledger: Arc<L>) {
                 assert!(made.is_ok());
                 assert_eq!(before, after);
             } else if before.state.may_become(next) {
-                let Changed::Device(changed) = made.ok().unwrap() else { panic!() };
+                let changed = made.ok().unwrap().device().unwrap();
                 assert_eq!((changed.state, &changed), (next, &after));
                 assert!(after.updated >= before.updated);
                 if matches!(next, Suspended | Revoked) {
@@ -225,6 +225,106 @@ pub(crate) async fn stopping_a_device_ends_its_sessions<L: Ledger>(ledger: Arc<L
     assert!(has_session(&world, 2).await);
     world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
     assert!(!has_session(&world, 2).await);
+}
+
+pub(crate) async fn a_suspension_with_an_end_ends_by_itself<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+    let suspend = |until| {
+        let reason = "a holiday".to_owned();
+        Change::SuspendDevice { id: device_id("laptop-1"), until, reason }
+    };
+    world.refuses_change(suspend(ago(1)), Refusal::StateConflict).await;
+    let until = now() + jiff::SignedDuration::from_millis(400);
+    let Changed::Stopped(stopped, sessions) = world.done(suspend(until)).await else { panic!() };
+    assert_eq!((stopped.state, stopped.suspended_until, sessions), (DeviceState::Suspended, Some(until), 2));
+    let on_it = Standing { device: Some(SpkiHash([1; 32])), ..Standing::default() };
+    // On a machine so busy that the end has come, it has ended.
+    let denial = world.unwraps(on_it.clone()).await.err();
+    assert!(denial.is_some_and(|denial| denial.code() == "DEVICE_SUSPENDED") || now() >= until);
+    while now() < until {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(world.unwraps(on_it.clone()).await.is_ok());
+    let device = world.ledger.device(&device_id("laptop-1")).await.unwrap().unwrap();
+    assert_eq!((device.state, device.suspended_until), (DeviceState::Active, None));
+    // Its sessions are gone all the same.
+    world.refuses(world.standing(), Refusal::NotLoggedIn).await;
+    // From then on it is as any active one.
+    world.done(suspend(ahead(600))).await;
+    world.refuses(on_it.clone(), Refusal::DeviceSuspended).await;
+    world.sets_device("laptop-1", DeviceState::Active).await.unwrap();
+    assert!(world.unwraps(on_it.clone()).await.is_ok());
+    // Without an end after one with: it has none.
+    world.sets_device("laptop-1", DeviceState::Suspended).await.unwrap();
+    let device = world.ledger.device(&device_id("laptop-1")).await.unwrap().unwrap();
+    assert_eq!((device.state, device.suspended_until), (DeviceState::Suspended, None));
+}
+
+pub(crate) async fn a_device_renews_itself_and_the_old_key_is_nobodys<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    world.has_device("laptop-2", 2).await;
+    let before = world.ledger.device(&device_id("laptop-1")).await.unwrap().unwrap();
+    let renew = |was: u8, spki: u8| Change::RenewDevice {
+        was: SpkiHash([was; 32]),
+        spki: SpkiHash([spki; 32]),
+        certificate: vec![spki; 400],
+        expires: ahead(99_999),
+    };
+    for taken in [1, 2] {
+        world.refuses_change(renew(1, taken), Refusal::AlreadyExists).await;
+    }
+    world.refuses_change(renew(9, 8), Refusal::DeviceUnknown).await;
+    let renewed = world.done(renew(1, 8)).await.device().unwrap();
+    assert_eq!(
+        (renewed.id.as_str(), renewed.state, renewed.spki),
+        ("laptop-1", DeviceState::Active, SpkiHash([8; 32]))
+    );
+    assert_eq!((renewed.enrolled, renewed.certificate), (before.enrolled, vec![8; 400]));
+    let on = |spki: u8| Standing { device: Some(SpkiHash([spki; 32])), ..Standing::default() };
+    world.refuses(on(1), Refusal::DeviceUnknown).await;
+    assert!(world.unwraps(on(8)).await.is_ok());
+    assert!(!has_session(&world, 1).await);
+    // The same once more: whoever still has the old key has nothing.
+    world.refuses_change(renew(1, 7), Refusal::DeviceUnknown).await;
+}
+
+pub(crate) async fn the_revocation_list_has_what_is_stopped_or_replaced<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    for spki in 2..=6 {
+        world.has_device(&format!("laptop-{spki}"), spki).await;
+    }
+    let list = async || {
+        let Changed::Revoked(number, revoked) = world.done(Change::ListRevoked).await else { panic!() };
+        assert_eq!(number, world.last_record().await.sequence);
+        let of = |one: &RevokedCertificate| (one.certificate[0], one.why);
+        (number, revoked.iter().map(of).collect::<Vec<_>>())
+    };
+    let (first, nothing) = list().await;
+    assert_eq!(nothing, []);
+    world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
+    world.sets_device("laptop-3", DeviceState::Suspended).await.unwrap();
+    let reason = String::new();
+    let until = ahead(600);
+    world.done(Change::SuspendDevice { id: device_id("laptop-4"), until, reason }).await;
+    let renew = |was, spki, expires| Change::RenewDevice {
+        was: SpkiHash([was; 32]),
+        spki: SpkiHash([spki; 32]),
+        certificate: vec![spki; 400],
+        expires,
+    };
+    world.done(renew(5, 50, ahead(600))).await;
+    // One whose certificate is over needs no list.
+    world.done(renew(6, 60, ago(1))).await;
+    world.sets_device("laptop-6", DeviceState::Revoked).await.unwrap();
+    let (second, revoked) = list().await;
+    assert!(second > first);
+    assert_eq!(
+        revoked,
+        [(2, Why::Revoked), (3, Why::Suspended), (4, Why::Suspended), (5, Why::Replaced), (6, Why::Replaced)]
+    );
+    world.sets_device("laptop-3", DeviceState::Active).await.unwrap();
+    assert_eq!(list().await.1.len(), 4);
 }
 
 pub(crate) async fn users_are_created_once<L: Ledger>(ledger: Arc<L>) {
@@ -268,6 +368,7 @@ pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Ar
     let set = |phc: &str, keep: Option<u8>| Change::SetPassword {
         id: user_id("anna"),
         password: PasswordHash::from_phc(phc.to_owned()),
+        state: PasswordState::Settled,
         keep: keep.map(|id| SessionId([id; 32])),
     };
     let Changed::User(anna) = world.done(set("second", Some(2))).await else { panic!() };
@@ -277,11 +378,41 @@ pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Ar
     assert!(!has_session(&world, 2).await && has_session(&world, 3).await);
 }
 
+pub(crate) async fn a_given_password_must_be_changed_first<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let set = |state, keep: Option<u8>| Change::SetPassword {
+        id: user_id("anna"),
+        password: PasswordHash::from_phc("given".to_owned()),
+        state,
+        keep: keep.map(|id| SessionId([id; 32])),
+    };
+    // Permitted before, settled after: the administrator's word holds at once.
+    assert!(world.unwraps(world.standing()).await.is_ok());
+    let Changed::User(anna) = world.done(set(PasswordState::MustChange, Some(1))).await else { panic!() };
+    assert_eq!(anna.password_state, PasswordState::MustChange);
+    world.refuses(world.standing(), Refusal::PasswordMustChange).await;
+    // Signing in is possible, and what it takes to change the password.
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+    let session = Some(SessionId([2; 32]));
+    let unfinished = Standing { session, role: None, key: None, ..world.standing() };
+    world.refuses(unfinished.clone(), Refusal::PasswordMustChange).await;
+    assert!(world.unwraps(Standing { may_lack: MayLack::Everything, ..unfinished.clone() }).await.is_ok());
+    world.done(set(PasswordState::Settled, Some(2))).await;
+    assert!(world.unwraps(unfinished).await.is_ok());
+
+    let given = User { password_state: PasswordState::MustChange, ..user("bob", &[Role::Auditor]) };
+    let Changed::User(bob) = world.done(Change::CreateUser(given)).await else { panic!() };
+    assert_eq!(bob.password_state, PasswordState::MustChange);
+    let record = world.last_record().await;
+    assert_eq!(record.detail, "roles: auditor; the password must be changed");
+}
+
 pub(crate) async fn a_password_that_changes_during_a_login_stops_it<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     let login = world.ledger.begin(intent("Login"));
     let password = PasswordHash::from_phc("second".to_owned());
-    world.done(Change::SetPassword { id: user_id("anna"), password, keep: None }).await;
+    let state = PasswordState::Settled;
+    world.done(Change::SetPassword { id: user_id("anna"), password, state, keep: None }).await;
     let change = Some(Change::OpenSession(session(2, "anna", 1)));
     let grant = Grant { standing: Standing::default(), change };
     let denial = world.ledger.settle(login, Outcome::Granted(grant)).await.err().unwrap();
@@ -397,7 +528,7 @@ pub(crate) async fn what_is_not_there_cannot_be_changed<L: Ledger>(ledger: Arc<L
         Change::CloseSession(SessionId([1; 32])),
         Change::SetDeviceState { id: device_id("laptop-1"), state: DeviceState::Revoked, reason },
         Change::SetUserDisabled { id: anna.clone(), disabled: true },
-        Change::SetPassword { id: anna.clone(), password, keep: None },
+        Change::SetPassword { id: anna.clone(), password, state: PasswordState::Settled, keep: None },
         Change::SetRoles { id: anna, roles: Roles::default() },
         Change::StepKey { id: key("main").id, step: KeyStep::Suspend, reason: String::new() },
         Change::LimitKey { id: key("main").id, unwraps_until: None, reason: String::new() },

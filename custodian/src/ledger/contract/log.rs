@@ -49,6 +49,7 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         claims: Some(claims.clone()),
         target: "users/bob".to_owned(),
         reason: "because".to_owned(),
+        factor: Some(Timestamp::from_second(1_700_000_000).unwrap()),
         ..intent("Unwrap")
     };
     let before = now();
@@ -77,9 +78,11 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         outcome: OK.to_owned(),
         detail: "because".to_owned(),
         duration_us: record.duration_us,
+        second_factor_time: record.second_factor_time,
         approval: String::new(),
         break_glass: false,
     };
+    assert_eq!(record.second_factor_time.unwrap().seconds, 1_700_000_000);
     assert_eq!(record, expected);
 }
 

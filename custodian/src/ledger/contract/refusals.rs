@@ -7,8 +7,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Charge, DeviceState, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash, Standing,
-        WrappingKey,
+        Charge, DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash,
+        Standing, WrappingKey,
     },
     ledger::{Change, Changed, Grant, Ledger, Outcome},
 };
@@ -213,6 +213,29 @@ pub(crate) async fn a_policy_that_changed_meanwhile_stops_what_it_allowed<L: Led
     world.done(applies(1)).await;
     world.refuses(by(0), Refusal::PolicyChanged).await;
     assert!(world.unwraps(by(1)).await.is_ok());
+}
+
+pub(crate) async fn other_groups_stop_what_the_policy_allowed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let groups = |names: &[&str]| Groups::new(names.iter().copied()).unwrap();
+    let seen = |user: &[&str], device: &[&str]| Standing {
+        groups: Some((groups(user), groups(device))),
+        ..world.standing()
+    };
+    assert!(world.unwraps(seen(&[], &[])).await.is_ok());
+    let set = Change::SetUserGroups { id: user_id("anna"), groups: groups(&["night", "board"]) };
+    let Changed::User(anna) = world.done(set).await else { panic!() };
+    assert_eq!(anna.groups, groups(&["board", "night"]));
+    assert_eq!(world.last_record().await.detail, "groups: board, night");
+    world.refuses(seen(&[], &[]), Refusal::PolicyChanged).await;
+    world.refuses(seen(&["board"], &[]), Refusal::PolicyChanged).await;
+    assert!(world.unwraps(seen(&["night", "board"], &[])).await.is_ok());
+    let set = Change::SetDeviceGroups { id: device_id("laptop-1"), groups: groups(&["office"]) };
+    assert_eq!(world.done(set).await.device().unwrap().groups, groups(&["office"]));
+    world.refuses(seen(&["night", "board"], &[]), Refusal::PolicyChanged).await;
+    assert!(world.unwraps(seen(&["night", "board"], &["office"])).await.is_ok());
+    // What no policy was asked about has nothing to do with groups.
+    assert!(world.unwraps(world.standing()).await.is_ok());
 }
 
 pub(crate) async fn policies_follow_each_other<L: Ledger>(ledger: Arc<L>) {

@@ -15,9 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     authority::{
-        Beginning, Budgets, Charge, Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, KeyStep,
-        PasswordHash, Role, Roles, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
-        WrappingKey,
+        Beginning, Budgets, Charge, Device, DeviceId, DeviceState, FactorState, Groups, Invitation, KeyLife,
+        KeyState, KeyStep, MayLack, PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash,
+        Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{
@@ -119,6 +119,8 @@ pub(crate) fn device(id: &str, spki: u8) -> Device {
         enrolled: now(),
         updated: now(),
         reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
     }
 }
 
@@ -137,6 +139,9 @@ pub(crate) fn user(id: &str, roles: &[Role]) -> User {
         roles: roles.iter().copied().collect::<Roles>(),
         disabled: false,
         password: PasswordHash::from_phc("$argon2id$first".to_owned()),
+        password_state: PasswordState::Settled,
+        factor: FactorState::default(),
+        groups: Groups::default(),
         created: now(),
         updated: now(),
     }
@@ -149,6 +154,7 @@ pub(crate) fn session(id: u8, user: &str, device: u8) -> Session {
         device: SpkiHash([device; 32]),
         created: now(),
         used: now(),
+        factor: None,
         expires: ahead(3_600),
     }
 }
@@ -224,11 +230,14 @@ impl<L: Ledger> World<L> {
     pub(crate) fn standing(&self) -> Standing {
         Standing {
             session_idle: None,
+            may_lack: MayLack::Nothing,
             device: Some(SpkiHash([1; 32])),
             session: Some(SessionId([1; 32])),
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            groups: None,
+            factor: None,
             approval: None,
             charge: None,
         }

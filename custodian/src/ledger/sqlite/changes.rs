@@ -1,18 +1,22 @@
 //! Making a [`Change`], or refusing what the present state does not allow.
 
 use custodian_proto::{limits::MAX_TEXT_LEN, refusal::Refusal};
+use jiff::Timestamp;
 use rusqlite::{Params, params};
 
 use super::{
     approvals,
     budgets::Tallies,
-    keys, lockout,
+    factor, keys, lockout,
     rows::{self, micros},
     standing,
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{Device, DeviceId, DeviceState, Invitation, PolicyText, Session, User, UserId},
+    authority::{
+        Device, DeviceId, DeviceState, FactorRule, Invitation, PasswordState, PolicyText, RevokedCertificate,
+        Session, SpkiHash, User, UserId, Why,
+    },
     ledger::{Change, Changed, entry},
 };
 
@@ -31,17 +35,43 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
         },
         Change::Invite(invitation) => batch.invite(invitation),
         Change::Enroll { code_hash, device, .. } => batch.enroll(code_hash, device),
-        Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, reason),
+        Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, None, reason),
+        Change::SuspendDevice { id, until, reason } => {
+            batch.set_device_state(id, DeviceState::Suspended, Some(*until), reason)
+        }
+        Change::RenewDevice { was, spki, certificate, expires } => {
+            batch.renew(was, spki, certificate, *expires)
+        }
+        Change::ListRevoked => batch.list_revoked(),
+        Change::SetUserGroups { id, groups } => {
+            let set = "UPDATE users SET groups = ?2, updated = ?3 WHERE id = ?1";
+            batch.update(set, params![id.as_str(), groups.as_str(), micros(batch.now)])?;
+            batch.changed_user(id)
+        }
+        Change::SetDeviceGroups { id, groups } => {
+            let set = "UPDATE devices SET groups = ?2 WHERE id = ?1";
+            batch.update(set, params![id.as_str(), groups.as_str()])?;
+            batch.changed_device(id)
+        }
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
-        Change::SetPassword { id, password, keep } => {
-            let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4 WHERE id = ?1";
-            let since = batch.sequence.cast_signed();
-            batch.update(set, params![id.as_str(), password.as_phc(), since, micros(batch.now)])?;
+        Change::SetPassword { id, password, state, keep } => {
+            let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4, must_change = ?5
+                       WHERE id = ?1";
+            let (since, must_change) = (batch.sequence.cast_signed(), *state == PasswordState::MustChange);
+            let params = params![id.as_str(), password.as_phc(), since, micros(batch.now), must_change];
+            batch.update(set, params)?;
             let end = "DELETE FROM sessions WHERE user = ? AND id IS NOT ?";
             batch.execute(end, params![id.as_str(), keep.map(|id| id.0)])?;
             batch.changed_user(id)
         }
+        Change::ShowFactor { session, proof } => factor::prove(batch, *session, proof),
+        Change::PendFactor { session, secret } => factor::pend(batch, *session, secret),
+        Change::ConfirmFactor { session, secret, step, recovery } => {
+            factor::confirm(batch, *session, secret, *step, recovery)
+        }
+        Change::ResetFactor { id } => factor::reset(batch, id),
+        Change::RequireFactor { id, rule } => factor::require(batch, id, *rule),
         Change::SetRoles { id, roles } => {
             let before = batch.user(id)?.ok_or(Refusal::NotFound)?;
             let set = "UPDATE users SET roles = ?2, updated = ?3 WHERE id = ?1";
@@ -165,9 +195,11 @@ impl Batch<'_> {
             return Err(Stop::refused(Refusal::AlreadyExists, "another device has this key"));
         }
         self.execute("DELETE FROM sessions WHERE device = ?", [known.spki.0])?;
+        self.retire(known)?;
         let [expires, enrolled, updated] = [device.expires, device.enrolled, device.updated].map(micros);
         self.update(
-            "UPDATE devices SET spki = ?2, state = ?3, certificate = ?4, expires = ?5, enrolled = ?6, updated = ?7
+            "UPDATE devices SET spki = ?2, state = ?3, certificate = ?4, expires = ?5, enrolled = ?6, updated = ?7,
+                                suspended_until = NULL
              WHERE id = ?1",
             params![
                 known.id.as_str(),
@@ -182,35 +214,88 @@ impl Batch<'_> {
         lockout::a_device_remains(self, known)
     }
 
-    fn set_device_state(&self, id: &DeviceId, state: DeviceState, reason: &str) -> Made {
+    /// The device itself asked for it, with the old key: no administrator needs to look again.
+    fn renew(&self, was: &SpkiHash, spki: &SpkiHash, certificate: &[u8], expires: Timestamp) -> Made {
+        let known = self.device_by("spki", was.0)?.ok_or(Refusal::DeviceUnknown)?;
+        if self.device_by("spki", spki.0)?.is_some() {
+            return Err(Stop::refused(Refusal::AlreadyExists, "a device has this key"));
+        }
+        self.execute("DELETE FROM sessions WHERE device = ?", [was.0])?;
+        self.retire(&known)?;
+        let set = "UPDATE devices SET spki = ?2, certificate = ?3, expires = ?4, updated = ?5 WHERE id = ?1";
+        let (expires, now) = (micros(expires), micros(self.now));
+        self.update(set, params![known.id.as_str(), spki.0, certificate, expires, now])?;
+        self.changed_device(&known.id)
+    }
+
+    /// Keeps a certificate that is replaced, for the revocation list.
+    fn retire(&self, known: &Device) -> Result<(), Stop> {
+        let add = "INSERT INTO retired (certificate, expires, since) VALUES (?, ?, ?)";
+        let (expires, now) = (micros(known.expires), micros(self.now));
+        Ok(self.execute(add, params![known.certificate, expires, now]).map(drop)?)
+    }
+
+    fn list_revoked(&self) -> Made {
+        self.execute("DELETE FROM retired WHERE expires <= ?", [micros(self.now)])?;
+        // What is suspended until a time is not, from then on.
+        let mut revoked = self.tx.prepare_cached(
+            "SELECT certificate, updated AS since, state FROM devices
+             WHERE expires > ?1 AND (state = ?2 OR (state = ?3 AND coalesce(suspended_until > ?1, TRUE)))
+             UNION ALL SELECT certificate, since, '' FROM retired ORDER BY since, certificate",
+        )?;
+        let stopped = [DeviceState::Revoked, DeviceState::Suspended].map(DeviceState::name);
+        let revoked = revoked.query_map(params![micros(self.now), stopped[0], stopped[1]], |row| {
+            let why = match DeviceState::from_name(row.get_ref(2)?.as_str()?) {
+                Some(DeviceState::Revoked) => Why::Revoked,
+                Some(_) => Why::Suspended,
+                None => Why::Replaced,
+            };
+            Ok(RevokedCertificate { certificate: row.get(0)?, since: rows::time(row, 1)?, why })
+        })?;
+        Ok(Changed::Revoked(self.sequence, revoked.collect::<Result<_, _>>()?))
+    }
+
+    fn set_device_state(
+        &self,
+        id: &DeviceId,
+        state: DeviceState,
+        until: Option<Timestamp>,
+        reason: &str,
+    ) -> Made {
         let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
         if (device.state, state) == (DeviceState::Revoked, DeviceState::Revoked) {
-            return Ok(Changed::Device(device));
+            return Ok(Changed::Stopped(device, 0));
+        }
+        if until.is_some_and(|until| until <= self.now) {
+            return Err(Stop::refused(Refusal::StateConflict, "it would end before it begins"));
         }
         if !device.state.may_become(state) {
             let detail = format!("{} cannot become {}", device.state.name(), state.name());
             return Err(Stop::refused(Refusal::StateConflict, detail));
         }
-        let (name, now) = (state.name(), micros(self.now));
-        if matches!(state, DeviceState::Suspended | DeviceState::Revoked) {
-            let set = "UPDATE devices SET state = ?2, updated = ?3, reason = ?4 WHERE id = ?1";
-            self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN)])?;
-            self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
-            lockout::a_device_remains(self, &device)?;
-        } else {
-            let set = "UPDATE devices SET state = ?2, updated = ?3 WHERE id = ?1";
+        let (name, now, until) = (state.name(), micros(self.now), until.map(micros));
+        if !matches!(state, DeviceState::Suspended | DeviceState::Revoked) {
+            let set = "UPDATE devices SET state = ?2, updated = ?3, suspended_until = NULL WHERE id = ?1";
             self.update(set, params![id.as_str(), name, now])?;
+            return self.changed_device(id);
         }
+        let set =
+            "UPDATE devices SET state = ?2, updated = ?3, reason = ?4, suspended_until = ?5 WHERE id = ?1";
+        self.update(set, params![id.as_str(), name, now, entry::clean(reason, MAX_TEXT_LEN), until])?;
+        let sessions = self.execute("DELETE FROM sessions WHERE device = ?", [device.spki.0])?;
+        lockout::a_device_remains(self, &device)?;
         if state == DeviceState::Revoked {
             self.execute("DELETE FROM invitations WHERE device = ?", [id.as_str()])?;
         }
-        self.changed_device(id)
+        let device = self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?;
+        Ok(Changed::Stopped(device, sessions))
     }
 
     fn create_user(&self, user: &User) -> Made {
         self.add(
-            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO users (id, roles, disabled, password, password_since, created, updated, must_change,
+                                factor_required)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             params![
                 user.id.as_str(),
                 user.roles.bits(),
@@ -218,7 +303,9 @@ impl Batch<'_> {
                 user.password.as_phc(),
                 self.sequence.cast_signed(),
                 micros(user.created),
-                micros(user.updated)
+                micros(user.updated),
+                user.password_state == PasswordState::MustChange,
+                user.factor.rule == FactorRule::Always
             ],
         )?;
         self.changed_user(&user.id)
@@ -265,7 +352,7 @@ impl Batch<'_> {
         Ok(Changed::Device(self.device_by("id", id.as_str())?.ok_or(Refusal::NotFound)?))
     }
 
-    fn changed_user(&self, id: &UserId) -> Made {
+    pub(super) fn changed_user(&self, id: &UserId) -> Made {
         Ok(Changed::User(self.user(id)?.ok_or(Refusal::NotFound)?))
     }
 

@@ -22,7 +22,8 @@ pub(super) fn a_device_remains(batch: &Batch<'_>, before: &Device) -> Result<(),
     if before.state != DeviceState::Active || before.expires <= batch.now || !has_admin(batch)? {
         return Ok(());
     }
-    let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE state = ? AND expires > ?)";
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM devices WHERE (state = ?1 OR suspended_until <= ?2) AND expires > ?2)";
     let mut active = batch.tx.prepare_cached(sql)?;
     if active.query_row(params![DeviceState::Active.name(), micros(batch.now)], |row| row.get(0))? {
         return Ok(());

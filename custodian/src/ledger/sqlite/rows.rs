@@ -11,20 +11,23 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, Invitation, KeyLife, KeyState, Lift, PasswordHash, PolicyText, Roles,
-        Session, SessionId, SpkiHash, User, UserId, WrapPeriod, WrappingKey,
+        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyState, Lift,
+        PasswordHash, PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId,
+        WrapPeriod, WrappingKey,
     },
     token::Drain,
 };
 
 /// The columns of [`device`], in its order.
-pub(super) const DEVICE: &str = "id, spki, state, certificate, expires, enrolled, updated, reason";
+pub(super) const DEVICE: &str =
+    "id, spki, state, certificate, expires, enrolled, updated, reason, suspended_until, groups";
 /// The columns of [`invitation`], in its order.
 pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
 /// The columns of [`user`], in its order.
-pub(super) const USER: &str = "id, roles, disabled, password, created, updated";
+pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change, factor_required, \
+                               factor_secret IS NOT NULL, groups";
 /// The columns of [`session`], in its order.
-pub(super) const SESSION: &str = "id, user, device, created, used, expires";
+pub(super) const SESSION: &str = "id, user, device, created, used, expires, factor";
 /// The columns of [`key`], in its order.
 pub(super) const KEY: &str = "id, label, version, state, wrap_from, wrap_until, unwrap_until, modulus_bits, wrapping, \
                               certificate, created, updated, reason";
@@ -36,17 +39,31 @@ pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
     Ok(Drain { token: parsed(row, 0)?, reason: row.get(1)?, since: time(row, 2)? })
 }
 
+/// A suspension that has ended by itself is none any more.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
+    let stored = named(row, 2, DeviceState::from_name)?;
+    let until = time_or_none(row, 8)?;
+    let state = state_at(stored, until, Timestamp::now());
     Ok(Device {
         id: parsed(row, 0)?,
         spki: SpkiHash(row.get(1)?),
-        state: named(row, 2, DeviceState::from_name)?,
+        state,
         certificate: row.get(3)?,
         expires: time(row, 4)?,
         enrolled: time(row, 5)?,
         updated: time(row, 6)?,
         reason: row.get(7)?,
+        suspended_until: until.filter(|_| state == DeviceState::Suspended),
+        groups: parsed(row, 9)?,
     })
+}
+
+/// What the stored state is at this time.
+pub(super) fn state_at(stored: DeviceState, until: Option<Timestamp>, now: Timestamp) -> DeviceState {
+    match (stored, until) {
+        (DeviceState::Suspended, Some(until)) if until <= now => DeviceState::Active,
+        _ => stored,
+    }
 }
 
 pub(super) fn invitation(row: &Row<'_>) -> Result<Invitation> {
@@ -70,6 +87,12 @@ pub(super) fn user(row: &Row<'_>) -> Result<User> {
         password: PasswordHash::from_phc(row.get(3)?),
         created: time(row, 4)?,
         updated: time(row, 5)?,
+        password_state: match row.get(6)? {
+            true => PasswordState::MustChange,
+            false => PasswordState::Settled,
+        },
+        factor: factor_state(row, 7)?,
+        groups: parsed(row, 9)?,
     })
 }
 
@@ -81,16 +104,23 @@ pub(super) fn session(row: &Row<'_>) -> Result<Session> {
         created: time(row, 3)?,
         used: time(row, 4)?,
         expires: time(row, 5)?,
+        factor: time_or_none(row, 6)?,
     })
+}
+
+/// Whether a user needs a second factor, and has one: two columns.
+pub(super) fn factor_state(row: &Row<'_>, column: usize) -> Result<FactorState> {
+    let rule = match row.get(column)? {
+        true => FactorRule::Always,
+        false => FactorRule::AsPolicySays,
+    };
+    Ok(FactorState { rule, enrolled: row.get(column + 1)? })
 }
 
 pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
     let id: [u8; KeyId::LEN] = row.get(0)?;
     let wraps = WrapPeriod::new(time(row, 4)?, time(row, 5)?).map_err(|_| unreadable(5, "no period"))?;
-    let unwraps_until = match row.get::<_, Option<i64>>(6)? {
-        Some(_) => Some(time(row, 6)?),
-        None => None,
-    };
+    let unwraps_until = time_or_none(row, 6)?;
     Ok(WrappingKey {
         id: KeyId::from_bytes(&id).ok_or_else(|| unreadable(0, "no key id"))?,
         label: row.get(1)?,

@@ -14,7 +14,7 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 11] = [
     add_tree,
     add_drains,
     upgrade::key_lives,
@@ -22,6 +22,10 @@ const STEPS: [Step; 7] = [
     add_policies,
     upgrade::budgets,
     approvals::add_tables,
+    add_given_passwords,
+    add_factors,
+    add_device_life,
+    add_groups,
 ];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
@@ -36,6 +40,53 @@ fn add_policies(tx: &Transaction<'_>) -> Result<(), OpenError> {
             applied INTEGER NOT NULL,
             reason TEXT NOT NULL
         ) STRICT;",
+    )?)
+}
+
+/// Version 7: passwords that somebody else set must be changed.
+fn add_given_passwords(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch("ALTER TABLE users ADD COLUMN must_change INTEGER NOT NULL DEFAULT 0")?)
+}
+
+/// Version 8: second factors, and when a session showed one.
+fn add_factors(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "ALTER TABLE users ADD COLUMN factor_required INTEGER NOT NULL DEFAULT 0;
+         -- Sealed: nonce, ciphertext, tag. NULL: there is none.
+         ALTER TABLE users ADD COLUMN factor_secret BLOB;
+         ALTER TABLE users ADD COLUMN factor_pending BLOB;
+         -- The step of the last code that was used.
+         ALTER TABLE users ADD COLUMN factor_step INTEGER NOT NULL DEFAULT 0;
+         -- Wrong codes since the last right one, and when the last of them came.
+         ALTER TABLE users ADD COLUMN factor_wrong INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE users ADD COLUMN factor_wrong_at INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE sessions ADD COLUMN factor INTEGER;
+         CREATE TABLE recovery_codes (
+            user TEXT NOT NULL REFERENCES users (id),
+            hash BLOB NOT NULL,
+            PRIMARY KEY (user, hash)
+         ) STRICT, WITHOUT ROWID;",
+    )?)
+}
+
+/// Version 9: suspensions that end, and certificates that were replaced.
+fn add_device_life(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "-- Of a suspended device only. NULL: no end.
+         ALTER TABLE devices ADD COLUMN suspended_until INTEGER;
+         CREATE TABLE retired (
+            certificate BLOB NOT NULL,
+            expires INTEGER NOT NULL,
+            since INTEGER NOT NULL
+         ) STRICT;",
+    )?)
+}
+
+/// Groups of users and devices, for policies: names with commas between them.
+fn add_groups(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "ALTER TABLE users ADD COLUMN groups TEXT NOT NULL DEFAULT '';
+         ALTER TABLE devices ADD COLUMN groups TEXT NOT NULL DEFAULT '';",
     )?)
 }
 

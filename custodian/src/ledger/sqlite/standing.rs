@@ -9,7 +9,9 @@ use super::{
     rows::{self, micros},
     writer::{Batch, Stop},
 };
-use crate::authority::{Charge, DeviceState, Roles, Session, SessionId, Spenders, SpkiHash, Standing};
+use crate::authority::{
+    Charge, DeviceState, FactorState, PasswordState, Roles, Session, SessionId, Spenders, SpkiHash, Standing,
+};
 
 /// Reads again what the standing rests on. If all of it holds, uses the approval up, marks the session as used, and tells
 /// what to charge to whom.
@@ -18,7 +20,7 @@ pub(super) fn hold<'a>(
     standing: &'a Standing,
 ) -> Result<Option<(Spenders, &'a Charge)>, Stop> {
     let device = match standing.device {
-        Some(spki) => Some(device_is_active(batch, spki)?),
+        Some(spki) => Some(device_is_active(batch, spki, standing)?),
         None => None,
     };
     let session = match standing.session {
@@ -69,13 +71,18 @@ pub(super) fn touch(connection: &Connection, session: SessionId, time: Timestamp
 }
 
 /// The id of the device.
-fn device_is_active(batch: &Batch<'_>, spki: SpkiHash) -> Result<String, Stop> {
-    let mut device = batch.tx.prepare_cached("SELECT id, state FROM devices WHERE spki = ?")?;
-    let device: Option<(String, String)> =
-        device.query_row([spki.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((id, state)) = device else { return Err(Refusal::DeviceUnknown.into()) };
-    match DeviceState::from_name(&state) {
-        Some(DeviceState::Active) => Ok(id),
+fn device_is_active(batch: &Batch<'_>, spki: SpkiHash, standing: &Standing) -> Result<String, Stop> {
+    let mut device =
+        batch.tx.prepare_cached("SELECT id, state, suspended_until, groups FROM devices WHERE spki = ?")?;
+    let device: Option<(String, String, _, String)> = device
+        .query_row([spki.0], |row| Ok((row.get(0)?, row.get(1)?, rows::time_or_none(row, 2)?, row.get(3)?)))
+        .optional()?;
+    let Some((id, state, until, groups)) = device else { return Err(Refusal::DeviceUnknown.into()) };
+    match DeviceState::from_name(&state).map(|state| rows::state_at(state, until, batch.now)) {
+        Some(DeviceState::Active) => match &standing.groups {
+            Some((_, seen)) if seen.as_str() != groups => Err(regrouped("device")),
+            _ => Ok(id),
+        },
         Some(DeviceState::Enrolled) => Err(Refusal::DeviceNotActive.into()),
         Some(DeviceState::Suspended) => Err(Refusal::DeviceSuspended.into()),
         Some(DeviceState::Revoked) => Err(Refusal::DeviceRevoked.into()),
@@ -103,16 +110,34 @@ fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Re
 }
 
 fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
-    let mut user = batch.tx.prepare_cached("SELECT disabled, roles FROM users WHERE id = ?")?;
-    let (disabled, roles): (bool, u8) =
-        user.query_row([session.user.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut user = batch.tx.prepare_cached(
+        "SELECT disabled, roles, must_change, factor_required, factor_secret IS NOT NULL, groups FROM users WHERE id = ?",
+    )?;
+    let (disabled, roles, must_change, factor, groups): (bool, u8, bool, FactorState, String) = user
+        .query_row([session.user.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, rows::factor_state(row, 3)?, row.get(5)?))
+        })?;
     if disabled {
         return Err(Refusal::UserDisabled.into());
+    }
+    let password = if must_change { PasswordState::MustChange } else { PasswordState::Settled };
+    standing.may_lack.check(password, factor, session.factor)?;
+    // Taken back since the policy looked at it. (Nothing is less than any time.)
+    if session.factor < standing.factor {
+        return Err(factor.missing().into());
+    }
+    if standing.groups.as_ref().is_some_and(|(seen, _)| seen.as_str() != groups) {
+        return Err(regrouped("user"));
     }
     match standing.role {
         Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
         _ => Ok(()),
     }
+}
+
+/// The policy decided on other groups. Asked again, it decides on these.
+fn regrouped(of: &str) -> Stop {
+    Stop::refused(Refusal::PolicyChanged, format!("the {of} is in other groups now"))
 }
 
 /// The version of the policy in force; 0 for the one that comes with the program.

@@ -37,6 +37,22 @@ mod contract {
     ledger_keeps_budgets!(|clock: &TestClock| SqliteLedger::for_test(clock.options()));
 }
 
+/// Takes the tables of today back to those of version 8. A new step of the schema adds its undoing.
+const BACK_TO_8: &str = "
+    ALTER TABLE users DROP COLUMN must_change;
+    DROP TABLE recovery_codes;
+    ALTER TABLE sessions DROP COLUMN factor;
+    ALTER TABLE users DROP COLUMN factor_required;
+    ALTER TABLE users DROP COLUMN factor_secret;
+    ALTER TABLE users DROP COLUMN factor_pending;
+    ALTER TABLE users DROP COLUMN factor_step;
+    ALTER TABLE users DROP COLUMN factor_wrong;
+    ALTER TABLE users DROP COLUMN factor_wrong_at;
+    ALTER TABLE devices DROP COLUMN suspended_until;
+    DROP TABLE retired;
+    ALTER TABLE users DROP COLUMN groups;
+    ALTER TABLE devices DROP COLUMN groups";
+
 /// A directory with a ledger in it.
 struct Place {
     directory: TempDir,

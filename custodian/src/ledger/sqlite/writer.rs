@@ -17,6 +17,7 @@ use super::{
     budgets::Tallies,
     changes,
     clock::Clock,
+    factor,
     rows::micros,
     standing,
     tree::{self, TreeError},
@@ -210,6 +211,7 @@ impl Batch<'_> {
                     .guarded(|| approvals::ask(self, &unapproved.request))?
                     .unwrap_or_else(|denial| denial)),
                 Outcome::Denied(denial) => Err(denial.clone()),
+                Outcome::WrongCode(denial) => Err(factor::charge(self, &part.intent, denial)?),
                 Outcome::Rejected { denial, budgets } => {
                     let rejected = self.reject(&part.intent, denial, *budgets, tallies)?;
                     exceeded = rejected.lock;
@@ -297,7 +299,7 @@ impl Batch<'_> {
             (_, Err(Denial::Unapproved(unapproved))) => unapproved.waiting.map(|waiting| waiting.id),
             (Step::Settle(outcome), Ok(_)) => match &**outcome {
                 Outcome::Granted(grant) => grant.standing.approval.map(|used| used.id),
-                Outcome::Denied(_) | Outcome::Rejected { .. } => None,
+                Outcome::Denied(_) | Outcome::WrongCode(_) | Outcome::Rejected { .. } => None,
             },
             (Step::Settle(_) | Step::Begin | Step::Abandon, _) => None,
         };

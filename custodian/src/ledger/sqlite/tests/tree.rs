@@ -37,7 +37,9 @@ async fn a_ledger_of_before_the_tree_gets_one() {
     drop(ledger);
     let other = other_program(&place.path());
     other
-        .execute_batch("DROP TABLE policies; DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1")
+        .execute_batch(&format!(
+            "{BACK_TO_8}; DROP TABLE policies; DROP TABLE drains; DROP TABLE tiles; PRAGMA user_version = 1"
+        ))
         .unwrap();
     super::upgrades::without_budgets(&other);
     drop(other);

@@ -53,6 +53,7 @@ async fn what_was_spent_before_version_7_counts_on() {
     world.unwraps(world.charged(1, world::hourly(1))).await.unwrap();
     drop(world);
     let old = other_program(&place.path());
+    old.execute_batch(BACK_TO_8).unwrap();
     without_budgets(&old);
     let spent = "INSERT INTO budgets VALUES ('anna', ?, 3)";
     old.execute(spent, [Span::Hour.number(clock.now())]).unwrap();
