@@ -31,9 +31,7 @@ pub fn to_status(denial: &Denial, request_id: Uuid) -> Status {
         }
     };
     let mut details = ErrorDetails::new();
-    let mut facts = facts(denial);
-    facts.extend(metadata(denial));
-    details.set_error_info(denial.code(), ERROR_DOMAIN, facts);
+    details.set_error_info(denial.code(), ERROR_DOMAIN, facts(denial));
     details.set_request_info(request_id.to_string(), "");
     if let Some(delay) = retry {
         details.set_retry_info(Some(delay));
@@ -48,15 +46,6 @@ fn told(unapproved: &Unapproved) -> String {
         Some(Waiting { given, needed, .. }) => format!("{text}: {given} of {needed} have approved"),
         None => text.to_owned(),
     }
-}
-
-/// What a program needs to wait for the approval.
-fn metadata(denial: &Denial) -> HashMap<String, String> {
-    let Denial::Unapproved(unapproved) = denial else { return HashMap::new() };
-    let Some(Waiting { id, needed, given }) = unapproved.waiting else { return HashMap::new() };
-    let pairs =
-        [("approval", id.resource_name()), ("needed", needed.to_string()), ("given", given.to_string())];
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn code(refusal: Refusal) -> Code {
@@ -117,12 +106,25 @@ fn from_now(until: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default()
 }
 
-/// What a program can learn of a pause without reading its text: `until` (RFC 3339), and which `budget`.
+/// What a program can learn without reading the text: of a pause `until` (RFC 3339) and which `budget`; of a request that waits
+/// which `approval`, and how many of how many were given.
 fn facts(denial: &Denial) -> HashMap<String, String> {
-    let Denial::Paused(pause) = denial else { return HashMap::new() };
-    let until = ("until".to_owned(), pause.until.to_string());
-    let budget = pause.budget.as_ref().map(|budget| ("budget".to_owned(), budget.to_string()));
-    [until].into_iter().chain(budget).collect()
+    let facts = match denial {
+        Denial::Paused(pause) => {
+            let budget = pause.budget.as_ref().map(|budget| ("budget", budget.to_string()));
+            [("until", pause.until.to_string())].into_iter().chain(budget).collect()
+        }
+        Denial::Unapproved(unapproved) => match unapproved.waiting {
+            Some(Waiting { id, needed, given }) => vec![
+                ("approval", id.resource_name()),
+                ("needed", needed.to_string()),
+                ("given", given.to_string()),
+            ],
+            None => vec![],
+        },
+        Denial::Refused { .. } | Denial::Failed(_) => vec![],
+    };
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn faulty(fault: &Fault) -> (Code, String, Option<Duration>) {

@@ -270,7 +270,8 @@ pub(crate) async fn what_fails_does_not_use_the_approval_up<L: Ledger>(ledger: A
     world.approves(id, "bob").await.unwrap();
     let charge = world.charged(1, hourly(0)).charge;
     let exhausted = Standing { charge, ..world.standing_on(id, &asked) };
-    world.refuses(exhausted, Refusal::BudgetExhausted).await;
+    let denial = world.unwraps(exhausted).await.err().unwrap();
+    assert_eq!(denial.code(), Refusal::BudgetExhausted.code());
     let elsewhere = Standing { device: Some(SpkiHash([11; 32])), ..world.standing_on(id, &asked) };
     world.refuses(elsewhere, Refusal::NotLoggedIn).await;
     assert_eq!(world.approval(id).await.state(now()), ApprovalState::Approved);
