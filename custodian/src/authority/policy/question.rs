@@ -157,7 +157,7 @@ fn uid(kind: &'static str, id: &str) -> Result<EntityUid, String> {
 
 /// The names of the entities' types. Parsing one takes longer than asking a policy.
 static KINDS: LazyLock<HashMap<&str, EntityTypeName>> = LazyLock::new(|| {
-    let kinds = ["Action", "Custodian", "Device", "Key", "User"];
+    let kinds = ["Action", "Custodian", "Device", "DeviceGroup", "Group", "Key", "User"];
     kinds.into_iter().filter_map(|kind| Some((kind, kind.parse().ok()?))).collect()
 });
 
