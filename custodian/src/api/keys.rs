@@ -141,7 +141,7 @@ impl KeyService for Api {
             .sign_about(accepted.call.clone(), "ExportOpenPgpKey", id, self.ca.key(), draft)
             .await;
         let (signatures, draft) = signed.map_err(|denial| accepted.status(denial))?;
-        let certificate = draft.finish(&signatures).map_err(|error| accepted.status(error.into()))?;
+        let certificate = draft.finish(&signatures).map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::ExportOpenPgpKeyResponse { certificate }))
     }
 

@@ -223,7 +223,7 @@ impl Worker {
                 // Law 4.
                 let file_key = match wrapping {
                     KeyWrapping::OpenPgp => openpgp::take_file_key(&mut rejected_implicitly(plaintext)?),
-                    _ => FileKey::take(&mut *plaintext?),
+                    _ => FileKey::take(&mut plaintext?),
                 };
                 file_key.ok_or_else(|| Failure::new(Sense::BadInput, "the plaintext is no file key"))
             });
