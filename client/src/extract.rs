@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use custodian_proto::{
     key::{FileKey, WrappedKey},
     limits::MAX_TEXT_LEN,
+    refusal::Refusal,
     v1::Claims,
 };
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -13,7 +14,7 @@ use crate::{
     envelope::{
         Entry, EntryKind, Format, Opened,
         cms::{self, Unauthenticated},
-        damaged, mtd, sealed,
+        damaged, mtd, openpgp, sealed,
     },
     error::{Error, Kind, Result},
     input::Envelope,
@@ -22,7 +23,7 @@ use crate::{
     progress::Progress,
     single,
     target::TargetFolder,
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 
 /// What to extract, and where to.
@@ -109,6 +110,7 @@ pub fn extract(
         Format::Mtd => extract_mtd(job, &envelope, &chosen, unwrapper, progress),
         Format::Sealed => extract_sealed(job, &envelope, &chosen, unwrapper, progress),
         Format::Cms => extract_cms(job, &envelope, &chosen, unwrapper, progress),
+        Format::OpenPgp => extract_openpgp(job, &envelope, &chosen, unwrapper, progress),
     };
     result.map_err(|error| envelope.named(error))
 }
@@ -194,9 +196,54 @@ fn extract_cms(
     }
     progress.total(sealed.content_len());
     single::deliver(&job.output, &name, sealed.content_len(), |out| {
-        let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+        let (mut wrapped, names) = (sealed.wrapped_keys().to_vec(), sealed.names());
+        if !names.is_empty() {
+            wrapped.extend(sealed.wrapped_keys_of(&unwrapper.find(&names)?));
+        }
+        if wrapped.is_empty() {
+            return Err(no_common_key(&names));
+        }
+        let file_key = unwrap(job, envelope, &wrapped, unwrapper)?;
         sealed.open(file_key)?.write_to(out, progress)
     })
+}
+
+/// It holds one file, names the wrapping keys in its own way, and does not say how long the file is.
+fn extract_openpgp(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    chosen: &Chosen,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let message = openpgp::Message::new(envelope.file(), envelope.len())?;
+    let sealed = message.read_header(progress)?;
+    sealed.check()?;
+    let name = single::content_name(&job.envelope)?;
+    if !chosen.takes(&name) {
+        return Err(nothing_chosen());
+    }
+    progress.total(sealed.content_len());
+    single::deliver(&job.output, &name, sealed.content_len(), |out| {
+        let names = sealed.names();
+        let wrapped = sealed.wrapped_keys(&unwrapper.find(&names)?);
+        if wrapped.is_empty() {
+            return Err(no_common_key(&names));
+        }
+        let file_key = unwrap(job, envelope, &wrapped, unwrapper)?;
+        sealed.open(file_key).write_to(out, &job.limits, progress)
+    })
+}
+
+fn no_common_key(names: &[KeyName]) -> Error {
+    let names: Vec<_> = names.iter().map(KeyName::to_string).collect();
+    let why = format!(
+        "it is encrypted to {}, and the custodian has no such key ({})",
+        names.join(", "),
+        Refusal::KeyUnknown.code()
+    );
+    Error::new(Kind::Refused, "cannot open the envelope", why)
+        .hint("have it encrypted to a certificate that custodianctl key cert prints, or use the custodian it is meant for")
 }
 
 /// Checks that names can stand beside each other.

@@ -3,21 +3,23 @@
 use custodian_proto::key::{KeyId, KeyWrapping, WrappedKey};
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::{
-    envelope::{self, EntryKind, Format, cms, mtd, sealed},
+    envelope::{self, EntryKind, Format, cms, mtd, openpgp, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
     output::SafePath,
     progress::Silent,
     single,
+    unwrapper::KeyName,
 };
 
 /// What an envelope tells without a key.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// `mtd`, `sealed` or `cms`
+    /// `mtd`, `sealed`, `cms` or `openpgp`
     pub format: &'static str,
     /// Bytes of the envelope.
     pub envelope_bytes: u64,
@@ -35,9 +37,15 @@ pub struct Inspection {
 /// Somebody an envelope is sealed to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recipient {
-    /// The wrapping key, 40 hex digits.
-    #[serde(serialize_with = "as_text")]
-    pub key_id: KeyId,
+    /// The wrapping key, 40 hex digits; `None` where the format names keys in its own way.
+    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// The id (16 hex digits) or the fingerprint of the OpenPGP key, if the format is that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openpgp_key: Option<String>,
+    /// Serial number and issuer of the certificate, if a CMS message names the key so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// How the file key is wrapped.
     #[serde(serialize_with = "as_text")]
     pub wrapping: KeyWrapping,
@@ -87,8 +95,22 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             let sealed = message.read_header()?;
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let others = sealed.other_recipients().to_vec();
-            let inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
+            let mut inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
+            inspection.recipients.extend(sealed.named().map(Recipient::named));
             Ok(Inspection { other_recipients: others, ..inspection })
+        }),
+        Format::OpenPgp => openpgp::Message::new(envelope.file(), envelope.len()).and_then(|message| {
+            let sealed = message.read_header(&Silent)?;
+            let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
+            let inspection = found(&[], sealed.encryption().to_owned(), Some(vec![entry]));
+            Ok(Inspection {
+                recipients: sealed
+                    .served()
+                    .map(|(name, wrapped)| Recipient::named((name, KeyWrapping::OpenPgp, wrapped)))
+                    .collect(),
+                other_recipients: sealed.other_recipients().to_vec(),
+                ..inspection
+            })
         }),
     };
     inspection.map_err(|error| envelope.named(error))
@@ -97,10 +119,35 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
 impl From<&WrappedKey> for Recipient {
     fn from(wrapped: &WrappedKey) -> Self {
         Self {
-            key_id: wrapped.key_id(),
+            key_id: Some(wrapped.key_id()),
+            openpgp_key: None,
+            certificate: None,
             wrapping: wrapped.wrapping(),
             wrapped_key_sha256: hex::encode(wrapped.sha256()),
         }
+    }
+}
+
+impl Recipient {
+    fn named((name, wrapping, ciphertext): (&KeyName, KeyWrapping, &[u8])) -> Self {
+        let (openpgp_key, certificate) = match name {
+            KeyName::OpenPgpId(_) | KeyName::OpenPgpFingerprint(_) => (Some(name.to_string()), None),
+            KeyName::Certificate(_) => (None, Some(name.to_string())),
+        };
+        Self {
+            key_id: None,
+            openpgp_key,
+            certificate,
+            wrapping,
+            wrapped_key_sha256: hex::encode(Sha256::digest(ciphertext)),
+        }
+    }
+
+    /// Whom: how the envelope names the key.
+    pub fn name(&self) -> String {
+        let key_id = self.key_id.map(|id| id.resource_name());
+        let openpgp_key = || self.openpgp_key.as_ref().map(|key| format!("OpenPGP key {key}"));
+        key_id.or_else(openpgp_key).or_else(|| self.certificate.clone()).unwrap_or_default()
     }
 }
 
@@ -121,6 +168,16 @@ impl From<&envelope::Entry> for Entry {
             modified: entry.modified().and_then(|time| Some(Timestamp::from_second(time).ok()?.to_string())),
             mode: entry.mode(),
         }
+    }
+}
+
+fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, cms, mtd, sealed},
+    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, cms, mtd, openpgp, sealed},
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
@@ -21,7 +21,7 @@ const STAGED_NAME: &str = "envelope";
 
 /// What to seal, to whom, and how.
 pub struct SealJob {
-    /// X.509 certificates of the recipients' wrapping keys, DER. At least one.
+    /// Certificates of the recipients' wrapping keys: X.509 in DER, but for OpenPGP OpenPGP certificates. At least one.
     pub recipients: Vec<Vec<u8>>,
     /// Files and folders. A folder is taken with all that is in it, under its own name.
     pub paths: Vec<PathBuf>,
@@ -69,7 +69,7 @@ pub struct SealReport {
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
 /// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
 pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
-    let recipients = recipients(&job.recipients)?;
+    let recipients = Recipients::of(job)?;
     if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
     }
@@ -81,29 +81,56 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(job.format, path, &sources, &recipients, progress)?,
-        SealTo::Stdout => to_stdout(job.format, &sources, &recipients, progress)?,
+        SealTo::File(path) => to_file(path, &sources, &recipients, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
 
-/// Each key once, in the order given.
-fn recipients(certificates: &[Vec<u8>]) -> Result<Vec<Recipient>> {
-    if certificates.is_empty() {
-        return Err(Error::new(Kind::Usage, "cannot seal", "no recipient was given")
-            .hint("name the certificate of a wrapping key with --to"));
+/// To whom, and so in which format.
+enum Recipients {
+    Mtd(Vec<Recipient>),
+    Sealed(Vec<Recipient>),
+    Cms(Vec<Recipient>),
+    OpenPgp(Vec<openpgp::Recipient>),
+}
+
+impl Recipients {
+    /// Each key once, in the order given.
+    fn of(job: &SealJob) -> Result<Self> {
+        let certificates = job.recipients.as_slice();
+        if certificates.is_empty() {
+            return Err(Error::new(Kind::Usage, "cannot seal", "no recipient was given")
+                .hint("name the certificate of a wrapping key with --to"));
+        }
+        if certificates.len() > MAX_RECIPIENTS {
+            let why = format!("{} recipients are more than {MAX_RECIPIENTS}", certificates.len());
+            return Err(Error::new(Kind::Usage, "cannot seal", why));
+        }
+        let now = SystemTime::now();
+        let x509 = || distinct(certificates, |der| Recipient::from_certificate(der, now), |one| one.key_id());
+        Ok(match job.format {
+            Format::Mtd => Self::Mtd(x509()?),
+            Format::Sealed => Self::Sealed(x509()?),
+            Format::Cms => Self::Cms(x509()?),
+            Format::OpenPgp => Self::OpenPgp(distinct(
+                certificates,
+                |bytes| openpgp::Recipient::from_certificate(bytes, now),
+                |one| one.fingerprint().to_vec(),
+            )?),
+        })
     }
-    if certificates.len() > MAX_RECIPIENTS {
-        return Err(Error::new(
-            Kind::Usage,
-            "cannot seal",
-            format!("{} recipients are more than {MAX_RECIPIENTS}", certificates.len()),
-        ));
-    }
-    let mut recipients = Vec::<Recipient>::new();
+}
+
+fn distinct<R, I: PartialEq>(
+    certificates: &[Vec<u8>],
+    read: impl Fn(&[u8]) -> Result<R>,
+    id: impl Fn(&R) -> I,
+) -> Result<Vec<R>> {
+    let mut recipients = Vec::<R>::new();
     for certificate in certificates {
-        let recipient = Recipient::from_certificate(certificate, SystemTime::now())?;
-        if recipients.iter().all(|known| known.key_id() != recipient.key_id()) {
+        let recipient = read(certificate)?;
+        if recipients.iter().all(|known| id(known) != id(&recipient)) {
             recipients.push(recipient);
         }
     }
@@ -119,10 +146,9 @@ fn check_free(path: &Path) -> Result<()> {
 }
 
 fn to_file(
-    format: Format,
     path: &Path,
     sources: &[Source],
-    recipients: &[Recipient],
+    recipients: &Recipients,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
@@ -133,10 +159,11 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let written = match format {
-        Format::Mtd => mtd::seal(sources, recipients, &file, progress)?,
-        Format::Sealed => sealed::seal(sources, recipients, sealed::Output::File(&file), progress)?,
-        Format::Cms => cms::seal(sources, recipients, &mut &file, progress)?,
+    let written = match recipients {
+        Recipients::Mtd(to) => mtd::seal(sources, to, &file, progress)?,
+        Recipients::Sealed(to) => sealed::seal(sources, to, sealed::Output::File(&file), progress)?,
+        Recipients::Cms(to) => cms::seal(sources, to, &mut &file, progress)?,
+        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
@@ -144,24 +171,20 @@ fn to_file(
     Ok(written)
 }
 
-fn to_stdout(
-    format: Format,
-    sources: &[Source],
-    recipients: &[Recipient],
-    progress: &dyn Progress,
-) -> Result<Written> {
-    match format {
-        Format::Mtd => {
+fn to_stdout(sources: &[Source], recipients: &Recipients, progress: &dyn Progress) -> Result<Written> {
+    match recipients {
+        Recipients::Mtd(to) => {
             // A header is completed when its content is known, so the output must be seekable until the end.
             let mut spool = output::spool()?;
-            let written = mtd::seal(sources, recipients, &spool, progress)?;
+            let written = mtd::seal(sources, to, &spool, progress)?;
             output::copy_to_stdout(&mut spool)?;
             Ok(written)
         }
-        Format::Sealed => {
+        Recipients::Sealed(to) => {
             let stdout = &mut io::stdout().lock();
-            sealed::seal(sources, recipients, sealed::Output::Stream(stdout), progress)
+            sealed::seal(sources, to, sealed::Output::Stream(stdout), progress)
         }
-        Format::Cms => cms::seal(sources, recipients, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to) => cms::seal(sources, to, &mut io::stdout().lock(), progress),
+        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What an envelope of such a format may be named with, and its content is not.
-const SUFFIXES: [&str; 3] = ["p7m", "p7e", "cms"];
+const SUFFIXES: [&str; 6] = ["p7m", "p7e", "cms", "gpg", "pgp", "asc"];
 /// What the content's name ends with if that of the envelope has no such suffix: two files cannot have one name.
 const OTHERWISE: &str = "content";
 
@@ -44,7 +44,7 @@ fn named_after(envelope: &Path) -> String {
 }
 
 /// Has the content written, and delivers it once that worked: under this name, or to standard output. `write` fills an
-/// empty file, and tells how much the content is. Only to list it takes no more than its size, as the envelope has it.
+/// empty file, and tells how much the content is. Only to list it takes no more than its size, as far as the envelope tells.
 ///
 /// # Errors
 /// Those of `write`; [`Kind::Local`] if the name is taken, or nothing can be written. Nothing is left then.

@@ -68,11 +68,15 @@ impl FromStr for KeyId {
 #[error("a key id has 40 hex digits")]
 pub struct NotAKeyId;
 
-/// RFC 8017 §7.1 RSAES-OAEP with an empty label and MGF1 over the same hash as the encoding.
+/// How a file key is encrypted to an RSA key: RFC 8017 §7.1 RSAES-OAEP with an empty label and MGF1 over the same hash as the
+/// encoding, or as OpenPGP does it.
 ///
 /// In order of strength: `max` picks the strongest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum KeyWrapping {
+    /// As in a PKESK packet of OpenPGP (RFC 9580 §5.1.3): RSAES-PKCS1-v1_5 over the file key with its checksum
+    /// ([`crate::openpgp`]). Only keys that were made for it unwrap this, and they unwrap nothing else (law 5).
+    OpenPgp,
     /// SHA-1: all that some tokens can do. OAEP does not need collision resistance, so this is not broken.
     OaepSha1,
     /// SHA-256.
@@ -84,12 +88,17 @@ pub enum KeyWrapping {
 }
 
 impl KeyWrapping {
+    /// Those with OAEP, the strongest first.
+    pub const OAEP: [Self; 4] = [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1];
+
     /// All of them, the strongest first.
-    pub const ALL: [Self; 4] = [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1];
+    pub const ALL: [Self; 5] =
+        [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1, Self::OpenPgp];
 
     /// The name in text: `RSA-OAEP-SHA256`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::OpenPgp => "RSA-PKCS1-OPENPGP",
             Self::OaepSha1 => "RSA-OAEP-SHA1",
             Self::OaepSha256 => "RSA-OAEP-SHA256",
             Self::OaepSha384 => "RSA-OAEP-SHA384",
@@ -112,6 +121,7 @@ impl fmt::Display for KeyWrapping {
 impl From<KeyWrapping> for v1::KeyWrapping {
     fn from(wrapping: KeyWrapping) -> Self {
         match wrapping {
+            KeyWrapping::OpenPgp => Self::RsaPkcs1Openpgp,
             KeyWrapping::OaepSha1 => Self::RsaOaepSha1,
             KeyWrapping::OaepSha256 => Self::RsaOaepSha256,
             KeyWrapping::OaepSha384 => Self::RsaOaepSha384,
@@ -126,6 +136,7 @@ impl TryFrom<v1::KeyWrapping> for KeyWrapping {
     fn try_from(wrapping: v1::KeyWrapping) -> Result<Self, UnspecifiedWrapping> {
         match wrapping {
             v1::KeyWrapping::Unspecified => Err(UnspecifiedWrapping),
+            v1::KeyWrapping::RsaPkcs1Openpgp => Ok(Self::OpenPgp),
             v1::KeyWrapping::RsaOaepSha1 => Ok(Self::OaepSha1),
             v1::KeyWrapping::RsaOaepSha256 => Ok(Self::OaepSha256),
             v1::KeyWrapping::RsaOaepSha384 => Ok(Self::OaepSha384),

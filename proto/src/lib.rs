@@ -4,6 +4,7 @@
 pub mod approval;
 pub mod key;
 pub mod limits;
+pub mod openpgp;
 pub mod refusal;
 pub mod secret;
 pub mod tlog;

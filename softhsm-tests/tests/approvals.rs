@@ -375,3 +375,22 @@ fn a_policy_says_before_whom_it_asks() {
     assert!(explained.stdout.contains("allowed with approval (1 needed)"), "{}", explained.stdout);
     assert!(explained.stdout.contains("asked for by two-for-a-file"), "{}", explained.stdout);
 }
+
+#[test]
+fn a_budget_is_lifted_by_two() {
+    let dev = Dev::start();
+    let bob = Bob::made_in(&dev);
+    apply_file(&dev, &two_persons()).expect(0);
+    // A time, not a span from now: the same request twice.
+    let until = run(Command::new("date").args(["-u", "-d", "+1 hour", "+%FT%TZ"])).expect(0).stdout;
+    let lift = || {
+        let more = ["--more", "5", "--until", until.trim(), "--reason", "case 17", "--json"];
+        dev.ctl(Person::Admin, ["budget", "lift", "users/operator"].into_iter().chain(more))
+    };
+    let id = waits(lift());
+    let shown = dev.ctl(Person::Admin, ["budget", "show", "users/operator", "--json"]).expect(0).json();
+    assert!(shown["lift"].is_null(), "{shown}");
+    bob.approves(&id);
+    assert_eq!(lift().expect(0).json()["lift"]["left"], 5);
+    waits(lift());
+}

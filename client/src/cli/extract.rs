@@ -6,7 +6,7 @@ use std::{
 };
 
 use custodian_proto::{
-    key::{FileKey, WrappedKey},
+    key::{FileKey, KeyId, WrappedKey},
     limits::MAX_TEXT_LEN,
     tlog::VerifierKey,
     v1::Claims,
@@ -29,7 +29,7 @@ use crate::{
     password::PasswordSource,
     remote::Remote,
     settings::Settings,
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 
 /// Open an envelope through the custodian, and write its files once they are authenticated
@@ -214,6 +214,10 @@ impl Unwrapper for Opener<'_> {
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         self.ask(|remote| remote.choose(wrapped))
+    }
+
+    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        self.ask(|remote| remote.find(names))
     }
 }
 

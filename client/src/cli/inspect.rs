@@ -48,7 +48,7 @@ fn facts(found: &Inspection) -> Vec<(&'static str, String)> {
         ("size", format!("{} ({} bytes)", HumanBytes(found.envelope_bytes), found.envelope_bytes)),
     ];
     for recipient in &found.recipients {
-        facts.push(("sealed to", format!("keys/{} ({})", recipient.key_id, recipient.wrapping)));
+        facts.push(("sealed to", format!("{} ({})", recipient.name(), recipient.wrapping)));
         facts.push(("in the log as", recipient.wrapped_key_sha256.clone()));
     }
     facts.extend(found.other_recipients.iter().map(|other| ("not served", other.clone())));

@@ -23,6 +23,7 @@ use super::{
     when::{local, parse_future},
 };
 use crate::{
+    envelope::openpgp::armored_certificate,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     remote::{ImportFrom, NewKey, WhichKey, full_label},
@@ -43,12 +44,16 @@ pub(super) enum KeyCommand {
         style: Style,
     },
     /// Print its certificate (PEM): give it to whoever seals for you
+    #[command(visible_alias = "export")]
     Cert {
         /// Its label (the newest active version), id or the beginning of it
         key: WhichKey,
         /// A new file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// The OpenPGP certificate, armoured, of a key that was made for OpenPGP. Its signatures are made now, and recorded
+        #[arg(long)]
+        openpgp: bool,
     },
     /// Generate an RSA key pair in the token
     Create {
@@ -57,6 +62,9 @@ pub(super) enum KeyCommand {
         /// Size of the modulus [default: 3072]
         #[arg(long, value_name = "BITS")]
         bits: Option<Bits>,
+        /// Make it for OpenPGP: it unwraps what gpg encrypts, and nothing else
+        #[arg(long)]
+        openpgp: bool,
         /// Leave it pre-active until it is activated
         #[arg(long)]
         pre_active: bool,
@@ -257,9 +265,17 @@ impl KeyCommand {
                 })
             }
             Self::Show { key, style } => tell(style, &remote.key(&key)?),
-            Self::Cert { key, output } => certificate(&remote.key_to_seal_to(&key)?, output.as_deref()),
-            Self::Create { label, bits, pre_active, wrap_from, ends, style } => {
-                let new = NewKey { pre_active, wrap_start: wrap_from, ..ends.new_key(bits) };
+            Self::Cert { key, output, openpgp: false } => {
+                certificate(&remote.key_to_seal_to(&key)?, output.as_deref())
+            }
+            Self::Cert { key, output, openpgp: true } => {
+                let name = remote.key_to_seal_to(&key)?.name;
+                let armoured = armored_certificate(&remote.openpgp_certificate(&name)?);
+                write_certificate(&name, &armoured, output.as_deref())
+            }
+            Self::Create { label, bits, openpgp, pre_active, wrap_from, ends, style } => {
+                let usage = if openpgp { v1::KeyUse::Openpgp } else { v1::KeyUse::Oaep };
+                let new = NewKey { pre_active, usage, wrap_start: wrap_from, ..ends.new_key(bits) };
                 tell(style, &remote.create_key(&label, &new)?)
             }
             Self::Rotate { label, bits, ends, style } => {
@@ -398,6 +414,7 @@ fn tell(style: Style, key: &v1::Key) -> Result<()> {
             ("state", view.state.to_owned()),
             ("modulus", format!("{} bits", key.modulus_bits)),
             ("wrapping", view.wrapping.clone()),
+            ("OpenPGP fingerprint", view.openpgp_fingerprint.clone().unwrap_or_default()),
             ("sealed to from", local(key.wrap_start_time.as_ref())),
             ("sealed to until", local(key.wrap_end_time.as_ref())),
             ("unwraps", unwraps),
@@ -410,11 +427,20 @@ fn tell(style: Style, key: &v1::Key) -> Result<()> {
 }
 
 fn certificate(key: &v1::Key, output: Option<&Path>) -> Result<()> {
-    let what = format!("cannot write the certificate of {}", key.name);
-    let pem = encode_string("CERTIFICATE", LineEnding::LF, &key.certificate)
-        .map_err(|error| Error::new(Kind::Local, &*what, error))?;
-    let Some(path) = output else { return print(&pem).map(drop) };
-    write_new(path, pem.as_bytes(), what)
+    if !key.openpgp_fingerprint.is_empty() {
+        let why = "the key was made for OpenPGP, and nothing but OpenPGP can be sealed to it";
+        return Err(Error::new(Kind::Usage, format!("cannot print the certificate of {}", key.name), why)
+            .hint("give --openpgp, too"));
+    }
+    let pem = encode_string("CERTIFICATE", LineEnding::LF, &key.certificate).map_err(|error| {
+        Error::new(Kind::Local, format!("cannot write the certificate of {}", key.name), error)
+    })?;
+    write_certificate(&key.name, &pem, output)
+}
+
+fn write_certificate(of_key: &str, text: &str, output: Option<&Path>) -> Result<()> {
+    let Some(path) = output else { return print(text).map(drop) };
+    write_new(path, text.as_bytes(), format!("cannot write the certificate of {of_key}"))
 }
 
 /// Writes a file that must not exist yet.

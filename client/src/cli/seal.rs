@@ -1,6 +1,7 @@
 //! `envelope seal`: offline.
 
 use std::{
+    fs,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
 };
@@ -17,13 +18,14 @@ use crate::{
 /// Seal files and folders into an envelope that only the owners of the given keys can open
 #[derive(Debug, clap::Args)]
 pub(super) struct SealArgs {
-    /// Certificate of a wrapping key, PEM or DER: whoever has that key can open the envelope. May be repeated
+    /// Certificate of a wrapping key (X.509 in PEM or DER; OpenPGP for that format): whoever has that key can open the envelope.
+    /// May be repeated
     #[arg(long, value_name = "CERT", required = true)]
     to: Vec<PathBuf>,
     /// Format of the envelope
     #[arg(long, value_enum, default_value_t = Format::Mtd)]
     format: Format,
-    /// The envelope; - for standard output. [default: PATH.mtd, PATH.sealed or PATH.p7m in the current folder, if there is one PATH]
+    /// The envelope; - for standard output. [default: PATH.mtd, PATH.sealed, PATH.p7m or PATH.gpg in the current folder, if there is one PATH]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Keep symbolic links as links; otherwise they are refused
@@ -51,6 +53,9 @@ enum Format {
     Sealed,
     /// One file, as in S/MIME: openssl cms opens it
     Cms,
+    /// One file, for the world of GnuPG
+    #[value(name = "openpgp")]
+    OpenPgp,
 }
 
 impl Format {
@@ -59,6 +64,7 @@ impl Format {
             Self::Mtd => ".mtd",
             Self::Sealed => ".sealed",
             Self::Cms => ".p7m",
+            Self::OpenPgp => ".gpg",
         }
     }
 }
@@ -69,13 +75,18 @@ impl From<Format> for envelope::Format {
             Format::Mtd => Self::Mtd,
             Format::Sealed => Self::Sealed,
             Format::Cms => Self::Cms,
+            Format::OpenPgp => Self::OpenPgp,
         }
     }
 }
 
 /// Seals.
 pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
-    let recipients = args.to.iter().map(|path| certificate(path)).collect::<Result<_>>()?;
+    let read = |path: &PathBuf| match args.format {
+        Format::OpenPgp => openpgp_certificate(path),
+        Format::Mtd | Format::Sealed | Format::Cms => certificate(path),
+    };
+    let recipients = args.to.iter().map(read).collect::<Result<_>>()?;
     let (paths, stdin) = inputs(args)?;
     let output = output(args.output.as_deref(), &paths, args.name.as_deref(), args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
@@ -114,6 +125,12 @@ pub(super) fn certificate(path: &Path) -> Result<Vec<u8>> {
         )
         .hint("give each recipient's certificate in a file of its own")),
     }
+}
+
+fn openpgp_certificate(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|why| {
+        Error::new(Kind::Local, format!("cannot read the certificate {}", path.display()), why)
+    })
 }
 
 fn output(

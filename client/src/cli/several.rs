@@ -56,7 +56,7 @@ pub(super) fn wanted(
     let mut chosen: HashMap<Vec<KeyId>, Option<KeyId>> = HashMap::new();
     for file in files {
         let Ok(found) = inspect(&Input::File(file.clone())) else { continue };
-        let keys: Vec<KeyId> = found.recipients.iter().map(|recipient| recipient.key_id).collect();
+        let keys: Vec<KeyId> = found.recipients.iter().filter_map(|recipient| recipient.key_id).collect();
         let key = match chosen.get(&keys) {
             Some(key) => *key,
             None => {
@@ -65,7 +65,8 @@ pub(super) fn wanted(
                 key
             }
         };
-        let recipient = found.recipients.iter().find(|recipient| Some(recipient.key_id) == key);
+        let recipient =
+            key.and_then(|key| found.recipients.iter().find(|recipient| recipient.key_id == Some(key)));
         if let Some((key, hash)) = recipient.and_then(hashed) {
             wanted.entry(key).or_default().push(hash);
         }
@@ -87,7 +88,7 @@ fn the_one_of(keys: &[KeyId], choose: &impl Fn(&[KeyId]) -> Result<usize>) -> Re
 
 fn hashed(recipient: &Recipient) -> Option<(KeyId, [u8; 32])> {
     let hash = hex::decode(&recipient.wrapped_key_sha256).ok()?;
-    Some((recipient.key_id, hash.try_into().ok()?))
+    Some((recipient.key_id?, hash.try_into().ok()?))
 }
 
 #[cfg(test)]

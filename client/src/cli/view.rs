@@ -107,6 +107,9 @@ pub(super) struct KeyView {
     pub(super) state: &'static str,
     pub(super) modulus_bits: u32,
     pub(super) wrapping: String,
+    /// Of the subkey that people encrypt to, as GnuPG shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) openpgp_fingerprint: Option<String>,
     pub(super) create_time: Option<String>,
     pub(super) wrap_start_time: Option<String>,
     pub(super) wrap_end_time: Option<String>,
@@ -126,6 +129,8 @@ impl From<&v1::Key> for KeyView {
             state: key_state(key.state()),
             modulus_bits: key.modulus_bits,
             wrapping: wrapping_name(key.wrapping()),
+            openpgp_fingerprint: Some(hex::encode_upper(&key.openpgp_fingerprint))
+                .filter(|text| !text.is_empty()),
             create_time: rfc3339(key.create_time.as_ref()),
             wrap_start_time: rfc3339(key.wrap_start_time.as_ref()),
             wrap_end_time: rfc3339(key.wrap_end_time.as_ref()),

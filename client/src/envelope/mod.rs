@@ -6,6 +6,7 @@ mod jobs;
 pub mod mtd;
 mod oaep;
 mod opened;
+pub mod openpgp;
 mod read_at;
 mod recipient;
 pub mod sealed;
@@ -33,6 +34,8 @@ pub enum Format {
     Sealed,
     /// One file in a CMS message, as in S/MIME: `docs/formats/cms.md`.
     Cms,
+    /// One file in an OpenPGP message: `docs/formats/openpgp.md`.
+    OpenPgp,
 }
 
 impl Format {
@@ -42,6 +45,7 @@ impl Format {
             Self::Mtd => "mtd",
             Self::Sealed => "sealed",
             Self::Cms => "cms",
+            Self::OpenPgp => "openpgp",
         }
     }
 }
@@ -75,6 +79,9 @@ pub fn detect(file: &dyn ReadAt, len: u64) -> Result<Format, Error> {
     }
     if cms::is_cms(start) {
         return Ok(Format::Cms);
+    }
+    if openpgp::is_openpgp(start) {
+        return Ok(Format::OpenPgp);
     }
     let looks_like = match start {
         [] => "it is empty",

@@ -30,9 +30,10 @@ struct Params {
     label: AlgorithmIdentifierOwned,
 }
 
-/// The algorithm identifier of a key wrapped this way.
+/// The algorithm identifier of a key wrapped this way, which must be OAEP.
 pub(super) fn to_algorithm(wrapping: KeyWrapping) -> der::Result<AlgorithmIdentifierOwned> {
-    let hash = with_null(hash_oid(wrapping));
+    let oid = hash_oid(wrapping).ok_or_else(|| der::Error::from(der::ErrorKind::Failed))?;
+    let hash = with_null(oid);
     let mgf = AlgorithmIdentifierOwned { oid: ID_MGF1, parameters: Some(Any::encode_from(&hash)?) };
     let params = Params { hash, mgf, label: empty_label() };
     Ok(AlgorithmIdentifierOwned { oid: ID_RSAES_OAEP, parameters: Some(Any::encode_from(&params)?) })
@@ -51,29 +52,31 @@ pub(super) fn from_algorithm(algorithm: &AlgorithmIdentifierOwned) -> Option<Key
     (same_hash && params.label == empty_label()).then_some(wrapping)
 }
 
-/// The implementation.
-pub(super) fn implementation(wrapping: KeyWrapping) -> &'static OaepAlgorithm {
+/// The implementation. `None`: it is not OAEP.
+pub(super) fn implementation(wrapping: KeyWrapping) -> Option<&'static OaepAlgorithm> {
     match wrapping {
-        KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
-        KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
-        KeyWrapping::OaepSha384 => &OAEP_SHA384_MGF1SHA384,
-        KeyWrapping::OaepSha512 => &OAEP_SHA512_MGF1SHA512,
+        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OaepSha1 => Some(&OAEP_SHA1_MGF1SHA1),
+        KeyWrapping::OaepSha256 => Some(&OAEP_SHA256_MGF1SHA256),
+        KeyWrapping::OaepSha384 => Some(&OAEP_SHA384_MGF1SHA384),
+        KeyWrapping::OaepSha512 => Some(&OAEP_SHA512_MGF1SHA512),
     }
 }
 
-fn hash_oid(wrapping: KeyWrapping) -> ObjectIdentifier {
+fn hash_oid(wrapping: KeyWrapping) -> Option<ObjectIdentifier> {
     match wrapping {
-        KeyWrapping::OaepSha1 => ID_SHA1,
-        KeyWrapping::OaepSha256 => ID_SHA256,
-        KeyWrapping::OaepSha384 => ID_SHA384,
-        KeyWrapping::OaepSha512 => ID_SHA512,
+        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OaepSha1 => Some(ID_SHA1),
+        KeyWrapping::OaepSha256 => Some(ID_SHA256),
+        KeyWrapping::OaepSha384 => Some(ID_SHA384),
+        KeyWrapping::OaepSha512 => Some(ID_SHA512),
     }
 }
 
 fn wrapping_of(hash: &AlgorithmIdentifierOwned) -> Option<KeyWrapping> {
     // RFC 4055 §2.1: parameters are NULL, and absent ones must be accepted.
     let plain = hash.parameters.as_ref().is_none_or(Any::is_null);
-    KeyWrapping::ALL.into_iter().find(|wrapping| plain && hash_oid(*wrapping) == hash.oid)
+    KeyWrapping::OAEP.into_iter().find(|wrapping| plain && hash_oid(*wrapping) == Some(hash.oid))
 }
 
 fn with_null(oid: ObjectIdentifier) -> AlgorithmIdentifierOwned {
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_wrapping_survives_der() {
-        for wrapping in KeyWrapping::ALL {
+        for wrapping in KeyWrapping::OAEP {
             let der = to_algorithm(wrapping).and_then(|algorithm| algorithm.to_der()).expect("encodes");
             let read = AlgorithmIdentifierOwned::from_der(&der).expect("decodes");
             assert_eq!(from_algorithm(&read), Some(wrapping));

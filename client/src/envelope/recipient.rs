@@ -62,8 +62,10 @@ impl Recipient {
     /// [`Kind::Local`] if the cryptographic library refuses.
     pub fn wrap(&self, file_key: &FileKey) -> Result<WrappedKey> {
         let mut ciphertext = vec![0; self.public_key.ciphertext_size()];
+        let algorithm = oaep::implementation(self.wrapping)
+            .ok_or_else(|| unusable("its key is not one for RSA-OAEP".into()))?;
         self.public_key
-            .encrypt(oaep::implementation(self.wrapping), file_key.expose(), &mut ciphertext, None)
+            .encrypt(algorithm, file_key.expose(), &mut ciphertext, None)
             .map_err(|_| unusable("its RSA key cannot encrypt".into()))?;
         WrappedKey::new(self.key_id, self.wrapping, ciphertext)
             .ok_or_else(|| unusable("its RSA key is too large".into()))
@@ -89,10 +91,12 @@ fn check_usage(certificate: &Certificate) -> Result<()> {
         .get_extension::<KeyUsage>()
         .map_err(|_| unusable("its key usage cannot be read".into()))?;
     match usage {
-        Some((_, usage)) if !usage.key_encipherment() => {
-            Err(unusable("its key is not meant for encrypting keys (keyUsage lacks keyEncipherment)".into())
-                .hint("ask for the certificate of a wrapping key"))
-        }
+        Some((_, usage)) if !usage.key_encipherment() => Err(unusable(
+            "its key is not meant for encrypting keys (keyUsage lacks keyEncipherment)".into(),
+        )
+        .hint(
+            "ask for the certificate of a wrapping key; one for OpenPGP is sealed to with --format openpgp",
+        )),
         _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use custodian_proto::{
 use super::Remote;
 use crate::{
     error::{Error, Kind, Result},
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
@@ -55,6 +55,17 @@ impl Unwrapper for Remote {
     /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
+    }
+
+    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        let keys = self.keys()?;
+        let found = |name: &KeyName| {
+            let key = keys.iter().find(|key| {
+                name.is_of(&key.openpgp_fingerprint) || name.is_of_certificate(&key.certificate)
+            })?;
+            KeyId::from_resource_name(&key.name).ok()
+        };
+        Ok(names.iter().map(found).collect())
     }
 }
 

@@ -108,6 +108,8 @@ pub struct NewKey {
     pub wrap_end: Option<Timestamp>,
     /// Until when it unwraps.
     pub unwrap_end: Option<Timestamp>,
+    /// What it is made for.
+    pub usage: v1::KeyUse,
 }
 
 /// Which key pair in the token to take up.
@@ -186,6 +188,7 @@ impl Remote {
             wrap_start_time: proto(new.wrap_start),
             wrap_end_time: proto(new.wrap_end),
             unwrap_end_time: proto(new.unwrap_end),
+            r#use: new.usage.into(),
         };
         let what = format!("cannot create the key {label}");
         Ok(self.call(&what, async |service| client(service).create_key(request.clone()).await)?)
@@ -245,6 +248,17 @@ impl Remote {
         let what = format!("cannot attest {name}");
         let request = v1::AttestKeyRequest { name, nonce: nonce.to_vec() };
         Ok(self.call(&what, async |service| client(service).attest_key(request.clone()).await)?)
+    }
+
+    /// The OpenPGP certificate of a key that was made for OpenPGP, binary.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn openpgp_certificate(&self, name: &str) -> Result<Vec<u8>> {
+        let what = format!("cannot certify {name} for OpenPGP");
+        let request = v1::ExportOpenPgpKeyRequest { name: name.to_owned() };
+        let ask = async |service| client(service).export_open_pgp_key(request.clone()).await;
+        Ok(self.call(&what, ask)?.certificate)
     }
 
     /// Lets a pre-active key begin, or a suspended one work again.

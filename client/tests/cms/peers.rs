@@ -2,7 +2,11 @@
 
 use std::{fs, path::Path, process::Command};
 
-use custodian_client::{extract::extract, progress::Silent};
+use custodian_client::{
+    extract::{Input, extract},
+    inspect::inspect,
+    progress::Silent,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -98,4 +102,20 @@ fn we_open_every_hash_that_openssl_has_for_oaep() {
         extract_to(key, &folder.path().join("e.p7m"), &folder.path().join(hash)).expect("extracted");
         assert_eq!(fs::read(folder.path().join(hash).join("e")).expect("there"), FOREIGN_PASSWORD.as_bytes());
     }
+}
+
+#[test]
+fn a_key_may_be_named_by_its_certificate_but_not_by_anothers() {
+    let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
+    let (envelope, out) = (folder.path().join("e.p7m"), folder.path().join("out"));
+    fs::write(folder.path().join("f"), b"hello").expect("written");
+    // Without -keyid, openssl names the certificate.
+    encrypt(key, folder.path(), &["-aes-256-gcm", "-outform", "DER"]);
+    let inspected = inspect(&Input::File(envelope.clone())).expect("inspected");
+    assert!(inspected.recipients[0].name().contains("CN=test"), "{:?}", inspected.recipients);
+    extract_to(key, &envelope, &out).expect("extracted");
+    assert_eq!(fs::read(out.join("e")).expect("there"), b"hello");
+
+    let error = extract_to(&SoftKey::new(&[]), &envelope, &folder.path().join("other")).expect_err("refused");
+    assert!(error.why.contains("KEY_UNKNOWN"), "{error}");
 }

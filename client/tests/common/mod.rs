@@ -25,10 +25,10 @@ use custodian_client::{
     extract::{ExtractJob, ExtractReport, ExtractTo, Input, Limits, extract},
     progress::Silent,
     seal::{SealJob, SealReport, SealTo, Symlinks, seal},
-    unwrapper::Unwrapper,
+    unwrapper::{KeyName, Unwrapper},
 };
 use custodian_proto::{
-    key::{FileKey, KeyWrapping, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     v1::Claims,
 };
 use tempfile::TempDir;
@@ -108,6 +108,7 @@ impl Unwrapper for SoftKey {
             return Ok(FileKey::new(*key));
         }
         let algorithm = match wrapped.wrapping() {
+            KeyWrapping::OpenPgp => panic!("a key that unwraps OAEP only"),
             KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
             KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
             KeyWrapping::OaepSha384 => &OAEP_SHA384_MGF1SHA384,
@@ -125,6 +126,11 @@ impl Unwrapper for SoftKey {
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         assert!(!wrapped.is_empty());
         Ok(0)
+    }
+
+    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        let id = Some(KeyId::of_public_key(&self.certificate));
+        Ok(names.iter().map(|name| id.filter(|_| name.is_of_certificate(&self.certificate))).collect())
     }
 }
 

@@ -127,6 +127,14 @@ impl v1::key_service_server::KeyService for Services {
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))
     }
 
+    async fn export_open_pgp_key(
+        &self,
+        request: Request<v1::ExportOpenPgpKeyRequest>,
+    ) -> Answer<v1::ExportOpenPgpKeyResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
+
     async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Answer<v1::Key> {
         self.check(&request)?;
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))

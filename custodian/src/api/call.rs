@@ -9,6 +9,7 @@ use custodian_proto::{
 use prost::Message;
 use tonic::{Request, Status};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{Api, status::to_status};
 use crate::{
@@ -59,7 +60,10 @@ impl Api {
         let asked = match self.custodian.authority().policy().asks_for_approvals() {
             true => {
                 let glass = glass(request).map_err(denied)?;
-                Asked::Kept(Arc::new(AskedRequest { message: without(request.get_ref()), glass }))
+                Asked::Kept(Arc::new(AskedRequest {
+                    message: Zeroizing::new(without(request.get_ref())),
+                    glass,
+                }))
             }
             false => Asked::NotKept,
         };

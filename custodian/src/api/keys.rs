@@ -12,13 +12,14 @@ use super::{
     Api, attestation,
     call::{Accepted, invalid},
     import::Source,
-    new_key::NewKey,
+    new_key::{KeyUse, NewKey},
     resource::{from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, unwrapped},
 };
 use crate::{
     authority::{Beginning, DeviceId, KeyStep, Need, Role, WrappingKey},
     custody::{Attestation, Denial, Fault},
     ledger::{Change, Changed, Intent, OK, RecordQuery},
+    pki::openpgp,
     token::KeyDescription,
 };
 
@@ -79,7 +80,8 @@ impl KeyService for Api {
             let newest = api.custodian.ledger().key_by_label(&new.label).await?;
             let newest = newest.ok_or(Refusal::NotFound)?;
             let modulus_bits = bits.unwrap_or(newest.modulus_bits);
-            api.make(NewKey { version: newest.version.saturating_add(1), modulus_bits, ..new }).await
+            let usage = KeyUse::of(newest.wrapping);
+            api.make(NewKey { version: newest.version.saturating_add(1), modulus_bits, usage, ..new }).await
         });
         self.make_key(&accepted, "RotateKey", rotate).await
     }
@@ -120,6 +122,27 @@ impl KeyService for Api {
         let Attestation { statement, signature } = attested.map_err(|denial| accepted.status(denial))?;
         let signer_certificate = self.ca.certificate().to_vec();
         Ok(Response::new(v1::AttestKeyResponse { statement, signature, signer_certificate }))
+    }
+
+    async fn export_open_pgp_key(
+        &self,
+        request: Request<v1::ExportOpenPgpKeyRequest>,
+    ) -> Result<Response<v1::ExportOpenPgpKeyResponse>, Status> {
+        let accepted = self.accept(&request).await?;
+        let parsed = key_id(&request.into_inner().name);
+        let id = self.parsed(&accepted, "ExportOpenPgpKey", parsed).await?;
+        let ca = self.ca.clone();
+        let draft = move |key: &WrappingKey| {
+            let draft = openpgp::Draft::new(key, &ca, Timestamp::now())?;
+            Ok((draft.to_be_signed(), draft))
+        };
+        let signed = self
+            .custodian
+            .sign_about(accepted.call.clone(), "ExportOpenPgpKey", id, self.ca.key(), draft)
+            .await;
+        let (signatures, draft) = signed.map_err(|denial| accepted.status(denial))?;
+        let certificate = draft.finish(&signatures).map_err(|denial| accepted.status(denial))?;
+        Ok(Response::new(v1::ExportOpenPgpKeyResponse { certificate }))
     }
 
     async fn activate_key(
@@ -264,6 +287,10 @@ impl Api {
 }
 
 fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
+    let usage = match request.r#use() {
+        v1::KeyUse::Unspecified | v1::KeyUse::Oaep => KeyUse::Oaep,
+        v1::KeyUse::Openpgp => KeyUse::OpenPgp,
+    };
     let v1::CreateKeyRequest {
         label,
         modulus_bits,
@@ -271,11 +298,13 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
         wrap_start_time,
         wrap_end_time,
         unwrap_end_time,
+        r#use: _,
     } = request;
     Ok(NewKey {
         label: checked_label(label)?,
         version: 1,
         modulus_bits: checked_bits(modulus_bits)?.unwrap_or(DEFAULT_MODULUS_BITS),
+        usage,
         beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
         wraps_from: time(wrap_start_time, "wrap_start_time")?,
         wraps_until: time(wrap_end_time, "wrap_end_time")?,

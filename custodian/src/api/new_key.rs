@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use custodian_proto::{key::KeyId, limits::DEFAULT_MODULUS_BITS};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    limits::DEFAULT_MODULUS_BITS,
+};
 use jiff::Timestamp;
 
 use super::{Api, call::invalid};
@@ -22,6 +25,7 @@ pub(crate) struct NewKey {
     pub(crate) label: String,
     pub(crate) version: u32,
     pub(crate) modulus_bits: u32,
+    pub(crate) usage: KeyUse,
     pub(crate) beginning: Beginning,
     /// `None`: now.
     pub(crate) wraps_from: Option<Timestamp>,
@@ -31,6 +35,27 @@ pub(crate) struct NewKey {
     pub(crate) unwraps_until: Option<Timestamp>,
 }
 
+/// What a wrapping key is made for, and never anything else (law 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyUse {
+    Oaep,
+    OpenPgp,
+}
+
+impl KeyUse {
+    /// That of a key with this wrapping.
+    pub(super) fn of(wrapping: KeyWrapping) -> Self {
+        if wrapping == KeyWrapping::OpenPgp { Self::OpenPgp } else { Self::Oaep }
+    }
+
+    fn kind(self, modulus_bits: u32) -> KeyKind {
+        match self {
+            Self::Oaep => KeyKind::RsaUnwrap { modulus_bits },
+            Self::OpenPgp => KeyKind::RsaOpenPgp { modulus_bits },
+        }
+    }
+}
+
 impl NewKey {
     /// A first version with nothing special about it.
     pub(crate) fn first(label: String) -> Self {
@@ -38,6 +63,7 @@ impl NewKey {
             label,
             version: 1,
             modulus_bits: DEFAULT_MODULUS_BITS,
+            usage: KeyUse::Oaep,
             beginning: Beginning::OnItsDate,
             wraps_from: None,
             wraps_until: None,
@@ -59,8 +85,11 @@ impl NewKey {
             1 => self.label.clone(),
             version => format!("{}.v{version}", self.label),
         };
-        let template = KeyTemplate { label, kind: KeyKind::RsaUnwrap { modulus_bits: self.modulus_bits } };
+        let template = KeyTemplate { label, kind: self.usage.kind(self.modulus_bits) };
         let key = token.generate(template, deadline).await?;
+        if self.usage == KeyUse::OpenPgp {
+            next_second().await;
+        }
         let id = key.id;
         match self.certify(&key, ca, validity).await {
             Ok(made) => Ok(made),
@@ -129,6 +158,14 @@ impl NewKey {
             .and_then(|wraps| KeyLife::begin(self.beginning, wraps, self.unwraps_until));
         life.map_err(|error: BadPeriods| invalid(format!("periods: {error}")))
     }
+}
+
+/// OpenPGP certificates are told from each other by the second in which the key was made. One key after the other, each gets
+/// a second of its own this way. (Two at once may not: then the ledger refuses one.)
+async fn next_second() {
+    let gone = Timestamp::now().subsec_nanosecond();
+    let rest = 1_000_000_000 - u64::try_from(gone).unwrap_or_default();
+    tokio::time::sleep(Duration::from_nanos(rest)).await;
 }
 
 async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {

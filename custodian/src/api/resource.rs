@@ -15,6 +15,7 @@ use crate::{
         User, UserId, WrappingKey,
     },
     custody::Denial,
+    pki::openpgp,
     token::TokenName,
 };
 
@@ -80,6 +81,7 @@ impl From<WrappingKey> for v1::Key {
     fn from(key: WrappingKey) -> Self {
         let wraps = key.life.wraps();
         Self {
+            openpgp_fingerprint: openpgp::fingerprint(&key).map(Vec::from).unwrap_or_default(),
             name: key.id.resource_name(),
             state: v1::KeyState::from(key.life.state(Timestamp::now())).into(),
             label: key.label,

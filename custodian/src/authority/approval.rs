@@ -8,6 +8,7 @@ use custodian_proto::{
     v1::Claims,
 };
 use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
 
 use super::{DeviceId, UserId};
 
@@ -96,8 +97,8 @@ impl fmt::Debug for Asked {
 
 /// The message of a call, and whether it asks to break the glass.
 pub struct AskedRequest {
-    /// Serialised, without its passwords.
-    pub message: Vec<u8>,
+    /// Serialised, without its passwords where a policy can be asked. Others have them in it, and it is not kept.
+    pub message: Zeroizing<Vec<u8>>,
     /// Whether it asks to.
     pub glass: Glass,
 }

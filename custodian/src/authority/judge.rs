@@ -208,7 +208,7 @@ impl Authority {
         standing.policy = Some(policy.version());
         let Some(needed) = verdict.require(policy.version())? else { return Ok(()) };
         let message = match &intent.asked {
-            Asked::Kept(request) => request.message.clone(),
+            Asked::Kept(request) => request.message.to_vec(),
             Asked::GoesOn => return Ok(()),
             // The policy that asks for approval came after the call. Next time its request is kept.
             Asked::NotKept => return Err(Refusal::PolicyChanged.into()),

@@ -126,6 +126,52 @@ impl Custodian {
         .await
     }
 
+    /// Signs what `draft` says of a key, for administrators and auditors: several texts, and whatever belongs to them. The
+    /// signatures leave only after the record of it is durable (law 1).
+    pub async fn sign_about<Draft: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        operation: &'static str,
+        key: KeyId,
+        signer: KeyId,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial> + Send + 'static,
+    ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let intent = || Intent { key: Some(key), ..call.intent(operation) };
+            let attempt = custodian.ledger.begin(intent());
+            let need = Need::Either(Role::Admin, Role::Auditor);
+            let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
+                Ok(permit) => match custodian.admits_release() {
+                    Ok(()) => {
+                        let signed = custodian.signed_draft(key, signer, draft).await;
+                        signed.map(|signed| Withheld::new(signed, permit.redeem()))
+                    }
+                    Err(fault) => Err(fault.into()),
+                },
+                Err(denial) => Err(denial),
+            };
+            let confirmed = custodian.settle_release(attempt, Outcome::of(&signed), intent).await?;
+            Ok(signed?.release(confirmed))
+        })
+        .await
+    }
+
+    async fn signed_draft<Draft>(
+        &self,
+        id: KeyId,
+        signer: KeyId,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial>,
+    ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
+        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
+        let (texts, draft) = draft(&key)?;
+        let mut signatures = Vec::new();
+        for text in texts {
+            signatures.push(self.token.sign(signer, &text, self.token_deadline()).await?);
+        }
+        Ok((signatures, draft))
+    }
+
     async fn signed_statement(
         &self,
         id: KeyId,

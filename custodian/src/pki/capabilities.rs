@@ -27,6 +27,8 @@ struct RsaesOaepParams {
 /// The first is the wrapping, the second AES-256-GCM.
 pub(super) fn der(wrapping: KeyWrapping) -> der::Result<Vec<u8>> {
     let hash = match wrapping {
+        // S/MIME has nothing like it.
+        KeyWrapping::OpenPgp => return Vec::<AlgorithmIdentifier<Any>>::new().to_der(),
         KeyWrapping::OaepSha1 => ID_SHA_1,
         KeyWrapping::OaepSha256 => ID_SHA_256,
         KeyWrapping::OaepSha384 => ID_SHA_384,

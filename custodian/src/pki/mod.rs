@@ -5,6 +5,7 @@ mod crl;
 pub mod csr;
 pub mod foreign;
 mod issue;
+pub mod openpgp;
 pub mod peer;
 mod signer;
 
@@ -208,8 +209,13 @@ impl DeviceCa {
             )));
         };
         let mut params = parameters(key.id, label, validity)?;
-        params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
-        params.custom_extensions = vec![smime_capabilities(wrapping)?];
+        if wrapping == KeyWrapping::OpenPgp {
+            // Nobody can seal to this one: senders use the OpenPGP certificate, which follows from it.
+            params.key_usages = vec![KeyUsagePurpose::DataEncipherment];
+        } else {
+            params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+            params.custom_extensions = vec![smime_capabilities(wrapping)?];
+        }
         issue::signed(self, &key.spki, params).await
     }
 }

@@ -5,7 +5,11 @@ use rcgen::{KeyPair, PublicKeyData};
 use sha2::{Digest, Sha256};
 
 use super::{peer::CertificateFacts, *};
-use crate::token::memory::MemoryToken;
+use crate::{
+    authority::{KeyStep, WrappingKey},
+    ledger::contract::world,
+    token::memory::MemoryToken,
+};
 
 async fn ca(wrapping: KeyWrapping) -> DeviceCa {
     DeviceCa::create(Arc::new(MemoryToken::new(wrapping)), "Example", 10).await.unwrap()
@@ -109,6 +113,84 @@ async fn a_wrapping_certificate_says_its_id_and_how_to_wrap() {
             ca.certify_wrapping_key(&signing(&*token).await, "x", Validity::days(1).unwrap()).await.is_err()
         );
     }
+}
+
+fn wrapping_key(key: &TokenKey, certificate: Vec<u8>, now: Timestamp) -> WrappingKey {
+    let certified = CertificateFacts::read(&certificate).unwrap();
+    let periods = (certified.not_before, certified.not_after);
+    WrappingKey {
+        id: key.id,
+        wrapping: key.wrapping.unwrap(),
+        certificate,
+        created: now,
+        life: world::life(periods.0, periods.1, None),
+        ..world::key("partners")
+    }
+}
+
+#[tokio::test]
+async fn gpg_accepts_the_certificate_of_a_key_for_openpgp() {
+    let token = Arc::new(MemoryToken::new(KeyWrapping::OaepSha1));
+    let ca = DeviceCa::create(token.clone(), "Example", 10).await.unwrap();
+    let kind = KeyKind::RsaOpenPgp { modulus_bits: 2048 };
+    let template = KeyTemplate { label: "partners".to_owned(), kind };
+    let key = token.generate(template, Instant::now() + GENERATE_LIMIT).await.unwrap();
+    let validity = Validity::years(2).unwrap();
+    let certificate = ca.certify_wrapping_key(&key, "partners", validity).await.unwrap();
+    assert!(text(&certificate).contains("Data Encipherment"), "nobody seals a file key to this one");
+    let now = Timestamp::now();
+    let active = wrapping_key(&key, certificate, now);
+    let fingerprint = hex::encode_upper(openpgp::fingerprint(&active).unwrap());
+
+    let step = |step| WrappingKey { life: active.life.step(step, now).unwrap(), ..active.clone() };
+    for (key, validity) in [
+        (active.clone(), "-"),
+        (step(KeyStep::Suspend), "-"),
+        (step(KeyStep::Deactivate), "r"),
+        (step(KeyStep::Compromise), "r"),
+    ] {
+        let draft = openpgp::Draft::new(&key, &ca, now).unwrap();
+        let mut signatures = Vec::new();
+        for message in draft.to_be_signed() {
+            assert_eq!(message[0], 0x99, "no certificate, no attestation");
+            signatures.push(token.sign(ca.key(), &message, Instant::now() + TOKEN_LIMIT).await.unwrap());
+        }
+        let binary = draft.finish(&signatures).unwrap();
+        assert!(draft.finish(&signatures[1..]).is_err());
+
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("it.pgp"), binary).unwrap();
+        let gpg = |args: &[&str]| {
+            let mut command = Command::new("gpg");
+            command.args(["--batch", "--quiet", "--no-tty", "--homedir", "."]).args(args);
+            let output = command.current_dir(home.path()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        gpg(&["--import", "it.pgp"]);
+        let listed = gpg(&["--check-sigs", "--with-colons", "--with-subkey-fingerprint"]);
+        assert!(listed.contains(&format!("fpr:::::::::{fingerprint}:")), "{listed}");
+        assert!(listed.contains(&format!(":partners v1 (Custodian, key {})", key.id)), "{listed}");
+        let signatures = listed.matches("\nsig:!:").count() + listed.matches("\nrev:!:").count();
+        assert_eq!(signatures, draft.to_be_signed().len(), "{listed}");
+        let subkey: Vec<_> =
+            listed.lines().find(|line| line.starts_with("sub")).unwrap().split(':').collect();
+        assert_eq!((subkey[1], subkey[2], subkey[11]), (validity, "2048", "e"), "{listed}");
+        assert_eq!(subkey[6], active.life.wraps().until().as_second().to_string(), "{listed}");
+    }
+}
+
+#[tokio::test]
+async fn openpgp_has_no_certificate_for_other_keys_and_for_those_that_have_not_begun() {
+    let ca = ca(KeyWrapping::OaepSha1).await;
+    let now = Timestamp::now();
+    let oaep = world::key("main");
+    assert_eq!(openpgp::fingerprint(&oaep), None);
+    let refused = |key: &WrappingKey| openpgp::Draft::new(key, &ca, now).err().unwrap().code().to_owned();
+    assert_eq!(refused(&oaep), "STATE_CONFLICT");
+    let life = world::life(now + SignedDuration::from_hours(1), now + SignedDuration::from_hours(2), None);
+    let early = WrappingKey { wrapping: KeyWrapping::OpenPgp, life, ..oaep };
+    assert_eq!(refused(&early), "KEY_NOT_ACTIVE");
 }
 
 async fn signing(token: &dyn Token) -> TokenKey {

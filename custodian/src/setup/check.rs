@@ -9,7 +9,7 @@ use crate::{
     authority::KeyState,
     config::Config,
     pki::peer::CertificateFacts,
-    token::{KeyKind, Token as _, TokenReport},
+    token::{Token as _, TokenReport},
     trouble::Trouble,
 };
 
@@ -58,9 +58,10 @@ async fn look(parts: &Parts, lines: &mut Vec<String>) -> Result<(), Trouble> {
     }
     let keys = parts.ledger.keys(None, custodian_proto::limits::MAX_PAGE_SIZE).await;
     let keys = keys.map_err(|error| Trouble::new("cannot read the ledger", error))?;
-    let unused = survey.keys.iter().filter(|held| {
-        matches!(held.kind, KeyKind::RsaUnwrap { .. }) && !keys.iter().any(|key| key.id == held.id)
-    });
+    let unused = survey
+        .keys
+        .iter()
+        .filter(|held| held.kind.modulus_bits().is_some() && !keys.iter().any(|key| key.id == held.id));
     let unused =
         unused.map(|held| format!("unused         {} {}: the ledger does not know it", held.id, held.label));
     let unused: Vec<_> = unused.collect();

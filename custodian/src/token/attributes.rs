@@ -1,6 +1,7 @@
 //! Law 7: a key is served only if its attributes say that it never left and never will, and that it has one purpose.
 
 use cryptoki::{
+    mechanism::MechanismType,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
@@ -84,7 +85,8 @@ pub(super) fn inspect(session: &Session, handle: ObjectHandle) -> Result<Inspect
         |reason: String| Failed::Unfit(format!("key {label:?} (CKA_ID {}): {reason}", hex::encode(&id)));
 
     attributes.check_provenance().map_err(fail)?;
-    let public = attributes.public_key(session, &id).map_err(fail)?;
+    let mut public = attributes.public_key(session, &id).map_err(fail)?;
+    public.kind = attributes.made_for(public.kind);
     attributes.check_purpose(public.kind).map_err(fail)?;
     Ok(Inspected { label, cka_id: id, public })
 }
@@ -108,9 +110,26 @@ impl Attributes {
         Ok(())
     }
 
+    /// An RSA key that was made for PKCS#1 v1.5, and for nothing else, is one of OpenPGP (law 5).
+    fn made_for(&self, kind: KeyKind) -> KeyKind {
+        match (kind, self.mechanisms()) {
+            (KeyKind::RsaUnwrap { modulus_bits }, Some([MechanismType::RSA_PKCS])) => {
+                KeyKind::RsaOpenPgp { modulus_bits }
+            }
+            (kind, _) => kind,
+        }
+    }
+
+    fn mechanisms(&self) -> Option<&[MechanismType]> {
+        self.0.iter().find_map(|attribute| match attribute {
+            Attribute::AllowedMechanisms(mechanisms) => Some(mechanisms.as_slice()),
+            _ => None,
+        })
+    }
+
     fn check_purpose(&self, kind: KeyKind) -> Result<(), String> {
         let purpose = match kind {
-            KeyKind::RsaUnwrap { .. } => AttributeType::Decrypt,
+            KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => AttributeType::Decrypt,
             KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => AttributeType::Sign,
         };
         for attribute in PURPOSES {
@@ -121,11 +140,7 @@ impl Attributes {
             }
         }
         let allowed = mechanism::allowed(kind);
-        let mechanisms = self.0.iter().find_map(|attribute| match attribute {
-            Attribute::AllowedMechanisms(mechanisms) => Some(mechanisms.as_slice()),
-            _ => None,
-        });
-        match mechanisms {
+        match self.mechanisms() {
             Some([one]) if *one == allowed => Ok(()),
             Some(mechanisms) => {
                 let named: Vec<_> = mechanisms.iter().map(ToString::to_string).collect();

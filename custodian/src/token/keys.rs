@@ -21,7 +21,7 @@ use super::{
     attributes::{Failed, Inspected, inspect, public_key_of},
     describe::uri,
     grip::Grip,
-    mechanism::{self, Canary, oaep},
+    mechanism::{self, Canary, decrypting},
     pkcs11::Hands,
     public::{PublicKey, edwards25519},
     rv::{Failure, Sense},
@@ -137,6 +137,7 @@ impl ServedKey {
         let wrappings = match public.kind {
             KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
+            KeyKind::RsaOpenPgp { .. } => vec![KeyWrapping::OpenPgp],
         };
         let wrapping = wrappings.first().copied();
         let canary = match wrapping {
@@ -262,7 +263,7 @@ fn wrappings_of_key(hands: &Hands, handle: ObjectHandle, spki: &[u8]) -> Result<
         }
     };
     let mut wrappings = Vec::new();
-    for wrapping in KeyWrapping::ALL {
+    for wrapping in KeyWrapping::OAEP {
         // Twice: what was sealed with a wrapping that is not found here is refused for as long as this worker lives.
         if works(wrapping)? || works(wrapping)? {
             wrappings.push(wrapping);
@@ -288,8 +289,8 @@ fn wrappings_of_token(session: &Session) -> Result<Vec<KeyWrapping>, Failure> {
         Ok(key) => key,
         Err(error) => return only_this(error.into()).map(|_| Vec::new()),
     };
-    let works = |wrapping: &KeyWrapping| session.encrypt(&oaep(*wrapping), key, &[7; 32]).is_ok();
-    let wrappings = KeyWrapping::ALL.into_iter().filter(works).collect();
+    let works = |wrapping: &KeyWrapping| session.encrypt(&decrypting(*wrapping), key, &[7; 32]).is_ok();
+    let wrappings = KeyWrapping::OAEP.into_iter().filter(works).collect();
     // It goes with the session if not now.
     drop(session.destroy_object(key));
     Ok(wrappings)
@@ -331,7 +332,7 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
         Attribute::Id(id),
         Attribute::Derive(false),
     ];
-    let unwraps = matches!(template.kind, KeyKind::RsaUnwrap { .. });
+    let unwraps = template.kind.modulus_bits().is_some();
     // Every usage is said: what is not said, some modules allow.
     let mut public = both.to_vec();
     public.extend([
@@ -352,7 +353,7 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
         Attribute::AllowedMechanisms(vec![mechanism::allowed(template.kind)]),
     ]);
     let how = match template.kind {
-        KeyKind::RsaUnwrap { modulus_bits } => {
+        KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => {
             public.push(Attribute::ModulusBits(u64::from(modulus_bits).into()));
             public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             Mechanism::RsaPkcsKeyPairGen

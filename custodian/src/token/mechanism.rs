@@ -1,10 +1,11 @@
-//! The mechanisms we use: RSAES-OAEP to unwrap, ECDSA P-256 or Ed25519 to sign. Everything else stays off.
+//! The mechanisms we use: RSAES-OAEP to unwrap, RSAES-PKCS1-v1_5 to unwrap for OpenPGP, ECDSA P-256 or Ed25519 to sign.
+//! Everything else stays off, and no key can do two of them.
 
 use aws_lc_rs::{
     rand,
     rsa::{
         OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
-        OaepAlgorithm, OaepPublicEncryptingKey, PublicEncryptingKey,
+        OaepAlgorithm, OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey,
     },
     signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey},
 };
@@ -12,7 +13,11 @@ use cryptoki::mechanism::{
     Mechanism, MechanismType,
     rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
 };
-use custodian_proto::{key::KeyWrapping, limits::FILE_KEY_LEN};
+use custodian_proto::{
+    key::{FileKey, KeyWrapping},
+    limits::FILE_KEY_LEN,
+    openpgp,
+};
 use der::{Encode, Sequence, asn1::UintRef};
 use zeroize::Zeroizing;
 
@@ -25,14 +30,16 @@ const P256_LEN: usize = 32;
 pub(super) fn allowed(kind: KeyKind) -> MechanismType {
     match kind {
         KeyKind::RsaUnwrap { .. } => MechanismType::RSA_PKCS_OAEP,
+        KeyKind::RsaOpenPgp { .. } => MechanismType::RSA_PKCS,
         KeyKind::EcdsaP256Sign => MechanismType::ECDSA,
         KeyKind::Ed25519Sign => MechanismType::EDDSA,
     }
 }
 
-/// OAEP with an empty label: some tokens ignore the label, so it must never matter.
-pub(super) fn oaep(wrapping: KeyWrapping) -> Mechanism<'static> {
+/// What unwraps it. OAEP with an empty label: some tokens ignore the label, so it must never matter.
+pub(super) fn decrypting(wrapping: KeyWrapping) -> Mechanism<'static> {
     let (hash, mgf) = match wrapping {
+        KeyWrapping::OpenPgp => return Mechanism::RsaPkcs,
         KeyWrapping::OaepSha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
         KeyWrapping::OaepSha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
         KeyWrapping::OaepSha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
@@ -41,30 +48,54 @@ pub(super) fn oaep(wrapping: KeyWrapping) -> Mechanism<'static> {
     Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty()))
 }
 
-/// The same for public-key operations in this process.
-pub(super) fn oaep_public(wrapping: KeyWrapping) -> &'static OaepAlgorithm {
+/// The same for public-key operations in this process. `None`: it is not OAEP.
+pub(super) fn oaep_public(wrapping: KeyWrapping) -> Option<&'static OaepAlgorithm> {
     match wrapping {
-        KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
-        KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
-        KeyWrapping::OaepSha384 => &OAEP_SHA384_MGF1SHA384,
-        KeyWrapping::OaepSha512 => &OAEP_SHA512_MGF1SHA512,
+        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OaepSha1 => Some(&OAEP_SHA1_MGF1SHA1),
+        KeyWrapping::OaepSha256 => Some(&OAEP_SHA256_MGF1SHA256),
+        KeyWrapping::OaepSha384 => Some(&OAEP_SHA384_MGF1SHA384),
+        KeyWrapping::OaepSha512 => Some(&OAEP_SHA512_MGF1SHA512),
+    }
+}
+
+/// Encrypts anything to the RSA key of this SubjectPublicKeyInfo. `None` if it is none, or there is too much of it.
+pub(super) fn encrypt(spki: &[u8], wrapping: KeyWrapping, plaintext: &[u8]) -> Option<Vec<u8>> {
+    let key = PublicEncryptingKey::from_der(spki).ok()?;
+    let mut ciphertext = vec![0; key.key_size_bytes()];
+    match oaep_public(wrapping) {
+        Some(algorithm) => {
+            let key = OaepPublicEncryptingKey::new(key).ok()?;
+            key.encrypt(algorithm, plaintext, &mut ciphertext, None).ok()?;
+        }
+        None => {
+            Pkcs1PublicEncryptingKey::new(key).ok()?.encrypt(plaintext, &mut ciphertext).ok()?;
+        }
+    }
+    Some(ciphertext)
+}
+
+/// What a key that unwraps this decrypts to the file key.
+fn wrapped(file_key: &FileKey, wrapping: KeyWrapping) -> Zeroizing<Vec<u8>> {
+    match wrapping {
+        KeyWrapping::OpenPgp => openpgp::wrapped_by_v3(file_key),
+        _ => Zeroizing::new(file_key.expose().to_vec()),
     }
 }
 
 /// A ciphertext whose plaintext we know: the token is well if it still decrypts it.
 pub(super) struct Canary {
-    plaintext: Zeroizing<[u8; FILE_KEY_LEN]>,
+    plaintext: Zeroizing<Vec<u8>>,
     ciphertext: Vec<u8>,
 }
 
 impl Canary {
     /// Wraps random bytes to the key. `None` if this is no usable RSA key.
     pub(super) fn new(spki: &[u8], wrapping: KeyWrapping) -> Option<Self> {
-        let mut plaintext = Zeroizing::new([0; FILE_KEY_LEN]);
-        rand::fill(&mut *plaintext).ok()?;
-        let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(spki).ok()?).ok()?;
-        let mut ciphertext = vec![0; key.ciphertext_size()];
-        key.encrypt(oaep_public(wrapping), &*plaintext, &mut ciphertext, None).ok()?;
+        let mut random = Zeroizing::new([0; FILE_KEY_LEN]);
+        rand::fill(&mut *random).ok()?;
+        let plaintext = wrapped(&FileKey::new(*random), wrapping);
+        let ciphertext = encrypt(spki, wrapping, &plaintext)?;
         Some(Self { plaintext, ciphertext })
     }
 
@@ -103,7 +134,7 @@ pub(super) fn verifies(key: &TokenKey, message: &[u8], signature: &[u8]) -> bool
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public).verify(message, signature)
         }
         KeyKind::Ed25519Sign => UnparsedPublicKey::new(&ED25519, public).verify(message, signature),
-        KeyKind::RsaUnwrap { .. } => return false,
+        KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => return false,
     }
     .is_ok()
 }

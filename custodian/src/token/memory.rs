@@ -10,10 +10,13 @@ use async_trait::async_trait;
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
-    rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+    rsa::{KeySize, OaepPrivateDecryptingKey, Pkcs1PrivateDecryptingKey, PrivateDecryptingKey},
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
 };
-use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
+    openpgp,
+};
 
 use super::{
     Cage, Health, KeyDescription, KeyKind, KeyTemplate, Said, Survey, Token, TokenDescription, TokenError,
@@ -29,6 +32,7 @@ pub(crate) struct MemoryToken {
 
 enum Private {
     Rsa(OaepPrivateDecryptingKey),
+    OpenPgp(Pkcs1PrivateDecryptingKey),
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
@@ -42,7 +46,8 @@ impl MemoryToken {
     /// Gives its RSA keys to another token, as a module would serve them that unwraps what that one does.
     pub(super) fn copy_to(&self, other: &Self) {
         for (id, (key, private)) in self.keys().iter() {
-            let wrapping = key.wrapping.map(|_| other.wrapping);
+            let wrapping =
+                key.wrapping.map(|own| if own == KeyWrapping::OpenPgp { own } else { other.wrapping });
             other.keys().insert(*id, (TokenKey { wrapping, ..key.clone() }, Arc::clone(private)));
         }
     }
@@ -53,15 +58,24 @@ impl MemoryToken {
         let keys = self.keys();
         let unknown = || TokenError::UnknownKey(wrapped.key_id());
         let (key, private) = keys.get(&wrapped.key_id()).ok_or_else(unknown)?;
-        let Private::Rsa(private) = &**private else { return Err(unknown()) };
-        if key.wrapping != Some(wrapped.wrapping()) {
+        if key.wrapping.is_some_and(|wrapping| wrapping != wrapped.wrapping()) {
             return Err(TokenError::Rejected);
         }
-        let mut room = vec![0; private.min_output_size()];
-        let plaintext = private
-            .decrypt(oaep_public(wrapped.wrapping()), wrapped.ciphertext(), &mut room, None)
-            .map_err(|_| TokenError::Rejected)?;
-        FileKey::take(plaintext).ok_or(TokenError::Rejected)
+        let ciphertext = wrapped.ciphertext();
+        let file_key = match (&**private, oaep_public(wrapped.wrapping())) {
+            (Private::Rsa(private), Some(algorithm)) => {
+                let mut room = vec![0; private.min_output_size()];
+                let plaintext = private.decrypt(algorithm, ciphertext, &mut room, None);
+                plaintext.ok().and_then(FileKey::take)
+            }
+            (Private::OpenPgp(private), None) => {
+                let mut room = vec![0; private.min_output_size()];
+                let plaintext = private.decrypt(ciphertext, &mut room);
+                plaintext.ok().and_then(openpgp::take_file_key)
+            }
+            _ => return Err(unknown()),
+        };
+        file_key.ok_or(TokenError::Rejected)
     }
 
     fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Arc<Private>)>> {
@@ -119,7 +133,7 @@ impl Token for MemoryToken {
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
         in_time(deadline)?;
         let (private, spki, wrapping) = match template.kind {
-            KeyKind::RsaUnwrap { modulus_bits } => {
+            KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => {
                 let size = match modulus_bits {
                     2048 => KeySize::Rsa2048,
                     3072 => KeySize::Rsa3072,
@@ -129,8 +143,13 @@ impl Token for MemoryToken {
                 let private = PrivateDecryptingKey::generate(size).expect("an RSA key");
                 let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(&private.public_key()).expect("SPKI");
                 let spki = spki.as_ref().to_vec();
-                let private = OaepPrivateDecryptingKey::new(private).expect("an RSA key");
-                (Private::Rsa(private), spki, Some(self.wrapping))
+                if matches!(template.kind, KeyKind::RsaOpenPgp { .. }) {
+                    let private = Pkcs1PrivateDecryptingKey::new(private).expect("an RSA key");
+                    (Private::OpenPgp(private), spki, Some(KeyWrapping::OpenPgp))
+                } else {
+                    let private = OaepPrivateDecryptingKey::new(private).expect("an RSA key");
+                    (Private::Rsa(private), spki, Some(self.wrapping))
+                }
             }
             KeyKind::EcdsaP256Sign => {
                 let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("an EC key");

@@ -9,6 +9,7 @@ mod decrypt_once;
 mod describe;
 mod drain;
 mod elf;
+mod even;
 mod grip;
 mod init;
 mod inventory;
@@ -125,6 +126,11 @@ pub enum KeyKind {
         /// The size of the modulus.
         modulus_bits: u32,
     },
+    /// RSA, to unwrap file keys as OpenPGP wraps them, and nothing else (law 5).
+    RsaOpenPgp {
+        /// The size of the modulus.
+        modulus_bits: u32,
+    },
     /// ECDSA on P-256, to sign.
     EcdsaP256Sign,
     /// Ed25519 (RFC 8032), to sign. Not every token can do it.
@@ -136,7 +142,15 @@ impl KeyKind {
     pub fn signs(self) -> bool {
         match self {
             Self::EcdsaP256Sign | Self::Ed25519Sign => true,
-            Self::RsaUnwrap { .. } => false,
+            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } => false,
+        }
+    }
+
+    /// The size of the modulus, if the key unwraps.
+    pub fn modulus_bits(self) -> Option<u32> {
+        match self {
+            Self::RsaUnwrap { modulus_bits } | Self::RsaOpenPgp { modulus_bits } => Some(modulus_bits),
+            Self::EcdsaP256Sign | Self::Ed25519Sign => None,
         }
     }
 }

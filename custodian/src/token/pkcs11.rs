@@ -22,7 +22,7 @@ use super::{
     KeyKind, StartError, TokenDescription, TokenSelect,
     decrypt_once::DecryptOnce,
     elf,
-    mechanism::{oaep, signature_to_der},
+    mechanism::{decrypting, signature_to_der},
     rv::{Failure, said},
 };
 
@@ -218,14 +218,14 @@ fn fewer_tries(before: &TokenInfo, after: &TokenInfo) -> bool {
 }
 
 impl Hands {
-    /// C_Decrypt with OAEP. The plaintext is overwritten when dropped.
+    /// C_Decrypt as this wrapping wants it. The plaintext is overwritten when dropped.
     pub(super) fn decrypt(
         &self,
         key: ObjectHandle,
         wrapping: KeyWrapping,
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let begun = self.session.decrypt_init(&oaep(wrapping), key);
+        let begun = self.session.decrypt_init(&decrypting(wrapping), key);
         begun.map_err(|error| Failure::from(error).before())?;
         Ok(self.decrypt_once.decrypt(&self.session, ciphertext)?)
     }

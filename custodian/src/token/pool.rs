@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     Drain, Health, KeyDescription, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token,
-    TokenError, TokenKey, TokenName, WorkerCommand,
+    TokenError, TokenKey, TokenName, WorkerCommand, even::even_out,
 };
 use crate::{authority::Permit, custody::Withheld};
 
@@ -338,7 +338,10 @@ impl Token for Pool {
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
         let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
-        self.perform(&Unwrapping(wrapped), deadline).await.map(|key| Withheld::new(key, standing))
+        let begun = tokio::time::Instant::now();
+        let unwrapped = self.perform(&Unwrapping(wrapped), deadline).await;
+        even_out(wrapped, begun, &unwrapped).await;
+        unwrapped.map(|key| Withheld::new(key, standing))
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {

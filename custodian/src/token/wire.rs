@@ -171,6 +171,8 @@ pub(super) struct Generate {
     /// As of [`bits_of`].
     #[prost(uint32, tag = "2")]
     modulus_bits: u32,
+    #[prost(bool, tag = "3")]
+    openpgp: bool,
 }
 
 /// Worker to supervisor.
@@ -306,6 +308,8 @@ pub(super) struct KeyMessage {
     spki: Vec<u8>,
     #[prost(string, tag = "6")]
     uri: String,
+    #[prost(bool, tag = "7")]
+    openpgp: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -426,13 +430,14 @@ impl Unwrap {
 
 impl From<&KeyTemplate> for Generate {
     fn from(template: &KeyTemplate) -> Self {
-        Self { label: template.label.clone(), modulus_bits: bits_of(template.kind) }
+        let kind = template.kind;
+        Self { label: template.label.clone(), modulus_bits: bits_of(kind), openpgp: is_openpgp(kind) }
     }
 }
 
 impl From<&Generate> for KeyTemplate {
     fn from(message: &Generate) -> Self {
-        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits) }
+        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits, message.openpgp) }
     }
 }
 
@@ -457,6 +462,7 @@ impl From<&TokenKey> for KeyMessage {
             wrapping: key.wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
             spki: key.spki.clone(),
             uri: key.uri.clone(),
+            openpgp: is_openpgp(key.kind),
         }
     }
 }
@@ -465,7 +471,7 @@ impl KeyMessage {
     pub(super) fn into_key(self) -> Option<TokenKey> {
         Some(TokenKey {
             id: KeyId::from_bytes(&self.id)?,
-            kind: kind_of(self.modulus_bits),
+            kind: kind_of(self.modulus_bits, self.openpgp),
             wrapping: wrapping_of(self.wrapping),
             label: self.label,
             spki: self.spki,
@@ -550,17 +556,22 @@ fn wrapping_of(number: i32) -> Option<KeyWrapping> {
 /// An RSA modulus has more bits than any of the numbers that stand for other keys.
 fn bits_of(kind: KeyKind) -> u32 {
     match kind {
-        KeyKind::RsaUnwrap { modulus_bits } => modulus_bits,
+        KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => modulus_bits,
         KeyKind::EcdsaP256Sign => 0,
         KeyKind::Ed25519Sign => 1,
     }
 }
 
-fn kind_of(modulus_bits: u32) -> KeyKind {
-    match modulus_bits {
-        0 => KeyKind::EcdsaP256Sign,
-        1 => KeyKind::Ed25519Sign,
-        modulus_bits => KeyKind::RsaUnwrap { modulus_bits },
+fn is_openpgp(kind: KeyKind) -> bool {
+    matches!(kind, KeyKind::RsaOpenPgp { .. })
+}
+
+fn kind_of(modulus_bits: u32, openpgp: bool) -> KeyKind {
+    match (modulus_bits, openpgp) {
+        (0, _) => KeyKind::EcdsaP256Sign,
+        (1, _) => KeyKind::Ed25519Sign,
+        (modulus_bits, true) => KeyKind::RsaOpenPgp { modulus_bits },
+        (modulus_bits, false) => KeyKind::RsaUnwrap { modulus_bits },
     }
 }
 

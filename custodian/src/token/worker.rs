@@ -14,12 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custodian_proto::key::{FileKey, KeyId, KeyWrapping};
+use custodian_proto::{
+    key::{FileKey, KeyId, KeyWrapping},
+    openpgp,
+};
 use prost::Message;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+use zeroize::Zeroizing;
 
 use super::{
-    Cage, KeyDescription, KeyKind, KeyTemplate, StartError, Survey, describe,
+    Cage, KeyDescription, KeyTemplate, StartError, Survey, describe,
     grip::{self, Grip, patiently},
     keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
@@ -199,7 +203,7 @@ impl Worker {
 
     fn unwrap(&self, grip: &mut Grip<'_>, task: &Unwrap, deadline: Instant) -> Outcome {
         let Some(served) = self.served(&task.key) else { return Outcome::UnknownKey(()) };
-        let KeyKind::RsaUnwrap { modulus_bits } = served.key.kind else { return Outcome::UnknownKey(()) };
+        let Some(modulus_bits) = served.key.kind.modulus_bits() else { return Outcome::UnknownKey(()) };
         // What anybody can see of a wrapped key without trying it.
         let wrapping = match task.key_wrapping() {
             Some(wrapping) if served.unwraps(wrapping) => wrapping,
@@ -215,10 +219,13 @@ impl Worker {
         loop {
             let since = Instant::now();
             let unwrapped = grip.steadily(deadline, |hands| {
-                let mut plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext)?;
+                let plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext);
                 // Law 4.
-                FileKey::take(&mut plaintext)
-                    .ok_or_else(|| Failure::new(Sense::BadInput, "the plaintext is no file key"))
+                let file_key = match wrapping {
+                    KeyWrapping::OpenPgp => openpgp::take_file_key(&mut rejected_implicitly(plaintext)?),
+                    _ => FileKey::take(&mut plaintext?),
+                };
+                file_key.ok_or_else(|| Failure::new(Sense::BadInput, "the plaintext is no file key"))
             });
             let failure = match unwrapped {
                 Ok(key) => {
@@ -387,6 +394,23 @@ impl Worker {
     fn sick(&self, reason: &impl fmt::Display) -> ! {
         self.report(Report::Sick(reason.to_string()));
         process::exit(SICK);
+    }
+}
+
+/// What a module decrypted with PKCS#1 v1.5, or something in its place that is no wrapped file key.
+///
+/// Law 5: whether the padding was right must not show (Bleichenbacher 1998). So what the module calls bad padding, and a
+/// plaintext of a wrong length, go on as a plaintext that is wrong in its content: from here on all are the same.
+fn rejected_implicitly(
+    decrypted: Result<Zeroizing<Vec<u8>>, Failure>,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let none = Zeroizing::new(vec![0; openpgp::V3_LEN]);
+    match decrypted {
+        Ok(plaintext) if [openpgp::V3_LEN, openpgp::V6_LEN].contains(&plaintext.len()) => Ok(plaintext),
+        Ok(_) => Ok(none),
+        Err(failure) if failure.could_be_the_callers() && failure.sense.may_be_of_one() => Ok(none),
+        // That the session or the token is gone has nothing to do with the ciphertext.
+        Err(failure) => Err(failure),
     }
 }
 

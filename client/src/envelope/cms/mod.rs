@@ -17,13 +17,14 @@ mod text;
 
 use std::fs::File;
 
-use custodian_proto::key::{FileKey, WrappedKey};
+use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
 use self::{algorithm::Cipher, ber::Reader, header::Header, text::Text};
 pub use self::{open::Opened, seal::seal};
 use crate::{
     envelope::{ReadAt, unsupported},
     error::{Error, Kind, Result},
+    unwrapper::KeyName,
 };
 
 /// Whether a file that starts like this is a CMS message, binary or text.
@@ -106,6 +107,30 @@ impl<'f> Sealed<'f> {
         &self.header.recipients.served
     }
 
+    /// How it names the keys of further recipients: by their certificates.
+    pub fn names(&self) -> Vec<KeyName> {
+        self.header.recipients.named.iter().map(|(name, ..)| name.clone()).collect()
+    }
+
+    /// The file key, wrapped for those of [`Sealed::names`] that are these wrapping keys.
+    pub fn wrapped_keys_of(&self, found: &[Option<KeyId>]) -> Vec<WrappedKey> {
+        let named = self.header.recipients.named.iter().zip(found);
+        named
+            .filter_map(|((_, wrapping, ciphertext), id)| {
+                WrappedKey::new((*id)?, *wrapping, ciphertext.clone())
+            })
+            .collect()
+    }
+
+    /// Each of [`Sealed::names`] with how the file key is wrapped for it.
+    pub fn named(&self) -> impl Iterator<Item = (&KeyName, KeyWrapping, &[u8])> {
+        self.header
+            .recipients
+            .named
+            .iter()
+            .map(|(name, wrapping, wrapped)| (name, *wrapping, wrapped.as_slice()))
+    }
+
     /// The other recipients: who, and why no custodian can serve them.
     pub fn other_recipients(&self) -> &[String] {
         &self.header.recipients.others
@@ -141,7 +166,11 @@ impl<'f> Sealed<'f> {
             }
             _ => {}
         }
-        if self.wrapped_keys().is_empty() { Err(self.header.recipients.unserved()) } else { Ok(()) }
+        if self.wrapped_keys().is_empty() && self.header.recipients.named.is_empty() {
+            Err(self.header.recipients.unserved())
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes the file key. Nothing is decrypted yet.

@@ -4,7 +4,10 @@ use cms::{
     content_info::CmsVersion,
     enveloped_data::{KeyTransRecipientInfo, RecipientIdentifier, RecipientInfo, RecipientInfos},
 };
-use custodian_proto::key::{KeyId, WrappedKey};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping, WrappedKey},
+    limits::MAX_WRAPPED_KEY_LEN,
+};
 use der::{
     Decode, Encode,
     asn1::{ObjectIdentifier, OctetString},
@@ -15,6 +18,7 @@ use super::ber::{Reader, SEQUENCE, SET, context_constructed};
 use crate::{
     envelope::{MAX_RECIPIENTS, oaep, unsupported},
     error::{Error, Result},
+    unwrapper::KeyName,
 };
 
 /// PKCS #1 v1.5.
@@ -30,6 +34,8 @@ const TOLD: usize = 3;
 pub(super) struct Recipients {
     /// The file key, wrapped for those that a custodian can serve.
     pub(super) served: Vec<WrappedKey>,
+    /// The same, for those whose keys are named by their certificates.
+    pub(super) named: Vec<(KeyName, KeyWrapping, Vec<u8>)>,
     /// The others: who, and why not.
     pub(super) others: Vec<String>,
 }
@@ -43,7 +49,7 @@ impl Recipients {
         let mut recipients = Self::default();
         reader.enter(SET)?;
         while let Some(tag) = reader.next_tag()? {
-            if recipients.served.len() + recipients.others.len() == MAX_RECIPIENTS {
+            if recipients.count() == MAX_RECIPIENTS {
                 return Err(unsupported(format!("it has more than {MAX_RECIPIENTS} recipients")));
             }
             if tag != SEQUENCE {
@@ -53,7 +59,10 @@ impl Recipients {
             }
             match RecipientInfo::from_der(&reader.element(&mut { MAX_LEN })?) {
                 Ok(RecipientInfo::Ktri(info)) => match wrapped_key(&info) {
-                    Ok(wrapped) => recipients.served.push(wrapped),
+                    Ok(Wrapped::To(wrapped)) => recipients.served.push(wrapped),
+                    Ok(Wrapped::Named(name, wrapping, ciphertext)) => {
+                        recipients.named.push((name, wrapping, ciphertext));
+                    }
                     Err(why) => recipients.others.push(why),
                 },
                 _ => recipients.others.push("a recipient that cannot be read".to_owned()),
@@ -61,6 +70,10 @@ impl Recipients {
         }
         reader.leave()?;
         Ok(recipients)
+    }
+
+    fn count(&self) -> usize {
+        self.served.len() + self.named.len() + self.others.len()
     }
 
     /// Why nobody can be asked for the file key.
@@ -73,7 +86,7 @@ impl Recipients {
             who.push_str(&format!("; and {} more", self.others.len() - TOLD));
         }
         unsupported(format!("no custodian serves its recipients: {who}")).hint(
-            "have it sealed by envelope seal, or by openssl cms -encrypt -aes-256-gcm -keyid -keyopt rsa_padding_mode:oaep",
+            "have it sealed by envelope seal, or by openssl cms -encrypt -aes-256-gcm -keyopt rsa_padding_mode:oaep",
         )
     }
 }
@@ -95,15 +108,21 @@ fn recipient_info(wrapped: &WrappedKey) -> der::Result<RecipientInfo> {
     }))
 }
 
+/// A file key, wrapped to a key or to one that is known by its certificate.
+enum Wrapped {
+    To(WrappedKey),
+    Named(KeyName, KeyWrapping, Vec<u8>),
+}
+
 /// What a custodian can unwrap, or who it is and why not.
-fn wrapped_key(info: &KeyTransRecipientInfo) -> std::result::Result<WrappedKey, String> {
-    let (who, key_id) = match (&info.rid, info.version) {
+fn wrapped_key(info: &KeyTransRecipientInfo) -> std::result::Result<Wrapped, String> {
+    let (who, name) = match (&info.rid, info.version) {
         (RecipientIdentifier::SubjectKeyIdentifier(id), CmsVersion::V2) => {
-            (format!("keys/{}", hex::encode(id.0.as_bytes())), KeyId::from_bytes(id.0.as_bytes()))
+            (format!("keys/{}", hex::encode(id.0.as_bytes())), Err(KeyId::from_bytes(id.0.as_bytes())))
         }
         (RecipientIdentifier::IssuerAndSerialNumber(name), CmsVersion::V0) => {
-            let serial = hex::encode(name.serial_number.as_bytes());
-            (format!("certificate {serial} of “{}”", name.issuer), None)
+            let name = KeyName::Certificate(name.clone());
+            (name.to_string(), Ok(name))
         }
         _ => return Err("a recipient whose version is wrong".to_owned()),
     };
@@ -112,9 +131,18 @@ fn wrapped_key(info: &KeyTransRecipientInfo) -> std::result::Result<WrappedKey, 
     }
     let wrapping = oaep::from_algorithm(&info.key_enc_alg)
         .ok_or_else(|| format!("{who} by a kind of key transport that is not known here"))?;
-    let key_id = key_id.ok_or_else(|| format!("{who}, not named by a 20-byte key identifier"))?;
-    WrappedKey::new(key_id, wrapping, info.enc_key.as_bytes().to_vec())
-        .ok_or_else(|| format!("{who} by a wrapped key of {} bytes", info.enc_key.as_bytes().len()))
+    let ciphertext = info.enc_key.as_bytes().to_vec();
+    let len = ciphertext.len();
+    if len == 0 || len > MAX_WRAPPED_KEY_LEN {
+        return Err(format!("{who} by a wrapped key of {len} bytes"));
+    }
+    match name {
+        Ok(name) => Ok(Wrapped::Named(name, wrapping, ciphertext)),
+        Err(key_id) => key_id
+            .and_then(|id| WrappedKey::new(id, wrapping, ciphertext))
+            .map(Wrapped::To)
+            .ok_or_else(|| format!("{who}, not named by a 20-byte key identifier")),
+    }
 }
 
 /// RFC 5652 §6.2.

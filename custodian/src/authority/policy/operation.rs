@@ -50,6 +50,7 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("ImportKey", &[Administer]),
     ("ListUnusedKeys", &[Administer]),
     ("AttestKey", &[Audit, Administer]),
+    ("ExportOpenPgpKey", &[Audit, Administer]),
     ("ActivateKey", &[Administer]),
     ("LimitKey", &[Administer]),
     ("DestroyKey", &[Administer]),

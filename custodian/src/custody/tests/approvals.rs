@@ -25,7 +25,7 @@ async fn scene(policy: &str, meanwhile: Meanwhile) -> Scene {
 
 /// Anna's call, with a request that approvals can be bound to.
 async fn asking(scene: &Scene, glass: Glass) -> Call {
-    let request = AskedRequest { message: b"the request".to_vec(), glass };
+    let request = AskedRequest { message: b"the request".to_vec().into(), glass };
     Call { asked: Asked::Kept(Arc::new(request)), ..scene.call().await }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use custodian_proto::refusal::Refusal;
+use custodian_proto::{key::KeyWrapping, refusal::Refusal};
+use jiff::{Timestamp, ToSpan};
 
 use super::world::*;
 use crate::{
@@ -449,6 +450,14 @@ pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc
     for taken in [same_id, same_label, version_left_out, no_first_version] {
         world.refuses_change(Change::AddKey(taken), Refusal::AlreadyExists).await;
     }
+
+    let openpgp = |label, created| WrappingKey { wrapping: KeyWrapping::OpenPgp, created, ..key(label) };
+    let second = Timestamp::from_second(1_700_000_000).unwrap();
+    let (early, late) = (second + 1.milliseconds(), second + 999.milliseconds());
+    world.done(Change::AddKey(openpgp("partners", early))).await;
+    world.refuses_change(Change::AddKey(openpgp("others", late)), Refusal::StateConflict).await;
+    world.done(Change::AddKey(openpgp("others", second + 1.seconds()))).await;
+    world.done(Change::AddKey(WrappingKey { created: late, ..key("for-oaep") })).await;
 }
 
 pub(crate) async fn keys_live_as_they_should<L: Ledger>(ledger: Arc<L>) {

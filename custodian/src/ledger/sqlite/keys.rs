@@ -1,6 +1,10 @@
 //! Changes of wrapping keys.
 
-use custodian_proto::{key::KeyId, limits::MAX_TEXT_LEN, refusal::Refusal};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    limits::MAX_TEXT_LEN,
+    refusal::Refusal,
+};
 use jiff::Timestamp;
 use rusqlite::params;
 
@@ -28,6 +32,9 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
         let detail = format!("the next version of {} is {next}", key.label);
         return Err(Stop::refused(Refusal::AlreadyExists, detail));
     }
+    if key.wrapping == KeyWrapping::OpenPgp {
+        check_second(batch, key)?;
+    }
     batch.add(
         "INSERT INTO keys (id, label, version, state, wrap_from, wrap_until, unwrap_until, modulus_bits, wrapping,
                            certificate, created, updated, reason)
@@ -54,6 +61,22 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
         set_life(batch, before.id, life, &format!("replaced by version {}", key.version))?;
     }
     changed(batch, key.id)
+}
+
+/// The certificates of OpenPGP keys have one primary key, the device CA's, and are told from each other by the second in
+/// which they were made.
+fn check_second(batch: &Batch<'_>, key: &WrappingKey) -> Result<(), Stop> {
+    let taken: bool = batch
+        .tx
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM keys WHERE wrapping = ? AND created / 1000000 = ? / 1000000)",
+        )?
+        .query_row(params![key.wrapping.name(), micros(key.created)], |row| row.get(0))?;
+    if taken {
+        let detail = "another key for OpenPGP was made in this very second: try again".to_owned();
+        return Err(Stop::refused(Refusal::StateConflict, detail));
+    }
+    Ok(())
 }
 
 pub(super) fn step(batch: &Batch<'_>, id: KeyId, step: KeyStep, reason: &str) -> Made {

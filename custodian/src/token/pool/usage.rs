@@ -47,9 +47,10 @@ impl Usage for Unwrapping<'_> {
     /// A token can do its strongest wrapping and every weaker one. What is wrapped more strongly, it would reject: and a
     /// rejection is final.
     fn fits(&self, key: &TokenKey) -> Fit {
-        let rank = |wrapping| KeyWrapping::ALL.into_iter().position(|one| one == wrapping);
-        match key.wrapping {
-            Some(strongest) if rank(self.0.wrapping()) >= rank(strongest) => Fit::Good,
+        match (key.wrapping, self.0.wrapping()) {
+            (Some(KeyWrapping::OpenPgp), KeyWrapping::OpenPgp) => Fit::Good,
+            (Some(KeyWrapping::OpenPgp) | None, _) | (_, KeyWrapping::OpenPgp) => Fit::Bad,
+            (Some(strongest), wrapping) if wrapping <= strongest => Fit::Good,
             _ => Fit::Bad,
         }
     }

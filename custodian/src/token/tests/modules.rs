@@ -175,10 +175,10 @@ async fn kryoptic_is_found_to_do_oaep_with_every_hash() {
     assert_eq!(token.survey(soon()).await.unwrap().wrapping, KeyWrapping::OaepSha512);
     let key = rsa_key(&token).await;
     assert_eq!(key.wrapping, Some(KeyWrapping::OaepSha512));
-    for wrapping in KeyWrapping::ALL {
+    for wrapping in KeyWrapping::OAEP {
         let wrapped = WrappedKey::new(key.id, wrapping, encrypt_as(&key, wrapping, &FILE_KEY)).unwrap();
         assert_eq!(unwrap(&token, &wrapped, soon()).await, Ok(FILE_KEY), "{wrapping}");
-        let lied = KeyWrapping::ALL.into_iter().find(|other| *other != wrapping).unwrap();
+        let lied = KeyWrapping::OAEP.into_iter().find(|other| *other != wrapping).unwrap();
         let lied = WrappedKey::new(key.id, lied, encrypt_as(&key, wrapping, &FILE_KEY)).unwrap();
         assert_eq!(unwrap(&token, &lied, soon()).await, Err(TokenError::Rejected), "{wrapping}");
     }

@@ -1,0 +1,214 @@
+//! OpenPGP through a custodian: gpg and Sequoia encrypt to a key in the token, and nobody has it but the token.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
+use custodian_proto::{key::FileKey, openpgp, v1};
+use der::{Decode, Encode};
+use softhsm_tests::{Dev, Person, Ran, Wire, run, sealed_key};
+use tonic_types::StatusExt;
+
+/// A custodian with a key for OpenPGP, and where its certificate is.
+fn start() -> (Dev, PathBuf) {
+    let dev = Dev::start();
+    key(&dev, &["create", "pgp", "--openpgp", "--bits", "2048"]).expect(0);
+    let certificate = dev.scratch("certificates").join("pgp.asc");
+    key(&dev, &["export", "pgp", "--openpgp", "-o", certificate.to_str().unwrap()]).expect(0);
+    (dev, certificate)
+}
+
+fn key(dev: &Dev, args: &[&str]) -> Ran {
+    dev.ctl(Person::Admin, [&["key"], args].concat())
+}
+
+fn extract(dev: &Dev, envelope: &Path) -> Ran {
+    let args = ["extract", envelope.to_str().unwrap(), "--to-stdout", "--reason", "case 17"];
+    dev.envelope(Person::Operator, args)
+}
+
+fn gpg(dev: &Dev) -> Command {
+    let home = dev.scratch("gpg");
+    let mut command = Command::new("gpg");
+    command.arg("--homedir").arg(home).args(["--batch", "--quiet", "--no-tty", "--trust-model", "always"]);
+    command
+}
+
+fn write_text(dev: &Dev) -> (PathBuf, String) {
+    let (path, text) = (dev.scratch("source").join("text"), "many words ".repeat(100_000));
+    fs::write(&path, &text).unwrap();
+    (path, text)
+}
+
+#[tokio::test]
+async fn what_gpg_and_sequoia_encrypt_comes_out_of_the_custodian_and_the_log_says_openpgp() {
+    let (dev, certificate) = start();
+    let (source, text) = write_text(&dev);
+    let shown = key(&dev, &["show", "pgp", "--json"]).expect(0).json();
+    assert_eq!(shown["wrapping"], "RSA-PKCS1-OPENPGP");
+    let fingerprint = shown["openpgp_fingerprint"].as_str().unwrap().to_owned();
+
+    run(gpg(&dev).arg("--import").arg(&certificate)).expect(0);
+    let listed = run(gpg(&dev).args(["--list-keys", "--with-colons", "--with-subkey-fingerprint"])).expect(0);
+    assert!(listed.stdout.contains(&fingerprint), "{}", listed.stdout);
+    let fields: Vec<Vec<&str>> = listed.stdout.lines().map(|line| line.split(':').collect()).collect();
+    let uses: Vec<_> =
+        fields.iter().filter(|line| ["pub", "sub"].contains(&line[0])).map(|line| line[11]).collect();
+    assert_eq!(uses, ["cEC", "e"], "{}", listed.stdout);
+    let checked = run(gpg(&dev).args(["--check-sigs", "--with-colons"])).expect(0);
+    assert_eq!(checked.stdout.matches("\nsig:!:").count(), 2, "{}", checked.stdout);
+
+    let folder = dev.scratch("sealed");
+    for (name, args) in [
+        ("by-name.gpg", &["--recipient", "pgp"][..]),
+        ("by-fingerprint.gpg", &["--recipient", &fingerprint]),
+        ("armoured.asc", &["--armor", "--recipient", "pgp"]),
+        ("by-file.gpg", &["--recipient-file", certificate.to_str().unwrap()]),
+    ] {
+        let envelope = folder.join(name);
+        run(gpg(&dev).args(args).arg("--output").arg(&envelope).arg("--encrypt").arg(&source)).expect(0);
+        assert_eq!(extract(&dev, &envelope).expect(0).stdout, text, "{name}");
+    }
+    let envelope = folder.join("sequoia.pgp");
+    run(Command::new("sq")
+        .args(["encrypt", "--recipient-cert"])
+        .arg(&certificate)
+        .arg("--output")
+        .arg(&envelope)
+        .arg(&source))
+    .expect(0);
+    assert_eq!(extract(&dev, &envelope).expect(0).stdout, text);
+
+    let args = ["inspect", envelope.to_str().unwrap(), "--json"];
+    let inspected = dev.envelope(Person::Operator, args).expect(0).json();
+    let recipient = &inspected["recipients"][0];
+    assert!(fingerprint.ends_with(recipient["openpgp_key"].as_str().unwrap()), "{inspected}");
+    let records = Wire::records(&dev).await;
+    let named = |record: &&v1::Record| recipient["wrapped_key_sha256"] == record.wrapped_key_sha256;
+    let record = records.iter().find(named).unwrap();
+    assert_eq!((record.outcome.as_str(), record.claims.as_ref().unwrap().format.as_str()), ("OK", "openpgp"));
+    assert!(records.iter().any(|record| record.operation == "ExportOpenPgpKey" && record.outcome == "OK"));
+}
+
+#[test]
+fn what_we_seal_to_its_certificate_comes_back() {
+    let (dev, certificate) = start();
+    let (source, text) = write_text(&dev);
+    let envelope = dev.scratch("sealed").join("text.gpg");
+    let to = certificate.to_str().unwrap();
+    let seal = |format: &str, to: &str| {
+        let args = [
+            "seal",
+            "--format",
+            format,
+            "--to",
+            to,
+            "-o",
+            envelope.to_str().unwrap(),
+            source.to_str().unwrap(),
+        ];
+        dev.envelope(Person::Operator, args)
+    };
+    seal("openpgp", to).expect(0);
+    let args = ["inspect", envelope.to_str().unwrap()];
+    assert!(dev.envelope(Person::Operator, args).expect(0).stdout.contains("AES-256-GCM"));
+    assert_eq!(extract(&dev, &envelope).expect(0).stdout, text);
+
+    // Each kind of certificate is for its formats.
+    fs::remove_file(&envelope).unwrap();
+    seal("openpgp", dev.certificate().to_str().unwrap()).expect(1).says("OpenPGP certificate");
+    seal("cms", to).expect(1);
+    key(&dev, &["cert", "pgp"]).expect(2).says("--openpgp");
+    key(&dev, &["cert", "sample", "--openpgp"]).expect(3).says("STATE_CONFLICT");
+    assert!(!envelope.exists());
+}
+
+#[test]
+fn after_a_rotation_the_old_opens_and_a_compromised_one_nobody_encrypts_to() {
+    let (dev, old) = start();
+    let (source, text) = write_text(&dev);
+    let encrypt = |certificate: &Path, name: &str| {
+        let envelope = dev.scratch("sealed").join(name);
+        let mut command = gpg(&dev);
+        command
+            .arg("--recipient-file")
+            .arg(certificate)
+            .arg("--output")
+            .arg(&envelope)
+            .arg("--encrypt")
+            .arg(&source);
+        (run(&mut command), envelope)
+    };
+    let (ran, sealed_before) = encrypt(&old, "old.gpg");
+    ran.expect(0);
+    key(&dev, &["rotate", "pgp"]).expect(0);
+    let new = dev.scratch("certificates").join("new.asc");
+    key(&dev, &["export", "pgp", "--openpgp", "-o", new.to_str().unwrap()]).expect(0);
+    let (ran, sealed_after) = encrypt(&new, "new.gpg");
+    ran.expect(0);
+    for envelope in [&sealed_before, &sealed_after] {
+        assert_eq!(extract(&dev, envelope).expect(0).stdout, text);
+    }
+
+    key(&dev, &["compromise", "pgp@2", "--reason", "test"]).expect(0);
+    extract(&dev, &sealed_after).expect(3).says("KEY_COMPROMISED");
+    let revoked = dev.scratch("certificates").join("revoked.asc");
+    key(&dev, &["export", "pgp@2", "--openpgp", "-o", revoked.to_str().unwrap()]).expect(0);
+    let (ran, _) = encrypt(&revoked, "never.gpg");
+    assert_ne!(ran.code, Some(0));
+    let args = ["seal", "--format", "openpgp", "--to", revoked.to_str().unwrap(), source.to_str().unwrap()];
+    dev.envelope(Person::Operator, args).expect(1).says("revoked");
+}
+
+#[tokio::test]
+async fn law_5_whatever_is_wrong_with_a_wrapped_key_has_one_answer_and_is_charged() {
+    let (dev, _) = start();
+    let operator = Wire::login(&dev, Person::Operator).await;
+    let keys = operator.keys().list_keys(operator.request(v1::ListKeysRequest::default())).await.unwrap();
+    let keys = keys.into_inner().keys;
+    let pgp = keys.iter().find(|key| key.label == "pgp").unwrap();
+    let certificate = x509_cert::Certificate::from_der(&pgp.certificate).unwrap();
+    let spki = certificate.tbs_certificate().subject_public_key_info().to_der().unwrap();
+    let encrypt = |plaintext: &[u8]| {
+        let public = Pkcs1PublicEncryptingKey::new(PublicEncryptingKey::from_der(&spki).unwrap()).unwrap();
+        let mut ciphertext = vec![0; public.ciphertext_size()];
+        public.encrypt(plaintext, &mut ciphertext).unwrap();
+        ciphertext
+    };
+    let ask = async |key: &str, wrapping: v1::KeyWrapping, wrapped_key: Vec<u8>| {
+        let claims = Some(v1::Claims { format: "openpgp".into(), ..Default::default() });
+        let request =
+            v1::UnwrapRequest { key: key.to_owned(), wrapping: wrapping.into(), wrapped_key, claims };
+        operator.custody().unwrap(operator.request(request)).await.map(|answer| answer.into_inner().file_key)
+    };
+    let good = openpgp::wrapped_by_v3(&FileKey::new([7; 32]));
+    let as_pgp = v1::KeyWrapping::RsaPkcs1Openpgp;
+    assert_eq!(ask(&pgp.name, as_pgp, encrypt(&good)).await.unwrap(), [7; 32]);
+
+    let changed = |at: usize| {
+        let mut bytes = good.to_vec();
+        bytes[at] ^= 1;
+        encrypt(&bytes)
+    };
+    let told = ask(&pgp.name, as_pgp, vec![3; 256]).await.unwrap_err().message().to_owned();
+    let (sample, wrapped_to_sample) = sealed_key(&dev.certificate(), &[7; 32]);
+    for (what, key, wrapping, wrapped) in [
+        ("garbage", &pgp.name, as_pgp, vec![0x42; 256]),
+        ("zeros", &pgp.name, as_pgp, vec![0; 256]),
+        ("another cipher", &pgp.name, as_pgp, changed(0)),
+        ("another checksum", &pgp.name, as_pgp, changed(34)),
+        ("a bare file key", &pgp.name, as_pgp, encrypt(&[7; 32])),
+        ("nothing", &pgp.name, as_pgp, encrypt(&[])),
+        ("too short", &pgp.name, as_pgp, vec![1; 255]),
+        ("OAEP asked of a key for OpenPGP", &pgp.name, v1::KeyWrapping::RsaOaepSha1, encrypt(&good)),
+        ("OpenPGP asked of a key for OAEP", &sample, as_pgp, wrapped_to_sample),
+    ] {
+        let status = ask(key, wrapping, wrapped).await.expect_err(what);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "WRAPPED_KEY_REJECTED", "{what}");
+        assert_eq!(status.message(), told, "{what}");
+    }
+}
