@@ -14,8 +14,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WITNESSES: Duration = Duration::from_secs(1);
 
 impl Log {
-    /// The newest checkpoint with its cosignatures, if the witnesses answer soon; else without.
+    /// A checkpoint that covers every record from before the call, or the newest one if the token does not sign; with its
+    /// cosignatures, if the witnesses answer soon.
     pub async fn checkpoint(&self) -> Option<Arc<SignedCheckpoint>> {
+        let recorded = *self.ledger.last_sequence().borrow();
+        let mut state = self.state();
+        let covers = |state: &LogState| {
+            let size = state.newest.as_ref().map_or(0, |newest| newest.checkpoint.size);
+            size >= recorded || state.trouble.is_some()
+        };
+        // An older one is better than nothing.
+        drop(tokio::time::timeout(PATIENCE, state.wait_for(covers)).await);
         let newest = self.state.borrow().newest.clone()?;
         let last = newest.checkpoint.size.saturating_sub(1);
         self.cosigned_for(last).await.or_else(|| self.state.borrow().best())
