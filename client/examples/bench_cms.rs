@@ -12,7 +12,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, unreachable_pub)]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 #[path = "../tests/common/mod.rs"]
 mod common;
 

@@ -1,5 +1,6 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
+mod binary;
 mod cipher_key;
 pub mod cms;
 mod jobs;
@@ -65,15 +66,17 @@ pub struct Written {
 /// How many bytes of the start of a file tell what it is.
 const START_LEN: usize = 64;
 
+/// As much of a file of `len` bytes as tells what it is.
+fn start_of(file: &dyn ReadAt, len: u64) -> Result<Vec<u8>, Error> {
+    read_at::read(file, 0, usize::try_from(len).unwrap_or(START_LEN).min(START_LEN))
+}
+
 /// Tells the format of a file of `len` bytes from its content. Names and suffixes do not count.
 ///
 /// # Errors
 /// [`Kind::Local`], with what the file looks like instead, or if it cannot be read.
 pub fn detect(file: &dyn ReadAt, len: u64) -> Result<Format, Error> {
-    let mut start = [0; START_LEN];
-    let start = &mut start[..usize::try_from(len).unwrap_or(START_LEN).min(START_LEN)];
-    file.fill(0, start)?;
-    let start = &*start;
+    let start = &*start_of(file, len)?;
     if starts_with_local(start, CIPHER_KEY.as_bytes()) {
         return Ok(if sealed::is_sealed(file, len)? { Format::Sealed } else { Format::Mtd });
     }

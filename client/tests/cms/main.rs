@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
 mod damage;
 mod foreign;

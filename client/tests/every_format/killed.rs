@@ -99,7 +99,7 @@ fn leftovers(folder: &Path) -> usize {
 }
 
 #[test]
-fn the_next_run_sweeps_what_a_killed_extraction_left_but_not_what_a_live_one_uses() {
+fn law_8_the_next_run_sweeps_what_a_killed_extraction_left_but_not_what_a_live_one_uses() {
     let folder = TempDir::new().expect("folder");
     let (source, envelope, out) =
         (folder.path().join("source"), folder.path().join("e.mtd"), folder.path().join("out"));

@@ -43,7 +43,7 @@ fn is_ignored(bytes: &[u8], at: usize) -> bool {
 }
 
 #[test]
-fn every_flipped_bit_is_refused_and_leaves_no_file() {
+fn law_8_every_flipped_bit_is_refused_and_leaves_no_file() {
     let (folder, key) = (TempDir::new().expect("folder"), SoftKey::shared());
     let good = small(folder.path(), key);
     let mut ignored = 0;

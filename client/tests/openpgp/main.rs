@@ -5,11 +5,13 @@
 
 mod certificates;
 #[path = "../common/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
 mod damage;
 mod gpg;
 mod peers;
+#[path = "../common/vector.rs"]
+mod vector;
 mod vectors;
 
 /// What the shared helpers run with.

@@ -5,47 +5,17 @@ use std::fs;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use custodian_client::{
-    Error, Kind,
-    error::Result,
+    Kind,
     extract::{Input, extract},
     inspect::inspect,
     progress::Silent,
-    unwrapper::{KeyName, Unwrapper},
 };
-use custodian_proto::{
-    key::{FileKey, KeyId, WrappedKey},
-    v1::Claims,
-};
-use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::common::{extract_job, tree};
-
-#[derive(Deserialize)]
-struct Vector {
-    name: String,
-    stage: String,
-    says: String,
-    file_key: String,
-    envelope: String,
-}
-
-/// Unwraps to a key that is known, whoever is named.
-struct Known(Vec<u8>);
-
-impl Unwrapper for Known {
-    fn unwrap(&self, _: &WrappedKey, _: &Claims) -> Result<FileKey> {
-        FileKey::take(&mut self.0.clone()).ok_or_else(|| Error::new(Kind::Local, "vector", "no file key"))
-    }
-
-    fn choose(&self, _: &[WrappedKey]) -> Result<usize> {
-        Ok(0)
-    }
-
-    fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
-        Ok(vec![Some(KeyId::of_public_key(b"known")); names.len()])
-    }
-}
+use crate::{
+    common::{extract_job, tree},
+    vector::{Known, Vector},
+};
 
 /// Whether a stage comes before the recipients are looked at: then `inspect` refuses, too.
 fn is_early(stage: &str) -> bool {

@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
 mod damage;
 #[path = "../every_format/disk.rs"]
@@ -21,6 +21,8 @@ mod robust;
 mod roundtrip;
 #[path = "../every_format/sources.rs"]
 mod sources;
+#[path = "../common/vector.rs"]
+mod vector;
 mod vectors;
 
 /// What the suites for every format run with.

@@ -65,7 +65,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+    fn law_11_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
         read(&bytes);
         // The same where they are taken for more than they are.
         read(&Parts { cipher_key: bytes.clone(), data: bytes.clone() }.pack());

@@ -5,43 +5,16 @@ use std::fs;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use custodian_client::{
-    Error, Kind,
-    error::Result,
     extract::{Input, extract},
     inspect::inspect,
     progress::Silent,
-    unwrapper::Unwrapper,
 };
-use custodian_proto::{
-    key::{FileKey, WrappedKey},
-    v1::Claims,
-};
-use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::common::{extract_job, tree};
-
-#[derive(Deserialize)]
-struct Vector {
-    name: String,
-    stage: String,
-    says: String,
-    file_key: String,
-    envelope: String,
-}
-
-/// Unwraps to a key that is known.
-struct Known(Vec<u8>);
-
-impl Unwrapper for Known {
-    fn unwrap(&self, _: &WrappedKey, _: &Claims) -> Result<FileKey> {
-        FileKey::take(&mut self.0.clone()).ok_or_else(|| Error::new(Kind::Local, "vector", "no file key"))
-    }
-
-    fn choose(&self, _: &[WrappedKey]) -> Result<usize> {
-        Ok(0)
-    }
-}
+use crate::{
+    common::{extract_job, tree},
+    vector::{Known, Vector},
+};
 
 /// Whether a stage comes before a key is asked for: then `inspect` refuses, too.
 fn is_early(stage: &str) -> bool {

@@ -105,23 +105,8 @@ impl Custodian {
         signer: KeyId,
         statement: impl FnOnce(&WrappingKey, &[KeyDescription]) -> Result<Vec<u8>, Denial> + Send + 'static,
     ) -> Result<Attestation, Denial> {
-        let custodian = Arc::clone(self);
-        to_the_end(call.place.clone(), async move {
-            let intent = || Intent { key: Some(key), ..call.intent("AttestKey") };
-            let attempt = custodian.ledger.begin(intent());
-            let need = Need::Either(Role::Admin, Role::Auditor);
-            let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
-                Ok(permit) => match custodian.admits_release() {
-                    Ok(()) => {
-                        let signed = custodian.signed_statement(key, signer, statement).await;
-                        signed.map(|signed| Withheld::new(signed, permit.redeem()))
-                    }
-                    Err(fault) => Err(fault.into()),
-                },
-                Err(denial) => Err(denial),
-            };
-            let confirmed = custodian.settle_release(attempt, Outcome::of(&signed), intent).await?;
-            Ok(signed?.release(confirmed))
+        self.sign_for_readers(call, "AttestKey", key, move |custodian| async move {
+            custodian.signed_statement(key, signer, statement).await
         })
         .await
     }
@@ -136,6 +121,25 @@ impl Custodian {
         signer: KeyId,
         draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial> + Send + 'static,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
+        self.sign_for_readers(call, operation, key, move |custodian| async move {
+            custodian.signed_draft(key, signer, draft).await
+        })
+        .await
+    }
+
+    /// Makes what the token signs about a key, if the caller is an administrator or auditor, and releases it once the record
+    /// is durable.
+    async fn sign_for_readers<T, Signing>(
+        self: &Arc<Self>,
+        call: Call,
+        operation: &'static str,
+        key: KeyId,
+        sign: impl FnOnce(Arc<Self>) -> Signing + Send + 'static,
+    ) -> Result<T, Denial>
+    where
+        T: Send + 'static,
+        Signing: Future<Output = Result<T, Denial>> + Send,
+    {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
             let intent = || Intent { key: Some(key), ..call.intent(operation) };
@@ -144,7 +148,7 @@ impl Custodian {
             let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
                 Ok(permit) => match custodian.admits_release() {
                     Ok(()) => {
-                        let signed = custodian.signed_draft(key, signer, draft).await;
+                        let signed = sign(Arc::clone(&custodian)).await;
                         signed.map(|signed| Withheld::new(signed, permit.redeem()))
                     }
                     Err(fault) => Err(fault.into()),

@@ -22,8 +22,8 @@ use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 use self::{algorithm::Cipher, ber::Reader, header::Header, text::Text};
 pub use self::{open::Opened, seal::seal};
 use crate::{
-    envelope::{ReadAt, unsupported},
-    error::{Error, Kind, Result},
+    envelope::{binary::Binary, unsupported},
+    error::Result,
     unwrapper::KeyName,
 };
 
@@ -45,16 +45,7 @@ fn is_binary(start: &[u8]) -> bool {
 }
 
 /// A message in binary.
-pub struct Message<'f> {
-    bytes: Bytes<'f>,
-    len: u64,
-}
-
-enum Bytes<'f> {
-    Given(&'f File),
-    /// What a text was decoded to.
-    Decoded(File),
-}
+pub struct Message<'f>(Binary<'f>);
 
 impl<'f> Message<'f> {
     /// Takes a file of `len` bytes. Text is decoded into a temporary file.
@@ -62,14 +53,8 @@ impl<'f> Message<'f> {
     /// # Errors
     /// [`Kind::Integrity`] if the text is damaged; [`Kind::Local`] if it is something else, or cannot be read.
     pub fn new(file: &'f File, len: u64) -> Result<Self> {
-        let mut start = [0; super::START_LEN];
-        let start = &mut start[..usize::try_from(len).unwrap_or(super::START_LEN).min(super::START_LEN)];
-        file.fill(0, start)?;
-        let Some(text) = Text::detect(start) else { return Ok(Self { bytes: Bytes::Given(file), len }) };
-        let decoded = text.decode(file, len)?;
-        let metadata = decoded.metadata();
-        let len = metadata.map_err(|why| Error::new(Kind::Local, "cannot read a temporary file", why))?.len();
-        Ok(Self { bytes: Bytes::Decoded(decoded), len })
+        let decode = |start: &[u8]| Text::detect(start).map(|text| text.decode(file, len)).transpose();
+        Binary::of(file, len, decode).map(Self)
     }
 
     /// Reads all that can be read without a key, and checks it.
@@ -78,11 +63,8 @@ impl<'f> Message<'f> {
     /// [`Kind::Integrity`] for what contradicts itself or is cut off; [`Kind::Local`] for what is unknown here, too much, or
     /// cannot be read.
     pub fn read_header(&self) -> Result<Sealed<'_>> {
-        let source: &File = match &self.bytes {
-            Bytes::Given(file) => file,
-            Bytes::Decoded(file) => file,
-        };
-        Ok(Sealed { source, header: Header::read(Reader::new(source, self.len))? })
+        let source = self.0.file();
+        Ok(Sealed { source, header: Header::read(Reader::new(source, self.0.len()))? })
     }
 }
 
@@ -202,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_messages_never_panic(
+        fn law_11_arbitrary_messages_never_panic(
             more in prop::collection::vec(any::<u8>(), 0..300),
             auth: bool,
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),

@@ -32,12 +32,7 @@ use self::{
     header::{Header, Protection},
     packet::{GNUPG_AEAD, Head, MARKER, PKESK, PROTECTED, SKESK, UNPROTECTED},
 };
-use crate::{
-    envelope::ReadAt,
-    error::{Error, Kind, Result},
-    progress::Progress,
-    unwrapper::KeyName,
-};
+use crate::{envelope::binary::Binary, error::Result, progress::Progress, unwrapper::KeyName};
 
 /// Whether a file that starts like this is an encrypted OpenPGP message, binary or armoured.
 pub(super) fn is_openpgp(start: &[u8]) -> bool {
@@ -57,16 +52,7 @@ pub(super) fn is_openpgp(start: &[u8]) -> bool {
 }
 
 /// A message in binary.
-pub struct Message<'f> {
-    bytes: Bytes<'f>,
-    len: u64,
-}
-
-enum Bytes<'f> {
-    Given(&'f File),
-    /// What the armour was around.
-    Decoded(File),
-}
+pub struct Message<'f>(Binary<'f>);
 
 impl<'f> Message<'f> {
     /// Takes a file of `len` bytes. Armour is decoded into a temporary file.
@@ -74,16 +60,9 @@ impl<'f> Message<'f> {
     /// # Errors
     /// [`Kind::Integrity`] if the armour is damaged; [`Kind::Local`] if it cannot be read.
     pub fn new(file: &'f File, len: u64) -> Result<Self> {
-        let mut start = [0; super::START_LEN];
-        let start = &mut start[..usize::try_from(len).unwrap_or(super::START_LEN).min(super::START_LEN)];
-        file.fill(0, start)?;
-        if !armor::is_message(start) {
-            return Ok(Self { bytes: Bytes::Given(file), len });
-        }
-        let decoded = armor::decode_message(file, len)?;
-        let metadata = decoded.metadata();
-        let len = metadata.map_err(|why| Error::new(Kind::Local, "cannot read a temporary file", why))?.len();
-        Ok(Self { bytes: Bytes::Decoded(decoded), len })
+        let decode =
+            |start: &[u8]| armor::is_message(start).then(|| armor::decode_message(file, len)).transpose();
+        Binary::of(file, len, decode).map(Self)
     }
 
     /// Reads all that can be read without a key, and checks it.
@@ -92,11 +71,7 @@ impl<'f> Message<'f> {
     /// [`Kind::Integrity`] for what contradicts itself or is cut off; [`Kind::Local`] for what is unknown here, too much, or
     /// cannot be read; [`Kind::Interrupted`].
     pub fn read_header(&self, progress: &dyn Progress) -> Result<Sealed<'_>> {
-        let source: &File = match &self.bytes {
-            Bytes::Given(file) => file,
-            Bytes::Decoded(file) => file,
-        };
-        Ok(Sealed { header: Header::read(source, self.len, progress)? })
+        Ok(Sealed { header: Header::read(self.0.file(), self.0.len(), progress)? })
     }
 }
 
@@ -176,7 +151,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_messages_never_panic(
+        fn law_11_arbitrary_messages_never_panic(
             more in prop::collection::vec(any::<u8>(), 0..300),
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
