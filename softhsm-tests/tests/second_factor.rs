@@ -246,6 +246,8 @@ async fn the_only_administrator_who_lost_app_and_recovery_codes_is_helped_on_the
     dev.ctl(Person::Admin, ["user", "ls"]).expect(3).says("FACTOR_MISSING");
     enroll(&dev, Person::Admin);
     dev.ctl(Person::Admin, ["user", "ls"]).expect(0);
+    // Auditors would need a code, too.
+    apply(&dev, FRESH);
     let records = Wire::records(&dev).await;
     let reset: Vec<_> = records.iter().filter(|record| record.operation == "ResetFactor").collect();
     let [reset] = reset[..] else { panic!("{reset:?}") };
