@@ -268,6 +268,12 @@ impl Config {
         Self::parse(&text, path, &folder)
     }
 
+    /// Whether this text would be a configuration. For the fuzz target: nothing is read.
+    #[doc(hidden)]
+    pub fn try_text(text: &str) -> Result<Self, Trouble> {
+        Self::parse(text, Path::new("custodian.toml"), Path::new("/"))
+    }
+
     /// Checks the text of a configuration that stands, or will stand, at `path`.
     pub(crate) fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, Trouble> {
         let trouble = |why: &str| {
@@ -370,7 +376,7 @@ fn positive(name: &str, duration: SignedDuration) -> Result<Duration, String> {
 fn within_a_year(name: &str, duration: SignedDuration) -> Result<SignedDuration, String> {
     positive(name, duration)?;
     if duration > SignedDuration::from_hours(366 * 24) {
-        return Err(format!("{name}: may be 366 days"));
+        return Err(format!("{name}: at most 366 days"));
     }
     Ok(duration)
 }
