@@ -70,7 +70,11 @@ async fn laws_1_and_2_hold_over_kill_9_at_random_moments() {
     assert!(keys > 0);
     let devices = dev.ctl(Person::Admin, ["device", "ls", "--json"]).expect(0).json();
     for round in rounds.iter().filter(|round| round.revoked.is_some()) {
-        let device = devices.as_array().unwrap().iter().find(|device| device["id"] == *round.device);
+        let device = devices
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|device| device["name"] == format!("devices/{}", round.device));
         assert_eq!(device.unwrap()["state"], "revoked", "{}", round.device);
     }
 }
