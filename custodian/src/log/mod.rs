@@ -27,7 +27,7 @@ pub use key::{LogKeyError, make_log_key};
 pub use second::{
     BucketConfig, Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, Place, SecondPlace,
 };
-pub use witness::{Cosigners, WitnessConfig, WitnessState, WitnessUrl};
+pub use witness::{Cosigned, Cosigners, WitnessConfig, WitnessState, WitnessUrl};
 
 use crate::{
     ledger::{Ledger, LedgerError},
