@@ -54,7 +54,7 @@ impl Identity {
         let stranger = Self { certificate: params.self_signed(&key).unwrap().der().clone(), key: pkcs8() };
         let stranger = Wire::connect(dev, &stranger).await.unwrap();
         let enrolled = stranger.devices().enroll(request).await.unwrap().into_inner();
-        let request = v1::ActivateDeviceRequest { name: format!("devices/{id}"), ..Default::default() };
+        let request = v1::ActivateDeviceRequest { name: format!("devices/{id}") };
         admin.devices().activate_device(admin.request(request)).await.unwrap();
         Self { certificate: enrolled.certificate.into(), key: pkcs8() }
     }
