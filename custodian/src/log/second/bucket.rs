@@ -23,7 +23,7 @@ use crate::net::{Http, Origin, Tls};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a signed request is good for. Clocks may differ by as much.
-const SIGNED_FOR: Duration = Duration::from_mins(5);
+const SIGNED_FOR: Duration = Duration::from_secs(300);
 
 /// The longest answer that is no object: a list of at most 256 names, or an error.
 const MAX_ANSWER_LEN: usize = 1 << 20;
