@@ -200,7 +200,7 @@ async fn a_signing_key_signs_while_it_is_active_and_its_next_version_takes_over(
     key(&dev, &["compromise", "letters@2", "--reason", "lost"]).expect(0);
     assert_eq!(signs(second).await, "KEY_COMPROMISED");
 
-    key(&dev, &["create", "odd", "--use", "sign-ecdsa", "--bits", "2048"]).expect(2).says("has no modulus");
+    key(&dev, &["create", "odd", "--use", "sign-ecdsa", "--bits", "2048"]).expect(3).says("has no modulus");
     key(&dev, &["create", "odd", "--use", "sign", "--unwrap-until", "900d"])
         .expect(2)
         .says("unwraps nothing");
