@@ -10,6 +10,7 @@ pub mod log;
 pub mod output;
 pub mod progress;
 pub mod seal;
+pub mod signed;
 mod single;
 mod sources;
 mod stdin;

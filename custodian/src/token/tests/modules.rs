@@ -39,12 +39,12 @@ const TOKEN: &str = "CUSTODIAN_TEST_TOKEN";
 const PIN_FILE: &str = "CUSTODIAN_TEST_PIN_FILE";
 
 /// A token in Kryoptic, of its own for each test.
-struct Kryoptic {
+pub(super) struct Kryoptic {
     bench: Bench,
 }
 
 impl Kryoptic {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         assert!(Path::new(KRYOPTIC).exists(), "{KRYOPTIC} is missing: run deploy/kryoptic, which builds it");
         let bench = Bench::empty();
         let database = bench.path("token.sql");
@@ -69,13 +69,18 @@ impl Kryoptic {
         BTreeMap::from([("KRYOPTIC_CONF".to_owned(), conf), (BE_WORKER.to_owned(), "1".to_owned())])
     }
 
-    fn config(&self) -> TokenConfig {
+    /// Where its objects are.
+    pub(super) fn database(&self) -> PathBuf {
+        self.bench.path("token.sql")
+    }
+
+    pub(super) fn config(&self) -> TokenConfig {
         // SQLite makes files beside the database.
         let cage = CageConfig { write: vec![self.bench.path("")], ..CageConfig::default() };
         TokenConfig { module: KRYOPTIC.into(), environment: self.environment(), cage, ..self.bench.config() }
     }
 
-    async fn start(&self) -> Supervisor {
+    pub(super) async fn start(&self) -> Supervisor {
         Supervisor::start(command(), self.config()).await.unwrap()
     }
 
