@@ -202,7 +202,7 @@ async fn a_signing_key_signs_while_it_is_active_and_its_next_version_takes_over(
 
     key(&dev, &["create", "odd", "--use", "sign-ecdsa", "--bits", "2048"]).expect(3).says("has no modulus");
     key(&dev, &["create", "odd", "--use", "sign", "--unwrap-until", "900d"])
-        .expect(2)
+        .expect(3)
         .says("unwraps nothing");
     key(&dev, &["limit", "letters", "--unwrap-until", "never", "--reason", "x"]).expect(2);
     key(&dev, &["limit", "letters@1", "--unwrap-until", "never", "--reason", "x"])
