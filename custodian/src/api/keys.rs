@@ -13,7 +13,9 @@ use super::{
     call::{Accepted, invalid},
     import::Source,
     new_key::{KeyUse, NewKey},
-    resource::{from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, unwrapped},
+    resource::{
+        from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, token_name, unwrapped,
+    },
 };
 use crate::{
     authority::{Beginning, DeviceId, KeyPurpose, KeyStep, Need, Role, SigningScheme, WrappingKey},
@@ -307,13 +309,16 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
         wrap_end_time,
         unwrap_end_time,
         r#use: _,
+        token,
     } = request;
     let bits = checked_bits(modulus_bits)?;
+    let token = if token.is_empty() { None } else { Some(token_name(&token)?) };
     let new = NewKey {
         label: checked_label(label)?,
         version: 1,
         modulus_bits: bits.unwrap_or(usage.default_bits()),
         usage,
+        token,
         beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
         wraps_from: time(wrap_start_time, "wrap_start_time")?,
         wraps_until: time(wrap_end_time, "wrap_end_time")?,

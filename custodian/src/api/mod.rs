@@ -37,7 +37,7 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -75,6 +75,8 @@ pub struct Api {
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Floodgate<SpkiHash>>,
+    /// Whose key for OpenPGP is being made.
+    openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
     started: Timestamp,
 }
@@ -136,6 +138,7 @@ impl Api {
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
+            openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),
         }

@@ -82,6 +82,14 @@ impl KeyPurpose {
         }
     }
 
+    /// What can be asked of it.
+    pub fn task(self) -> KeyTask {
+        match self {
+            Self::Unwrap(_) => KeyTask::Unwrap,
+            Self::Sign(_) => KeyTask::Sign,
+        }
+    }
+
     /// Reads what [`KeyPurpose::name`] writes.
     pub fn from_name(name: &str) -> Option<Self> {
         let wrapping = KeyWrapping::from_name(name).map(Self::Unwrap);

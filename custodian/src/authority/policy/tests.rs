@@ -292,6 +292,7 @@ const NEED_NO_ROLE: &[&str] = &[
     "GetKey",
     "GetStatus",
     "GetReceipt",
+    "Withdraw",
 ];
 
 #[test]
