@@ -231,7 +231,7 @@ impl Api {
         // Two at once would get the same second.
         let _turn = match new.usage {
             KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
-            KeyUse::Oaep => None,
+            KeyUse::Oaep | KeyUse::Sign(_) => None,
         };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;
