@@ -5,7 +5,7 @@
 //! reads it as far as that goes without a key; then [`Sealed::open`] takes the file key, and [`Opened`] yields content.
 
 mod algorithm;
-mod ber;
+pub(crate) mod ber;
 mod cbc;
 mod gcm;
 mod header;
