@@ -1,6 +1,6 @@
 //! Signed envelopes: who sealed them is known before anybody is asked for a key, and nobody can pass another's off.
 
-use std::{fs, io::Write, path::Path, time::SystemTime};
+use std::{fs, io::Write, path::Path, process::Command, time::SystemTime};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use custodian_client::{
@@ -16,8 +16,8 @@ use custodian_client::{
 use tempfile::TempDir;
 
 use crate::{
-    common::{SoftKey, extract_job, extract_to, seal_job, seal_to, tree},
-    people::{People, Person},
+    common::{SoftKey, extract_job, extract_to, run, seal_job, seal_to, tree},
+    people::{People, Person, opened},
 };
 
 struct Scene {
@@ -36,7 +36,7 @@ impl Scene {
     }
 
     fn signer(&self, name: &str) -> LocalSigner {
-        LocalSigner::from_pem(&self.people.path(&format!("{name}.pem")), None).expect("signer")
+        opened(&self.people.path(&format!("{name}.pem"))).expect("signer")
     }
 
     /// An envelope that this person signed.
@@ -218,4 +218,25 @@ fn only_accepted_senders_envelopes_are_opened() {
     assert!(scene.extract(&unsigned, &allowed).expect("allowed").sender.is_none());
     extract_to(&scene.key, &envelope, &out).expect("nobody said who is accepted");
     assert!(Path::new(&out).exists());
+}
+
+#[test]
+fn openssl_verifies_a_signed_envelope() {
+    let scene = Scene::new();
+    let signed = scene.sealed_by("anna", b"content");
+    let bare = stripped(&signed);
+    let [message, content, out] = ["message", "content", "out"].map(|name| scene.people.path(name));
+    let mut command = Command::new("openssl");
+    command.args(["cms", "-verify", "-binary", "-inform", "DER", "-in"]).arg(&message);
+    command.arg("-CAfile").arg(scene.people.root()).arg("-out").arg(&out);
+    if crate::FORMAT == Format::Cms {
+        fs::write(&message, &signed).expect("written");
+    } else {
+        let signature = STANDARD.decode(&signed[place_of(MARK, &signed) + MARK.len()..]).expect("base64");
+        fs::write(&message, signature).expect("written");
+        fs::write(&content, &bare).expect("written");
+        command.arg("-content").arg(&content);
+    }
+    run(&mut command);
+    assert_eq!(fs::read(&out).expect("read"), bare);
 }

@@ -1,7 +1,13 @@
 //! People who sign, and the CA that vouches for them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use custodian_client::{error::Result, signed::LocalSigner};
 use custodian_proto::identity::IdentityLevel;
 use der::{Encode, asn1::ObjectIdentifier};
 use rcgen::{
@@ -32,6 +38,11 @@ pub(crate) struct People {
 struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// The signer of a file that has no password.
+pub(crate) fn opened(file: &Path) -> Result<LocalSigner> {
+    LocalSigner::open(file, None, &|| panic!("it has no password"))
 }
 
 /// Somebody's certificate, before it is issued.
