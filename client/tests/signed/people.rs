@@ -100,6 +100,8 @@ impl People {
 
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, *name);
+        // With it comes the key identifier.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.serial_number = Some(SerialNumber::from(person.serial));
         params.subject_alt_names =
             vec![SanType::Rfc822Name(format!("{name}@example.org").try_into().expect("address"))];
