@@ -117,10 +117,15 @@ impl DeviceService for Api {
             let spki = SpkiHash(Sha256::digest(&spki).into());
             Ok((Change::RenewDevice { was, spki, certificate: certificate.clone(), expires }, certificate))
         };
-        let renewed = self.custodian.change(accepted.call.clone(), Need::Device, intent, renew).await;
+        let streams = self.streams.clone();
+        let put_in_force = move |_: &Changed, certificate| {
+            streams.cut(was, Refusal::NotLoggedIn);
+            certificate
+        };
+        let call = accepted.call.clone();
+        let renewed = self.custodian.change_and(call, Need::Device, intent, renew, put_in_force).await;
         match renewed.map_err(|denial| accepted.status(denial))? {
             (Changed::Device(device), certificate) => {
-                self.streams.cut(was, Refusal::NotLoggedIn);
                 Ok(Response::new(v1::RenewDeviceResponse { device: Some(device.into()), certificate }))
             }
             _ => Err(accepted.status(no_device())),
@@ -253,14 +258,18 @@ impl Api {
     ) -> Result<Response<v1::Device>, Status> {
         let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent(operation) };
         let step = async move { Ok((step, ())) };
-        match self.custodian.change(accepted.call.clone(), Need::Role(Role::Admin), intent, step).await {
-            Ok((Changed::Device(device), ())) => Ok(Response::new(device.into())),
-            Ok((Changed::Stopped(device, sessions), ())) => {
-                let why = match device.state {
-                    DeviceState::Revoked => Refusal::DeviceRevoked,
-                    _ => Refusal::DeviceSuspended,
-                };
-                let streams = self.streams.cut(device.spki, why);
+        let streams = self.streams.clone();
+        let put_in_force = move |changed: &Changed, ()| match changed {
+            Changed::Stopped(device, _) if device.state == DeviceState::Revoked => {
+                streams.cut(device.spki, Refusal::DeviceRevoked)
+            }
+            Changed::Stopped(device, _) => streams.cut(device.spki, Refusal::DeviceSuspended),
+            _ => 0,
+        };
+        let (call, admin) = (accepted.call.clone(), Need::Role(Role::Admin));
+        match self.custodian.change_and(call, admin, intent, step, put_in_force).await {
+            Ok((Changed::Device(device), _)) => Ok(Response::new(device.into())),
+            Ok((Changed::Stopped(device, sessions), streams)) => {
                 let stopped = v1::Stopped {
                     sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
                     streams: u32::try_from(streams).unwrap_or(u32::MAX),
