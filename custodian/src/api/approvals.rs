@@ -73,6 +73,7 @@ impl ApprovalService for Api {
         let (id, digest) = self.parsed(&accepted, "Approve", parsed).await?;
         let found = self.custodian.ledger().approval(id).await;
         let found = found.map_err(|error| accepted.status(error.into()))?;
+        let is_there = found.is_some();
         // The policy is asked with what is to be approved.
         let intent = Intent {
             target: id.resource_name(),
@@ -82,6 +83,10 @@ impl ApprovalService for Api {
         };
         let who = approver(&accepted.call.caller);
         let approve = async move {
+            if !is_there {
+                // One that is made meanwhile under this number, which anybody can guess, the policy has not looked at.
+                return Err(Refusal::NotFound.into());
+            }
             let (user, device) = who?;
             Ok(Change::Approve { id, digest, user, device })
         };
