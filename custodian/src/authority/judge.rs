@@ -184,6 +184,7 @@ impl Authority {
         }
         if standing.policy.is_some() {
             standing.factor = caller.session.as_ref().and_then(|session| session.factor);
+            standing.roles = caller.user.as_ref().map(|user| user.roles);
             standing.groups = match (&caller.user, &caller.device) {
                 (Some(user), Some(device)) => Some((user.groups.clone(), device.groups.clone())),
                 _ => None,

@@ -3,7 +3,9 @@
 use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
+use super::{
+    ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, Roles, SessionId, SpkiHash,
+};
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -98,6 +100,8 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// The user must have just these roles still: the policy looked at them.
+    pub(crate) roles: Option<Roles>,
     /// The user and the device must be in these groups still: the policy looked at them.
     pub(crate) groups: Option<(Groups, Groups)>,
     /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.

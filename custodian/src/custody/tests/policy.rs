@@ -85,3 +85,40 @@ async fn what_a_change_puts_in_force_is_so_even_if_its_caller_hangs_up() {
     let in_force = tokio::time::timeout(Duration::from_secs(60), is_in_force).await;
     assert_eq!(in_force.unwrap(), Ok(true));
 }
+
+#[tokio::test]
+async fn law_2_other_roles_than_the_policy_looked_at_stop_what_it_allowed() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let call = admin(&scene).await;
+    let (intent, world) = (call.intent("ActivateKey"), World { ledger: Arc::clone(&scene.ledger) });
+    let prepare = async move {
+        let roles = [Role::Admin, Role::Auditor].into_iter().collect();
+        world.done(Change::SetRoles { id: world::user_id("anna"), roles }).await;
+        let id = world::key("main").id;
+        Ok((Change::StepKey { id, step: KeyStep::Suspend, reason: String::new() }, ()))
+    };
+    let changed = scene.custodian.change(call, Need::Role(Role::Admin), intent, prepare).await;
+    assert_eq!(code(changed), Err(Refusal::PolicyChanged.code()));
+}
+
+#[tokio::test]
+async fn only_a_session_that_is_good_now_is_one() {
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let good = scene.call().await.caller;
+    let authority = scene.custodian.authority();
+    assert!(authority.has_session(&good));
+    type Change = fn(&mut crate::authority::Caller);
+    let changes: [Change; 6] = [
+        |caller| caller.session = None,
+        |caller| caller.session.as_mut().unwrap().expires = Timestamp::now(),
+        |caller| caller.session.as_mut().unwrap().used = world::ago(900),
+        |caller| caller.session.as_mut().unwrap().device = SpkiHash([2; 32]),
+        |caller| caller.user.as_mut().unwrap().disabled = true,
+        |caller| caller.device.as_mut().unwrap().state = DeviceState::Suspended,
+    ];
+    for change in changes {
+        let mut caller = good.clone();
+        change(&mut caller);
+        assert!(!authority.has_session(&caller));
+    }
+}

@@ -236,6 +236,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             policy: None,
+            roles: None,
             groups: None,
             factor: None,
             approval: None,
