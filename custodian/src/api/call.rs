@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Api, status::to_status};
 use crate::{
-    authority::{Asked, AskedRequest, Caller, DeviceState, Need, Peer},
+    authority::{Asked, AskedRequest, Need, Peer},
     custody::{Call, Denial, Fault},
 };
 
@@ -53,11 +53,12 @@ impl Api {
         let peer = peer.ok_or_else(|| denied(Fault::Internal("the connection has no peer".into()).into()))?;
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
-        let caller = self.custodian.authority().identify(peer, token).await.map_err(denied)?;
-        if !has_standing(&caller) && !self.strangers.admit(caller.peer.certificate.spki) {
+        let authority = self.custodian.authority();
+        let caller = authority.identify(peer, token).await.map_err(denied)?;
+        if !authority.has_session(&caller) && !self.strangers.admit(&caller) {
             return Err(denied(Refusal::Overloaded.into()));
         }
-        let asked = match self.custodian.authority().policy().asks_for_approvals() {
+        let asked = match authority.policy().asks_for_approvals() {
             true => {
                 let glass = glass(request).map_err(denied)?;
                 Asked::Kept(Arc::new(AskedRequest {
@@ -100,11 +101,6 @@ impl Api {
             }
         }
     }
-}
-
-fn has_standing(caller: &Caller) -> bool {
-    let active = caller.device.as_ref().is_some_and(|device| device.state == DeviceState::Active);
-    active && caller.session.is_some()
 }
 
 /// Whether a request asks to break the glass.

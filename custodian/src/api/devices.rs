@@ -41,11 +41,8 @@ impl DeviceService for Api {
     ) -> Result<Response<v1::InviteDeviceResponse>, Status> {
         let accepted = self.accept(&request).await?;
         let request = request.into_inner();
-        let parsed = request
-            .device_id
-            .parse::<DeviceId>()
-            .map_err(|error| invalid(format!("device_id: {error}")))
-            .and_then(|id| Ok((id, invitation_ttl(request.ttl_seconds)?)));
+        let parsed =
+            invited(&request.device_id).and_then(|id| Ok((id, invitation_ttl(request.ttl_seconds)?)));
         let (device, ttl) = self.parsed(&accepted, "InviteDevice", parsed).await?;
         let intent = Intent { target: device.resource_name(), ..accepted.call.intent("InviteDevice") };
         let invited_by = accepted.call.caller.user.as_ref().map(|user| user.id.clone());
@@ -62,6 +59,21 @@ impl DeviceService for Api {
             code: code.expose().to_owned(),
             expire_time: Some(timestamp(expires)),
         }))
+    }
+
+    async fn withdraw_invitation(
+        &self,
+        request: Request<v1::WithdrawInvitationRequest>,
+    ) -> Result<Response<v1::WithdrawInvitationResponse>, Status> {
+        let accepted = self.accept(&request).await?;
+        let parsed = invited(&request.into_inner().device_id);
+        let device = self.parsed(&accepted, "WithdrawInvitation", parsed).await?;
+        let intent = Intent { target: device.resource_name(), ..accepted.call.intent("WithdrawInvitation") };
+        let withdraw = async move { Ok((Change::WithdrawInvitation(device), ())) };
+        let admin = Need::Role(Role::Admin);
+        let withdrawn = self.custodian.change(accepted.call.clone(), admin, intent, withdraw).await;
+        withdrawn.map_err(|denial| accepted.status(denial))?;
+        Ok(Response::new(v1::WithdrawInvitationResponse {}))
     }
 
     async fn enroll(
@@ -319,6 +331,10 @@ impl Api {
     async fn issue(&self, id: &DeviceId, spki: &[u8]) -> Result<Vec<u8>, Denial> {
         Ok(self.ca.issue_device(id, spki, Validity::days(self.lifetimes.device_days)?).await?)
     }
+}
+
+fn invited(id: &str) -> Result<DeviceId, Denial> {
+    id.parse().map_err(|error| invalid(format!("device_id: {error}")))
 }
 
 fn invitation_ttl(seconds: u32) -> Result<Duration, Denial> {

@@ -144,6 +144,12 @@ impl Authority {
         Ok(self.policy())
     }
 
+    /// Whether a caller is signed in on an active device, whatever else an operation asks for.
+    pub fn has_session(&self, caller: &Caller) -> bool {
+        let now = Timestamp::now();
+        device(caller, now).is_ok() && self.session(caller, MayLack::Everything, None, now).is_ok()
+    }
+
     /// Certificate AND device AND session AND role AND budget AND key AND policy, or the first that is missing (law 3).
     /// `intent` is what the policy is asked about.
     ///

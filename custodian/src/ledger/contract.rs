@@ -20,7 +20,7 @@ macro_rules! ledger_keeps_its_contract {
                 the_requests_of_one_user_that_wait_are_bounded, breaking_the_glass_stands_out_in_the_log,
                 a_policy_needs_enough_administrators_for_the_next_one;
             changes: an_invitation_is_used_once, an_invitation_is_for_one_device, an_expired_invitation_is_replaced,
-                an_open_invitation_is_replaced_by_the_next, a_device_is_renewed_with_an_invitation,
+                an_open_invitation_is_replaced_by_the_next, an_invitation_is_withdrawn, a_device_is_renewed_with_an_invitation,
                 a_revoked_device_is_not_renewed, revoking_again_changes_nothing, the_last_administrator_stays,
                 the_last_active_device_stays,
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,

@@ -59,6 +59,21 @@ pub(crate) async fn an_open_invitation_is_replaced_by_the_next<L: Ledger>(ledger
     assert!(!world.ledger.has_open_invitation(now()).await.unwrap());
 }
 
+pub(crate) async fn an_invitation_is_withdrawn<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let withdraw = |id| Change::WithdrawInvitation(device_id(id));
+    world.refuses_change(withdraw("laptop-1"), Refusal::NotFound).await;
+    let ended = Invitation { expires: ago(1), ..invitation(1, "laptop-1") };
+    world.done(Change::Invite(ended)).await;
+    world.refuses_change(withdraw("laptop-1"), Refusal::NotFound).await;
+    world.done(Change::Invite(invitation(2, "laptop-2"))).await;
+    world.done(Change::Invite(invitation(3, "laptop-3"))).await;
+    world.done(withdraw("laptop-2")).await;
+    assert_eq!(world.last_record().await.target, "devices/laptop-2");
+    world.refuses_change(enroll(2, device("laptop-2", 2)), Refusal::EnrollmentRefused).await;
+    world.done(enroll(3, device("laptop-3", 3))).await;
+}
+
 pub(crate) async fn a_device_is_renewed_with_an_invitation<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;
     world.has_device("laptop-2", 2).await;
