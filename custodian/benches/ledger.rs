@@ -123,6 +123,7 @@ fn people(key: KeyId) -> Vec<Change> {
         id: "anna".parse().unwrap(),
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
+        disabled_until: None,
         password: PasswordHash::from_phc(String::new()),
         password_state: PasswordState::Settled,
         factor: FactorState::default(),

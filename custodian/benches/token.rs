@@ -405,6 +405,7 @@ fn caller() -> Caller {
         id,
         roles: [Role::Operator].into_iter().collect(),
         disabled: false,
+        disabled_until: None,
         password: PasswordHash::from_phc(String::new()),
         password_state: PasswordState::Settled,
         factor: FactorState::default(),

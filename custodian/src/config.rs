@@ -370,7 +370,7 @@ fn positive(name: &str, duration: SignedDuration) -> Result<Duration, String> {
 fn within_a_year(name: &str, duration: SignedDuration) -> Result<SignedDuration, String> {
     positive(name, duration)?;
     if duration > SignedDuration::from_hours(366 * 24) {
-        return Err(format!("{name}: may be 366 days"));
+        return Err(format!("{name}: at most 366 days"));
     }
     Ok(duration)
 }

@@ -12,7 +12,7 @@ use custodian::{
         accept_ledger, check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
-        log_key, reset_policy, serve,
+        log_key, reset_factor, reset_policy, serve,
     },
     token::{InitToken, worker},
     trouble::Trouble,
@@ -56,6 +56,17 @@ enum Job {
     ResetPolicy {
         #[arg(long)]
         config: PathBuf,
+        /// Why; recorded
+        #[arg(long)]
+        reason: String,
+    },
+    /// Take a user's second factor away, if it is lost and no other administrator is left who could; recorded in the log
+    ResetFactor {
+        #[arg(long)]
+        config: PathBuf,
+        /// Whose: anna or users/anna
+        #[arg(long)]
+        user: String,
         /// Why; recorded
         #[arg(long)]
         reason: String,
@@ -152,6 +163,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
         }
         Job::ResetPolicy { config, reason } => {
             reset_policy::reset_policy(&config, &reason).await.map(|next| print(&next))
+        }
+        Job::ResetFactor { config, user, reason } => {
+            reset_factor::reset_factor(&config, &user, &reason).await.map(|next| print(&next))
         }
         Job::LogKey { config, name, out } => {
             log_key::log_key(&config, &name, &out).await.map(|next| print(&next))

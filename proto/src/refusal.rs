@@ -122,6 +122,14 @@ refusals! {
     ApprovalUsed = "APPROVAL_USED",
         "this approval was used already",
         "make the same request again: it asks for a new one";
+    /// Who asked took the request back.
+    ApprovalWithdrawn = "APPROVAL_WITHDRAWN",
+        "this request was withdrawn by who made it",
+        "whoever needs it makes the same request again: it asks for a new approval";
+    /// Nobody but who asked can take a request back.
+    NotOwnRequest = "NOT_OWN_REQUEST",
+        "only who made this request can withdraw it",
+        "an administrator can stop it: custodianctl approval deny";
     /// Nobody approves what they asked for themselves.
     OwnRequest = "OWN_REQUEST",
         "nobody can approve their own request",

@@ -280,6 +280,30 @@ async fn whoever_was_stopped_since_does_not_count() {
     assert_eq!(extract(&dev, &envelope, []).expect(0).stdout, "content");
 }
 
+#[tokio::test]
+async fn who_asked_can_withdraw_and_nobody_else() {
+    let dev = Dev::start();
+    let bob = Bob::made_in(&dev);
+    let envelope = sealed(&dev);
+    apply(&dev, &format!("{USUAL}{TWO_FOR_A_FILE}")).expect(0);
+    let waiting = Waits::start(&dev, &envelope);
+    let id = waiting.approval.clone();
+    bob.ctl(["approval", "withdraw", &id]).expect(3).says("NOT_OWN_REQUEST");
+    let shown = dev.ctl(Person::Operator, ["approval", "withdraw", &id, "--json"]).expect(0).json();
+    assert_eq!(shown["state"], "withdrawn");
+    waiting.ends().expect(3).says("APPROVAL_WITHDRAWN");
+    bob.ctl(["approval", "approve", &id]).expect(3).says("APPROVAL_WITHDRAWN");
+    assert_ne!(waits(extract(&dev, &envelope, [])), id);
+    let records = Wire::records(&dev).await;
+    let withdrawn: Vec<_> = records
+        .iter()
+        .filter(|record| record.operation == "Withdraw")
+        .map(|record| (record.user.as_str(), record.outcome.as_str(), record.target.clone()))
+        .collect();
+    let name = format!("approvals/{id}");
+    assert_eq!(withdrawn, [("users/bob", "NOT_OWN_REQUEST", name.clone()), ("users/operator", "OK", name)]);
+}
+
 #[test]
 fn a_policy_that_nobody_is_left_to_replace_is_reset_on_the_machine() {
     let dev = Dev::start();

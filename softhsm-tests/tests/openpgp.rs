@@ -127,6 +127,28 @@ fn what_we_seal_to_its_certificate_comes_back() {
 }
 
 #[test]
+fn keys_that_are_made_at_the_same_moment_get_a_second_of_their_own() {
+    let (dev, _) = start();
+    let create = |label: &str| {
+        let mut command = dev.command("custodianctl", Person::Admin);
+        command.args(["key", "create", label, "--openpgp", "--bits", "2048", "--json"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    dev.ctl(Person::Admin, ["login"]).expect(0);
+    let made: Vec<_> = ["one", "two", "three"].map(create).into_iter().collect();
+    let seconds: std::collections::BTreeSet<String> = made
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let key: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            key["create_time"].as_str().unwrap()[..19].to_owned()
+        })
+        .collect();
+    assert_eq!(seconds.len(), 3, "{seconds:?}");
+}
+
+#[test]
 fn after_a_rotation_the_old_opens_and_a_compromised_one_nobody_encrypts_to() {
     let (dev, old) = start();
     let (source, text) = write_text(&dev);

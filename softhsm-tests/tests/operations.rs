@@ -128,6 +128,16 @@ async fn users_come_get_roles_change_passwords_and_go() {
     assert_eq!(reason(anna.sign_in("anna", "correct horse battery").await.unwrap_err()), "LOGIN_FAILED");
     anna.sign_in("anna", "another horse battery").await.unwrap();
 
+    let until = ["user", "disable", "anna", "--until", "14d", "--reason", "a holiday", "--json"];
+    let away = dev.ctl(Person::Admin, until).expect(0).json();
+    assert!(away["disabled"] == true && away["disable_end_time"].is_string(), "{away}");
+    assert_eq!(reason(anna.unwrap(&key, wrapped.clone()).await.unwrap_err()), "NOT_LOGGED_IN");
+    assert_eq!(reason(anna.sign_in("anna", "another horse battery").await.unwrap_err()), "LOGIN_FAILED");
+    let shorter = ["user", "disable", "anna", "--until", "1h", "--reason", "a holiday"];
+    dev.ctl(Person::Admin, shorter).expect(3).says("STATE_CONFLICT");
+    dev.ctl(Person::Admin, ["user", "enable", "anna"]).expect(0);
+    anna.sign_in("anna", "another horse battery").await.unwrap();
+
     dev.ctl(Person::Admin, ["user", "disable", "anna", "--reason", "left"]).expect(0);
     assert_eq!(reason(anna.unwrap(&key, wrapped).await.unwrap_err()), "USER_DISABLED");
     assert_eq!(reason(anna.sign_in("anna", "another horse battery").await.unwrap_err()), "LOGIN_FAILED");

@@ -220,6 +220,44 @@ fn a_user_who_must_have_one_can_do_nothing_before_it_is_shown() {
     dev.envelope(Person::Operator, extract).expect(0);
 }
 
+#[tokio::test]
+async fn the_only_administrator_who_lost_app_and_recovery_codes_is_helped_on_the_machine() {
+    let dev = Dev::start();
+    enroll(&dev, Person::Admin);
+    let always = FRESH.replace("action == Action::\"Unwrap\"", "action");
+    apply(&dev, &always);
+    dev.ctl(Person::Admin, ["logout"]).expect(0);
+    dev.ctl(Person::Admin, ["user", "ls"]).expect(3).says("STEP_UP_REQUIRED");
+    let config = dev.dir().join("custodian.toml");
+    let reset = |user: &str, reason: &str| {
+        let args = ["reset-factor", "--user", user, "--reason", reason, "--config"];
+        run(Command::new(softhsm_tests::bin("custodian")).args(args).arg(&config))
+    };
+    reset("admin", "phone lost").expect(1).says("in use by another process");
+    let (folder, ran) = dev.stop();
+    ran.expect(0);
+    reset("admin", " ").expect(1).says("there is no reason");
+    reset("nobody", "phone lost").expect(1).says("no such user");
+    reset("auditor", "phone lost").expect(1).says("the user has none");
+    let said = reset("users/admin", "phone lost").expect(0).says("WARN");
+    assert!(said.stdout.contains("envelope totp enroll"), "{}", said.stdout);
+
+    let dev = Dev::start_in(folder);
+    dev.ctl(Person::Admin, ["user", "ls"]).expect(3).says("FACTOR_MISSING");
+    enroll(&dev, Person::Admin);
+    dev.ctl(Person::Admin, ["user", "ls"]).expect(0);
+    // Auditors would need a code, too.
+    apply(&dev, FRESH);
+    let records = Wire::records(&dev).await;
+    let reset: Vec<_> = records.iter().filter(|record| record.operation == "ResetFactor").collect();
+    let [reset] = reset[..] else { panic!("{reset:?}") };
+    assert_eq!(
+        (reset.outcome.as_str(), reset.target.as_str(), reset.user.as_str()),
+        ("OK", "users/admin", "")
+    );
+    assert_eq!(reset.detail, "reset on the custodian's machine: phone lost");
+}
+
 #[test]
 fn a_policy_that_asks_administrators_for_it_leaves_them_a_way_to_the_next_one() {
     let dev = Dev::start();

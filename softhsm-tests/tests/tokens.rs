@@ -155,6 +155,35 @@ async fn a_token_that_is_away_at_the_start_serves_once_it_is_back() {
 }
 
 #[test]
+fn a_key_is_made_in_the_token_that_is_named() {
+    let dev = Dev::with_two_tokens();
+    let create = |label: &str, token: &str| {
+        dev.ctl(Person::Admin, ["key", "create", label, "--bits", "2048", "--token", token, "--json"])
+    };
+    for token in ["second", "main"] {
+        let uris = create(&format!("in-{token}"), token).expect(0).json()["uris"].clone();
+        assert_eq!(uris.as_array().unwrap().len(), 1, "{uris}");
+        // Only the worker of that token knows it.
+        let other = if token == "main" { "second" } else { "main" };
+        dev.ctl(Person::Admin, ["token", "drain", other, "--reason", "test", "--even-if-last"]).expect(0);
+        let file = dev.scratch("source").join(token);
+        fs::write(&file, token).unwrap();
+        let certificate = dev.scratch("certificates").join(token);
+        let label = format!("in-{token}");
+        let args = ["key", "cert", &label, "-o", certificate.to_str().unwrap()];
+        dev.ctl(Person::Admin, args).expect(0);
+        let envelope = dev.scratch("sealed").join(token);
+        let (to, out) = (certificate.to_str().unwrap(), envelope.to_str().unwrap());
+        dev.envelope(Person::Operator, ["seal", "--to", to, "-o", out, file.to_str().unwrap()]).expect(0);
+        let opened = dev.envelope(Person::Operator, ["extract", out, "--to-stdout"]).expect(0);
+        assert_eq!(opened.stdout, token);
+        dev.ctl(Person::Admin, ["token", "resume", other]).expect(0);
+    }
+    create("nowhere", "third").expect(3).says("NOT_FOUND");
+    create("nowhere", "Not A Name").expect(3).says("INVALID_ARGUMENT");
+}
+
+#[test]
 fn check_names_each_token_and_fails_for_one_that_is_away() {
     let dev = Dev::with_two_tokens();
     let dir = dev.dir();

@@ -18,7 +18,7 @@ use crate::{approval::fields, error::Result, interrupt::Interrupt, remote::Ended
 pub(super) enum ApprovalCommand {
     /// List what waits for approval: all of it for an administrator, else your own requests
     Ls {
-        /// Those that are over, too: used, denied, expired
+        /// Those that are over, too: used, denied, withdrawn, expired
         #[arg(long)]
         all: bool,
         #[command(flatten)]
@@ -38,6 +38,13 @@ pub(super) enum ApprovalCommand {
         /// Only if it is the request of this SHA-256, as show told
         #[arg(long, value_name = "HEX")]
         sha256: Option<String>,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// Take your own request back: the approval is of no use any more
+    Withdraw {
+        /// 17 or approvals/17
+        id: String,
         #[command(flatten)]
         style: Style,
     },
@@ -81,6 +88,11 @@ impl ApprovalCommand {
                 }
                 let digest = sha256.unwrap_or(approval.request_sha256).to_ascii_lowercase();
                 tell(style, &remote.approve(&approval.name, &digest)?, request)
+            }
+            Self::Withdraw { id, style } => {
+                let approval = remote.withdraw(&name_of(&id))?;
+                let request = fields(&approval)?;
+                tell(style, &approval, request)
             }
             Self::Deny { id, reason, style } => {
                 let approval = remote.deny(&name_of(&id), &reason)?;
@@ -187,6 +199,7 @@ fn state(state: ApprovalState) -> &'static str {
         ApprovalState::Denied => "denied",
         ApprovalState::Used => "used",
         ApprovalState::Expired => "expired",
+        ApprovalState::Withdrawn => "withdrawn",
         ApprovalState::Unspecified => "unknown",
     }
 }

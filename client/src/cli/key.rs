@@ -19,6 +19,7 @@ use super::{
     message::note,
     output::{Style, print},
     seal::certificate as read_certificate,
+    token::token_name,
     view::{KeyView, UnwrappedView, id_of},
     when::{local, parse_future},
 };
@@ -65,6 +66,9 @@ pub(super) enum KeyCommand {
         /// Make it for OpenPGP: it unwraps what gpg encrypts, and nothing else
         #[arg(long)]
         openpgp: bool,
+        /// In which token, if there are several: see custodianctl token ls [default: the first that serves]
+        #[arg(long, value_name = "NAME")]
+        token: Option<String>,
         /// Leave it pre-active until it is activated
         #[arg(long)]
         pre_active: bool,
@@ -273,9 +277,10 @@ impl KeyCommand {
                 let armoured = armored_certificate(&remote.openpgp_certificate(&name)?);
                 write_certificate(&name, &armoured, output.as_deref())
             }
-            Self::Create { label, bits, openpgp, pre_active, wrap_from, ends, style } => {
+            Self::Create { label, bits, openpgp, token, pre_active, wrap_from, ends, style } => {
                 let usage = if openpgp { v1::KeyUse::Openpgp } else { v1::KeyUse::Oaep };
-                let new = NewKey { pre_active, usage, wrap_start: wrap_from, ..ends.new_key(bits) };
+                let token = token.map(|name| token_name(&name));
+                let new = NewKey { pre_active, usage, token, wrap_start: wrap_from, ..ends.new_key(bits) };
                 tell(style, &remote.create_key(&label, &new)?)
             }
             Self::Rotate { label, bits, ends, style } => {

@@ -92,7 +92,7 @@ impl TokenCommand {
 }
 
 /// `hsm-1` or `tokens/hsm-1` → `tokens/hsm-1`.
-fn token_name(text: &str) -> String {
+pub(super) fn token_name(text: &str) -> String {
     format!("tokens/{}", text.strip_prefix("tokens/").unwrap_or(text))
 }
 

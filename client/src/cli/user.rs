@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use custodian_proto::v1;
+use jiff::Timestamp;
 
 use super::{
     connection::Connection,
     extract::reason,
     output::Style,
     view::{UserView, id_of, user_name},
+    when::{local, parse_future},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -41,10 +43,13 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         style: Style,
     },
-    /// Stop a user: once this returns, no key leaves for them
+    /// Stop a user, for good or until a time: once this returns, no key leaves for them
     Disable {
         /// anna or users/anna
         id: String,
+        /// When it ends by itself: RFC 3339, a local date or time, or how long from now: 12h, 14d. [default: never]
+        #[arg(long, value_name = "TIME", value_parser = parse_future)]
+        until: Option<Timestamp>,
         /// Why; recorded
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
         reason: String,
@@ -154,8 +159,8 @@ impl UserCommand {
                     vec![id_of(&user.name).to_owned(), user.roles.join(", "), state(user).to_owned()]
                 })
             }
-            Self::Disable { id, reason, style } => {
-                tell(style, &connection.connect(interrupt)?.disable_user(&user_name(&id), &reason)?)
+            Self::Disable { id, until, reason, style } => {
+                tell(style, &connection.connect(interrupt)?.disable_user(&user_name(&id), &reason, until)?)
             }
             Self::Enable { id, style } => {
                 tell(style, &connection.connect(interrupt)?.enable_user(&user_name(&id))?)
@@ -247,6 +252,7 @@ fn tell(style: Style, user: &v1::User) -> Result<()> {
             ("roles", roles),
             ("groups", user.groups.join(", ")),
             ("state", state(&view).to_owned()),
+            ("until", local(user.disable_end_time.as_ref())),
             ("second factor", factor.to_owned()),
         ],
     )

@@ -88,6 +88,15 @@ impl Remote {
         Ok(self.call("cannot deny", async |service| client(service).deny(request.clone()).await)?)
     }
 
+    /// Takes one's own request back.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn withdraw(&self, name: &str) -> Result<v1::Approval> {
+        let request = v1::WithdrawRequest { name: name.to_owned() };
+        Ok(self.call("cannot withdraw", async |service| client(service).withdraw(request.clone()).await)?)
+    }
+
     /// Returns once enough others have approved.
     pub(super) fn until_approved(
         &self,
@@ -125,6 +134,10 @@ impl Remote {
                 }
                 ApprovalState::Used => {
                     let refusal = Refusal::ApprovalUsed;
+                    return Err(over(refusal, format!("{} ({}, {name})", refusal.text(), refusal.code())));
+                }
+                ApprovalState::Withdrawn => {
+                    let refusal = Refusal::ApprovalWithdrawn;
                     return Err(over(refusal, format!("{} ({}, {name})", refusal.text(), refusal.code())));
                 }
                 ApprovalState::Pending | ApprovalState::Unspecified => {}

@@ -110,6 +110,8 @@ pub struct NewKey {
     pub unwrap_end: Option<Timestamp>,
     /// What it is made for.
     pub usage: v1::KeyUse,
+    /// In which token: `tokens/hsm-1`.
+    pub token: Option<String>,
 }
 
 /// Which key pair in the token to take up.
@@ -189,6 +191,7 @@ impl Remote {
             wrap_end_time: proto(new.wrap_end),
             unwrap_end_time: proto(new.unwrap_end),
             r#use: new.usage.into(),
+            token: new.token.clone().unwrap_or_default(),
         };
         let what = format!("cannot create the key {label}");
         Ok(self.call(&what, async |service| client(service).create_key(request.clone()).await)?)

@@ -144,6 +144,8 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::ApprovalDenied
         | Refusal::ApprovalExpired
         | Refusal::ApprovalUsed
+        | Refusal::ApprovalWithdrawn
+        | Refusal::NotOwnRequest
         | Refusal::OwnRequest
         | Refusal::TooManyPending
         | Refusal::StateConflict => Kind::Refused,

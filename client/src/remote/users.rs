@@ -5,6 +5,7 @@ use custodian_proto::{
     secret::Secret,
     v1::{self, user_service_client::UserServiceClient},
 };
+use jiff::Timestamp;
 
 use super::{Remote, session::Signed};
 use crate::error::Result;
@@ -63,12 +64,16 @@ impl Remote {
         }
     }
 
-    /// Stops a user. Once this returns, no key leaves for them.
+    /// Stops a user, until a time if one is given. Once this returns, no key leaves for them.
     ///
     /// # Errors
     /// Those of any call.
-    pub fn disable_user(&self, name: &str, reason: &str) -> Result<v1::User> {
-        let request = v1::DisableUserRequest { name: name.to_owned(), reason: reason.to_owned() };
+    pub fn disable_user(&self, name: &str, reason: &str, until: Option<Timestamp>) -> Result<v1::User> {
+        let end_time = until.map(|time| prost_types::Timestamp {
+            seconds: time.as_second(),
+            nanos: time.subsec_nanosecond(),
+        });
+        let request = v1::DisableUserRequest { name: name.to_owned(), reason: reason.to_owned(), end_time };
         let what = format!("cannot disable {name}");
         Ok(self.call(&what, async |service| client(service).disable_user(request.clone()).await)?)
     }

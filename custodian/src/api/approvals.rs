@@ -19,6 +19,8 @@ use crate::{
     ledger::{ApprovalQuery, Change, Changed, Intent},
 };
 
+const ADMIN: Need<'static> = Need::Role(Role::Admin);
+
 #[tonic::async_trait]
 impl ApprovalService for Api {
     async fn list_approvals(
@@ -90,7 +92,7 @@ impl ApprovalService for Api {
             let (user, device) = who?;
             Ok(Change::Approve { id, digest, user, device })
         };
-        self.change_approval(&accepted, intent, approve).await
+        self.change_approval(&accepted, ADMIN, intent, approve).await
     }
 
     async fn deny(&self, request: Request<v1::DenyRequest>) -> Result<Response<v1::Approval>, Status> {
@@ -105,7 +107,22 @@ impl ApprovalService for Api {
             let (user, _) = who?;
             Ok(Change::Deny { id, user, reason })
         };
-        self.change_approval(&accepted, intent, deny).await
+        self.change_approval(&accepted, ADMIN, intent, deny).await
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<v1::WithdrawRequest>,
+    ) -> Result<Response<v1::Approval>, Status> {
+        let accepted = self.accept(&request).await?;
+        let id = self.parsed(&accepted, "Withdraw", approval_id(&request.into_inner().name)).await?;
+        let intent = Intent { target: id.resource_name(), ..accepted.call.intent("Withdraw") };
+        let who = approver(&accepted.call.caller);
+        let withdraw = async move {
+            let (user, _) = who?;
+            Ok(Change::Withdraw { id, user })
+        };
+        self.change_approval(&accepted, Need::Session, intent, withdraw).await
     }
 }
 
@@ -123,11 +140,11 @@ impl Api {
     async fn change_approval(
         &self,
         accepted: &Accepted,
+        need: Need<'static>,
         intent: Intent,
         change: impl Future<Output = Result<Change, Denial>> + Send + 'static,
     ) -> Result<Response<v1::Approval>, Status> {
         let prepare = async move { Ok((change.await?, ())) };
-        let need = Need::Role(Role::Admin);
         match self.custodian.change(accepted.call.clone(), need, intent, prepare).await {
             Ok((Changed::Approval(approval), ())) => Ok(Response::new((*approval).into())),
             Ok(_) => Err(accepted.status(Fault::Internal("an approval's change left none".into()).into())),
@@ -140,7 +157,7 @@ fn is_admin(caller: &Caller) -> bool {
     caller.user.as_ref().is_some_and(|user| user.roles.contains(Role::Admin))
 }
 
-/// Who approves, and on which device. Both are known once the caller is judged.
+/// Who approves, denies or withdraws, and on which device. Both are known once the caller is judged.
 fn approver(caller: &Caller) -> Result<(UserId, DeviceId), Denial> {
     match (&caller.user, &caller.device) {
         (Some(user), Some(device)) => Ok((user.id.clone(), device.id.clone())),
@@ -163,7 +180,7 @@ impl From<Approval> for v1::Approval {
         let (denied_by, deny_reason, used_sequence) = match ending {
             Some(Ending::Denied { by, reason }) => (by.resource_name(), reason, 0),
             Some(Ending::Used { sequence }) => (String::new(), String::new(), sequence),
-            None => Default::default(),
+            Some(Ending::Withdrawn) | None => Default::default(),
         };
         Self {
             name: id.resource_name(),
@@ -209,6 +226,7 @@ impl From<ApprovalState> for v1::ApprovalState {
             ApprovalState::Denied => Self::Denied,
             ApprovalState::Used => Self::Used,
             ApprovalState::Expired => Self::Expired,
+            ApprovalState::Withdrawn => Self::Withdrawn,
         }
     }
 }

@@ -13,7 +13,9 @@ use super::{
     call::{Accepted, invalid},
     import::Source,
     new_key::{KeyUse, NewKey},
-    resource::{from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, unwrapped},
+    resource::{
+        from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, token_name, unwrapped,
+    },
 };
 use crate::{
     authority::{Beginning, DeviceId, KeyStep, Need, Role, WrappingKey},
@@ -299,12 +301,15 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
         wrap_end_time,
         unwrap_end_time,
         r#use: _,
+        token,
     } = request;
+    let token = if token.is_empty() { None } else { Some(token_name(&token)?) };
     Ok(NewKey {
         label: checked_label(label)?,
         version: 1,
         modulus_bits: checked_bits(modulus_bits)?.unwrap_or(DEFAULT_MODULUS_BITS),
         usage,
+        token,
         beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
         wraps_from: time(wrap_start_time, "wrap_start_time")?,
         wraps_until: time(wrap_end_time, "wrap_end_time")?,

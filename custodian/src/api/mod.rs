@@ -37,7 +37,7 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -70,6 +70,8 @@ pub struct Api {
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Strangers>,
+    /// Whose key for OpenPGP is being made.
+    openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
     started: Timestamp,
 }
@@ -131,6 +133,7 @@ impl Api {
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::default(),
+            openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),
         }

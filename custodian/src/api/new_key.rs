@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use custodian_proto::{
     key::{KeyId, KeyWrapping},
     limits::DEFAULT_MODULUS_BITS,
+    refusal::Refusal,
 };
 use jiff::Timestamp;
 
@@ -13,7 +14,7 @@ use crate::{
     authority::{BadPeriods, Beginning, KeyLife, WrapPeriod, WrappingKey},
     custody::{Denial, Fault},
     pki::{DeviceCa, Validity, peer::CertificateFacts},
-    token::{KeyKind, KeyTemplate, Token, TokenKey},
+    token::{KeyKind, KeyTemplate, Token, TokenKey, TokenName},
 };
 
 /// RSA-4096 may take a token many seconds.
@@ -26,6 +27,8 @@ pub(crate) struct NewKey {
     pub(crate) version: u32,
     pub(crate) modulus_bits: u32,
     pub(crate) usage: KeyUse,
+    /// `None`: in the first token that serves.
+    pub(crate) token: Option<TokenName>,
     pub(crate) beginning: Beginning,
     /// `None`: now.
     pub(crate) wraps_from: Option<Timestamp>,
@@ -64,6 +67,7 @@ impl NewKey {
             version: 1,
             modulus_bits: DEFAULT_MODULUS_BITS,
             usage: KeyUse::Oaep,
+            token: None,
             beginning: Beginning::OnItsDate,
             wraps_from: None,
             wraps_until: None,
@@ -86,7 +90,10 @@ impl NewKey {
             version => format!("{}.v{version}", self.label),
         };
         let template = KeyTemplate { label, kind: self.usage.kind(self.modulus_bits) };
-        let key = token.generate(template, deadline).await?;
+        let key = match &self.token {
+            Some(name) => token.generate_in(name, template, deadline).await?,
+            None => token.generate(template, deadline).await?,
+        };
         if self.usage == KeyUse::OpenPgp {
             next_second().await;
         }
@@ -161,7 +168,7 @@ impl NewKey {
 }
 
 /// OpenPGP certificates are told from each other by the second in which the key was made. One key after the other, each gets
-/// a second of its own this way. (Two at once may not: then the ledger refuses one.)
+/// a second of its own this way.
 async fn next_second() {
     let gone = Timestamp::now().subsec_nanosecond();
     let rest = 1_000_000_000 - u64::try_from(gone).unwrap_or_default();
@@ -176,6 +183,17 @@ async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {
 
 impl Api {
     pub(super) async fn make(&self, new: NewKey) -> Result<WrappingKey, Denial> {
+        if let Some(name) = &new.token
+            && self.tokens.report(name).is_none()
+        {
+            let detail = format!("there is no token {name}: custodianctl token ls");
+            return Err(Denial::Refused { refusal: Refusal::NotFound, detail });
+        }
+        // Two at once would get the same second.
+        let _turn = match new.usage {
+            KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
+            KeyUse::Oaep => None,
+        };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;
         new.make(self.custodian.token().as_ref(), &self.ca, days, deadline).await

@@ -67,6 +67,7 @@ impl From<User> for v1::User {
             name: user.id.resource_name(),
             roles: api_roles(user.roles),
             disabled: user.disabled,
+            disable_end_time: user.disabled_until.map(timestamp),
             must_change_password: user.password_state == PasswordState::MustChange,
             groups: user.groups.iter().map(str::to_owned).collect(),
             second_factor_enrolled: user.factor.enrolled,

@@ -68,6 +68,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::PolicyDenied
         | Refusal::ApprovalDenied
         | Refusal::OwnRequest
+        | Refusal::NotOwnRequest
         | Refusal::EnrollmentRefused => Code::PermissionDenied,
         Refusal::LoginThrottled
         | Refusal::BudgetExhausted
@@ -84,6 +85,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::ApprovalRequired
         | Refusal::ApprovalExpired
         | Refusal::ApprovalUsed
+        | Refusal::ApprovalWithdrawn
         | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,

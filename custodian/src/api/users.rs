@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{groups, page, page_size, reason, roles, rows_for, user_id},
+    resource::{from_timestamp, groups, page, page_size, reason, roles, rows_for, user_id},
 };
 use crate::{
     authority::{FactorState, Groups, Need, PasswordState, Role, User, UserId},
@@ -44,6 +44,7 @@ impl UserService for Api {
                 id,
                 roles,
                 disabled: false,
+                disabled_until: None,
                 password,
                 password_state,
                 factor: FactorState::default(),
@@ -82,11 +83,17 @@ impl UserService for Api {
         request: Request<v1::DisableUserRequest>,
     ) -> Result<Response<v1::User>, Status> {
         let accepted = self.accept(&request).await?;
-        let v1::DisableUserRequest { name, reason: why } = request.into_inner();
-        let parsed = user_id(&name).and_then(|id| Ok((id, reason(why)?)));
-        let (id, reason) = self.parsed(&accepted, "DisableUser", parsed).await?;
+        let v1::DisableUserRequest { name, reason: why, end_time } = request.into_inner();
+        let until = || end_time.map(|time| from_timestamp(time, "end_time")).transpose();
+        let parsed = user_id(&name).and_then(|id| Ok((id, reason(why)?, until()?)));
+        let (id, reason, until) = self.parsed(&accepted, "DisableUser", parsed).await?;
         let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent("DisableUser") };
-        let disable = async move { Ok(Change::SetUserDisabled { id, disabled: true }) };
+        let disable = async move {
+            Ok(match until {
+                Some(until) => Change::SuspendUser { id, until },
+                None => Change::SetUserDisabled { id, disabled: true },
+            })
+        };
         self.change_user(&accepted, Need::Role(Role::Admin), intent, disable).await
     }
 

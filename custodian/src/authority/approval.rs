@@ -198,6 +198,8 @@ pub enum Ending {
         /// The record's number.
         sequence: u64,
     },
+    /// Who asked took it back.
+    Withdrawn,
 }
 
 /// Where an approval is.
@@ -213,6 +215,8 @@ pub enum ApprovalState {
     Used,
     /// Its time is over.
     Expired,
+    /// Who asked took it back.
+    Withdrawn,
 }
 
 impl Approval {
@@ -227,6 +231,7 @@ impl Approval {
         match &self.ending {
             Some(Ending::Denied { .. }) => ApprovalState::Denied,
             Some(Ending::Used { .. }) => ApprovalState::Used,
+            Some(Ending::Withdrawn) => ApprovalState::Withdrawn,
             None if now >= self.request.expires => ApprovalState::Expired,
             None if self.given() >= self.request.needed.get() => ApprovalState::Approved,
             None => ApprovalState::Pending,

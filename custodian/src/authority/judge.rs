@@ -13,7 +13,7 @@ use super::{
 use crate::{
     custody::{Denial, Fault, Unapproved},
     ledger::{Identity, Intent, Ledger, Opening},
-    log::Cosigners,
+    log::{Cosigned, Cosigners},
 };
 
 /// The rules that can change while the custodian runs.
@@ -221,7 +221,6 @@ impl Authority {
             approves: intent.approves.clone(),
             reason: intent.reason.clone(),
             claims: intent.claims.clone().unwrap_or_default(),
-            // Minutes old at most; between the permit and its settling are seconds.
             cosigners: self.cosigners(now),
             ..question
         };
@@ -241,6 +240,10 @@ impl Authority {
             }
         }
         standing.policy = Some(policy.version());
+        if policy.looks_at_cosigners() && question.cosigners > 0 {
+            let by = self.cosigners.get().cloned();
+            standing.cosigned = by.map(|by| Cosigned::seen(by, question.cosigners));
+        }
         let Some(needed) = verdict.require(policy.version())? else { return Ok(()) };
         let message = match &intent.asked {
             Asked::Kept(request) => request.message.to_vec(),

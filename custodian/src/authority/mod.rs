@@ -7,6 +7,7 @@ mod device;
 mod factor;
 mod floodgate;
 mod groups;
+mod guesses;
 mod judge;
 mod key;
 mod key_life;
@@ -25,14 +26,15 @@ pub use approval::{
     Ending, LEAST_FOR_BREAK_GLASS, Vote, Waiting, Weight,
 };
 pub use budget::{
-    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Guessed, Guesses, Lift, Lock, Measure, Span, Spender,
-    SpenderKind, Spenders, Tally, Window, room_of_all,
+    Amounts, Budget, BudgetName, Budgets, Charge, Cost, Lift, Measure, Span, Spender, SpenderKind, Spenders,
+    Tally, Window, room_of_all,
 };
 pub use caller::{Caller, Peer, PeerCertificate, PeerKind};
 pub use device::{Device, DeviceId, DeviceState, Invitation, RevokedCertificate, SpkiHash, Why};
 pub use factor::{FRESH_FACTOR, Factor, FactorProof, FactorRule, FactorState, RecoveryHash, WrongCodes};
 pub use floodgate::Floodgate;
 pub use groups::{BadGroups, Groups};
+pub use guesses::{Guessed, Guesses, Lock};
 pub use judge::{Authority, Need, Rules};
 pub use key::WrappingKey;
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};

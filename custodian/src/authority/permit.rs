@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, Roles, SessionId, SpkiHash,
 };
+use crate::log::Cosigned;
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
 /// authority makes one, and the token call consumes it.
@@ -106,6 +107,8 @@ pub struct Standing {
     pub(crate) groups: Option<(Groups, Groups)>,
     /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.
     pub(crate) factor: Option<Timestamp>,
+    /// As many witnesses must have cosigned the log lately: the policy looked at them.
+    pub(crate) cosigned: Option<Cosigned>,
     /// This approval must still stand, with so many who count. It is used up.
     pub(crate) approval: Option<ApprovalUse>,
     /// Charge one unwrap to that user, that device and this key; refuse if a budget of theirs has no room for it.

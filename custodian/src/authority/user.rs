@@ -142,6 +142,8 @@ pub struct User {
     pub roles: Roles,
     /// Whether it is stopped.
     pub disabled: bool,
+    /// When that ends by itself.
+    pub disabled_until: Option<Timestamp>,
     /// The hash of its password.
     pub password: PasswordHash,
     /// Whether that must be changed.

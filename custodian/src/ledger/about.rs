@@ -45,6 +45,7 @@ impl About {
                 Self { detail: roles(user.roles) + must_change, ..Self::user(&user.id) }
             }
             Change::SetUserDisabled { id, .. } => Self::user(id),
+            Change::SuspendUser { id, until } => Self { detail: format!("until {until}"), ..Self::user(id) },
             Change::SetPassword { id, state, .. } => {
                 let detail = must_change(*state).trim_start_matches("; ").to_owned();
                 Self { detail, ..Self::user(id) }
@@ -96,7 +97,7 @@ impl About {
             Change::UnlockUnwrap { user, device } => {
                 Self { detail: format!("on {}", device.resource_name()), ..Self::user(user) }
             }
-            Change::Approve { id, .. } | Change::Deny { id, .. } => {
+            Change::Approve { id, .. } | Change::Deny { id, .. } | Change::Withdraw { id, .. } => {
                 Self { target: id.resource_name(), ..Self::default() }
             }
             Change::DrainToken(Drain { token, .. }) | Change::ResumeToken(token) => {

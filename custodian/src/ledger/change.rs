@@ -78,12 +78,20 @@ pub enum Change {
     /// Adds a user.
     CreateUser(User),
     /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
-    /// USER_DISABLED, and are gone when it is let in again.
+    /// USER_DISABLED, and are gone when it is let in again. Of one that was stopped until a time, the end is taken away.
     SetUserDisabled {
         /// Which user.
         id: UserId,
         /// Stop or not.
         disabled: bool,
+    },
+    /// Stops a user until a time at which it is let in again by itself. Its sessions end. Whoever is stopped for longer
+    /// stays so (STATE_CONFLICT): ending that takes [`Change::SetUserDisabled`].
+    SuspendUser {
+        /// Which user.
+        id: UserId,
+        /// When it ends.
+        until: Timestamp,
     },
     /// Sets a password and ends the user's sessions, except one.
     SetPassword {
@@ -206,6 +214,14 @@ pub enum Change {
         user: UserId,
         /// Why.
         reason: String,
+    },
+    /// Takes a request back, which must be open. Only its requester may (NOT_OWN_REQUEST). Taken back already: no change, no
+    /// error. The same request may be made again at once, and then waits for other approvals.
+    Withdraw {
+        /// Which.
+        id: ApprovalId,
+        /// Who takes it back.
+        user: UserId,
     },
     /// Gives a user, a device or a key more than its budget, in the place of what is left of an earlier lift; `None`: nothing
     /// more. There must be one of that name (NOT_FOUND).

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 pub use key::{LogKeyError, make_log_key};
 pub use second::{Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, SecondPlace};
-pub use witness::{Cosigners, WitnessConfig, WitnessState, WitnessUrl};
+pub use witness::{Cosigned, Cosigners, WitnessConfig, WitnessState, WitnessUrl};
 
 use crate::{
     ledger::{Ledger, LedgerError},

@@ -271,6 +271,7 @@ impl Person {
             id: self.user.clone(),
             roles: self.roles.iter().copied().collect(),
             disabled: false,
+            disabled_until: None,
             password,
             password_state: PasswordState::Settled,
             factor: FactorState::default(),

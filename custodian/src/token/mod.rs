@@ -83,6 +83,17 @@ pub trait Token: Send + Sync + 'static {
     /// Generates a key pair: sensitive, never extractable, private, one purpose, one mechanism.
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError>;
 
+    /// As [`Token::generate`], in the token of this name among several.
+    async fn generate_in(
+        &self,
+        name: &TokenName,
+        template: KeyTemplate,
+        deadline: Instant,
+    ) -> Result<TokenKey, TokenError> {
+        drop((template, deadline));
+        Err(TokenError::Unavailable(format!("there is no token {name} beside this one")))
+    }
+
     /// Destroys the objects of a key pair in the token, private and public. Nothing brings them back: record it first.
     ///
     /// # Errors

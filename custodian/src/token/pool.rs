@@ -211,7 +211,7 @@ impl Pool {
     }
 
     /// Generates a key pair in the token of this name, or in the first that serves.
-    pub async fn generate_in(
+    async fn make(
         &self,
         name: Option<&TokenName>,
         template: KeyTemplate,
@@ -349,7 +349,16 @@ impl Token for Pool {
     }
 
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
-        self.generate_in(None, template, deadline).await
+        self.make(None, template, deadline).await
+    }
+
+    async fn generate_in(
+        &self,
+        name: &TokenName,
+        template: KeyTemplate,
+        deadline: Instant,
+    ) -> Result<TokenKey, TokenError> {
+        self.make(Some(name), template, deadline).await
     }
 
     /// In every token, drained or not, and by every worker: each must learn that the key is gone. A token that is away may

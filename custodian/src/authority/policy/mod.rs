@@ -62,6 +62,8 @@ impl PolicyText {
 #[derive(Debug)]
 pub struct Policy {
     version: u64,
+    /// Whether `cosigners` stands anywhere in it.
+    cosigners: bool,
     set: PolicySet,
     /// What its rules say beside Cedar.
     annotations: Annotations,
@@ -120,12 +122,17 @@ impl Policy {
             return Err(PolicyError(errors.join("; ")));
         }
         let annotations = Annotations::read(&set)?;
-        Ok(Self { version, set, annotations })
+        Ok(Self { version, cosigners: text.contains("cosigners"), set, annotations })
     }
 
     /// Whether any operation may need approvals.
     pub fn asks_for_approvals(&self) -> bool {
         self.annotations.any()
+    }
+
+    /// Whether an answer may depend on how many witnesses have cosigned the log.
+    pub fn looks_at_cosigners(&self) -> bool {
+        self.cosigners
     }
 
     /// Which version it is.

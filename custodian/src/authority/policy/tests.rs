@@ -290,6 +290,7 @@ const NEED_NO_ROLE: &[&str] = &[
     "GetKey",
     "GetStatus",
     "GetReceipt",
+    "Withdraw",
 ];
 
 #[test]

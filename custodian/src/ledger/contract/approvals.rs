@@ -212,6 +212,40 @@ pub(crate) async fn whoever_was_stopped_does_not_count<L: Ledger>(ledger: Arc<L>
     world.unwraps_with(id, &asked).await.unwrap();
 }
 
+pub(crate) async fn a_request_is_withdrawn_by_who_made_it_and_nobody_else<L: Ledger>(ledger: Arc<L>) {
+    let world = with_admins(ledger).await;
+    let asked = request("it", 1);
+    let withdraw = |id, user: &str| Change::Withdraw { id, user: user_id(user) };
+    let id = world.waits(asked.clone()).await;
+    world.refuses_change(withdraw(id, "bob"), Refusal::NotOwnRequest).await;
+    world.refuses_change(withdraw(ApprovalId(999_999), "anna"), Refusal::NotFound).await;
+    // Approved already: of no use all the same.
+    world.approves(id, "bob").await.unwrap();
+    for _ in 0..2 {
+        let Changed::Approval(gone) = world.done(withdraw(id, "anna")).await else { panic!() };
+        assert_eq!(
+            (gone.state(now()), gone.ending.clone()),
+            (ApprovalState::Withdrawn, Some(Ending::Withdrawn))
+        );
+    }
+    assert_eq!(world.last_record().await.approval, id.resource_name());
+    assert_eq!(world.unwraps_with(id, &asked).await, Err("APPROVAL_WITHDRAWN"));
+    let digest = asked.digest();
+    world.refuses_change(approve(id, digest, "eve"), Refusal::ApprovalWithdrawn).await;
+    let deny = Change::Deny { id, user: user_id("eve"), reason: "too late".to_owned() };
+    world.refuses_change(deny, Refusal::ApprovalWithdrawn).await;
+    let open = ApprovalQuery { open_at: Some(now()), limit: 10, ..ApprovalQuery::default() };
+    assert!(world.ledger.approvals(open).await.unwrap().is_empty());
+
+    // The same again is another request, without what was given before.
+    let again = world.waits(asked.clone()).await;
+    assert_ne!(again, id);
+    assert_eq!(world.unwraps_with(again, &asked).await, Err("APPROVAL_REQUIRED"));
+    world.approves(again, "bob").await.unwrap();
+    world.unwraps_with(again, &asked).await.unwrap();
+    world.refuses_change(withdraw(again, "anna"), Refusal::ApprovalUsed).await;
+}
+
 pub(crate) async fn a_denied_request_stays_denied_for_its_time<L: Ledger>(ledger: Arc<L>) {
     let world = with_admins(ledger).await;
     let asked = request("it", 1);

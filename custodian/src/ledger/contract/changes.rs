@@ -140,6 +140,8 @@ pub(crate) async fn the_last_administrator_stays<L: Ledger>(ledger: Arc<L>) {
         let root = world.ledger.user(&user_id("root")).await.unwrap().unwrap();
         assert!(!root.disabled && root.roles.contains(Role::Admin));
     }
+    let until = ahead(600);
+    world.refuses_change(Change::SuspendUser { id: user_id("root"), until }, Refusal::StateConflict).await;
     // Others may go, and so may one of two.
     world.done(disable("anna")).await;
     world.done(Change::CreateUser(user("other", &[Role::Admin]))).await;
@@ -374,6 +376,48 @@ pub(crate) async fn stopping_a_user_ends_the_sessions<L: Ledger>(ledger: Arc<L>)
     // Already enabled: nothing changes.
     world.done(set(false)).await;
     assert!(world.unwraps(world.standing()).await.is_ok());
+}
+
+pub(crate) async fn a_user_stopped_until_a_time_is_let_in_by_itself<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let disable = |disabled| Change::SetUserDisabled { id: user_id("anna"), disabled };
+    let suspend = |until| Change::SuspendUser { id: user_id("anna"), until };
+    let signs_in = |id| Change::OpenSession(session(id, "anna", 1));
+    world.refuses_change(suspend(ago(1)), Refusal::StateConflict).await;
+    let until = now() + jiff::SignedDuration::from_millis(400);
+    let Changed::User(anna) = world.done(suspend(until)).await else { panic!() };
+    assert_eq!((anna.disabled, anna.disabled_until), (true, Some(until)));
+    assert_eq!(world.last_record().await.detail, format!("until {until}"));
+    // On a machine so busy that the end has come, it has ended.
+    let denial = world.change(signs_in(2)).await.err();
+    assert!(denial.is_some_and(|denial| denial.code() == "LOGIN_FAILED") || now() >= until);
+    while now() < until {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let anna = world.ledger.user(&user_id("anna")).await.unwrap().unwrap();
+    assert_eq!((anna.disabled, anna.disabled_until), (false, None));
+    // Let in, but the old session is gone.
+    world.refuses(world.standing(), Refusal::NotLoggedIn).await;
+    let in_session = |id: u8| Standing { session: Some(SessionId([id; 32])), ..world.standing() };
+    world.done(signs_in(3)).await;
+    assert!(world.unwraps(in_session(3)).await.is_ok());
+
+    // What was permitted before does not settle (law 2).
+    world.done(suspend(ahead(600))).await;
+    world.refuses(in_session(3), Refusal::NotLoggedIn).await;
+    // Stopping needs nobody's approval, so it must not shorten what was decided: only letting in does.
+    world.refuses_change(suspend(ahead(60)), Refusal::StateConflict).await;
+    world.done(suspend(ahead(6_000))).await;
+    let Changed::User(anna) = world.done(disable(true)).await else { panic!() };
+    assert_eq!((anna.disabled, anna.disabled_until), (true, None));
+    world.refuses_change(suspend(ahead(9_000)), Refusal::StateConflict).await;
+    let Changed::User(anna) = world.done(disable(false)).await else { panic!() };
+    assert_eq!((anna.disabled, anna.disabled_until), (false, None));
+    world.done(suspend(ahead(600))).await;
+    let Changed::User(anna) = world.done(disable(false)).await else { panic!() };
+    assert_eq!((anna.disabled, anna.disabled_until), (false, None));
+    world.done(signs_in(4)).await;
+    assert!(world.unwraps(in_session(4)).await.is_ok());
 }
 
 pub(crate) async fn a_new_password_ends_the_other_sessions<L: Ledger>(ledger: Arc<L>) {

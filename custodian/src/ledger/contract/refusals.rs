@@ -1,16 +1,20 @@
 //! What the settling transaction refuses (law 2).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use custodian_proto::refusal::Refusal;
 
 use super::world::*;
 use crate::{
     authority::{
-        Charge, DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Roles, Session, SessionId, SpkiHash,
-        Standing, WrappingKey,
+        Charge, DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Roles, Session, SessionId,
+        SpkiHash, Standing, WrappingKey,
     },
     ledger::{Change, Changed, Grant, Ledger, Outcome},
+    log::{Cosigned, Cosigners},
 };
 
 pub(crate) async fn a_device_must_be_active<L: Ledger>(ledger: Arc<L>) {
@@ -249,6 +253,21 @@ pub(crate) async fn other_groups_stop_what_the_policy_allowed<L: Ledger>(ledger:
     world.refuses(seen(&["night", "board"], &[]), Refusal::PolicyChanged).await;
     assert!(world.unwraps(seen(&["night", "board"], &["office"])).await.is_ok());
     // What no policy was asked about has nothing to do with groups.
+    assert!(world.unwraps(world.standing()).await.is_ok());
+}
+
+pub(crate) async fn fewer_witnesses_stop_what_the_policy_allowed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let lately = Arc::new(AtomicU32::new(2));
+    let counted = Arc::clone(&lately);
+    let cosigners = Cosigners::counted_by(move |_| counted.load(Ordering::SeqCst));
+    let seen =
+        |count| Standing { cosigned: Some(Cosigned::seen(cosigners.clone(), count)), ..world.standing() };
+    assert!(world.unwraps(seen(2)).await.is_ok());
+    lately.store(1, Ordering::SeqCst);
+    world.refuses(seen(2), Refusal::PolicyChanged).await;
+    assert!(world.unwraps(seen(1)).await.is_ok());
+    // What no policy looked at does not matter.
     assert!(world.unwraps(world.standing()).await.is_ok());
 }
 

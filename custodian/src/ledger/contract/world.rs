@@ -138,6 +138,7 @@ pub(crate) fn user(id: &str, roles: &[Role]) -> User {
         id: user_id(id),
         roles: roles.iter().copied().collect::<Roles>(),
         disabled: false,
+        disabled_until: None,
         password: PasswordHash::from_phc("$argon2id$first".to_owned()),
         password_state: PasswordState::Settled,
         factor: FactorState::default(),
@@ -239,6 +240,7 @@ impl<L: Ledger> World<L> {
             roles: None,
             groups: None,
             factor: None,
+            cosigned: None,
             approval: None,
             charge: None,
         }

@@ -7,6 +7,7 @@ use custodian_proto::{
     refusal::Refusal,
     v1::Claims,
 };
+use jiff::Timestamp;
 use prost::Message as _;
 use rusqlite::{Connection, Params, Row, Transaction, params};
 
@@ -73,10 +74,10 @@ pub(super) fn add_tables(tx: &Transaction<'_>) -> Result<(), OpenError> {
 
 /// The columns of [`approval`], in its order.
 const COLUMNS: &str = "id, user, device, ip, operation, target, key, reason, claims, message, break_glass, needed, \
-                       created, expires, denied_by, deny_reason, used";
+                       created, expires, denied_by, deny_reason, used, withdrawn";
 
 /// Still waits, or may be used: at the time `?`.
-const OPEN: &str = "denied_by IS NULL AND used IS NULL AND expires > ?";
+const OPEN: &str = "denied_by IS NULL AND used IS NULL AND withdrawn IS NULL AND expires > ?";
 
 /// One approval.
 pub(super) fn read(connection: &Connection, id: ApprovalId) -> rusqlite::Result<Option<Approval>> {
@@ -128,7 +129,10 @@ pub(super) fn ask(batch: &Batch<'_>, request: &ApprovalRequest) -> Result<Denial
             ApprovalState::Denied if batch.now < known.request.expires => {
                 return Err(Stop::refused(Refusal::ApprovalDenied, known.id.resource_name()));
             }
-            ApprovalState::Denied | ApprovalState::Used | ApprovalState::Expired => {}
+            ApprovalState::Denied
+            | ApprovalState::Used
+            | ApprovalState::Expired
+            | ApprovalState::Withdrawn => {}
         }
     }
     let open = format!("SELECT count(*) FROM approvals WHERE {OPEN} AND user = ?");
@@ -209,6 +213,21 @@ pub(super) fn deny(batch: &Batch<'_>, id: ApprovalId, user: &UserId, reason: &st
     changed(batch, id)
 }
 
+/// Takes it back.
+pub(super) fn withdraw(batch: &Batch<'_>, id: ApprovalId, user: &UserId) -> Made {
+    let approval = read(batch.tx, id)?.ok_or(Refusal::NotFound)?;
+    if approval.request.user != *user {
+        return Err(Refusal::NotOwnRequest.into());
+    }
+    if approval.ending == Some(Ending::Withdrawn) {
+        return Ok(Changed::Approval(Box::new(approval)));
+    }
+    open(batch, id)?;
+    let set = "UPDATE approvals SET withdrawn = ?2 WHERE id = ?1";
+    batch.update(set, params![id.0.cast_signed(), batch.sequence.cast_signed()])?;
+    changed(batch, id)
+}
+
 /// Uses it up for an attempt of this user. Whoever approved must still count (law 2).
 pub(super) fn use_up(batch: &Batch<'_>, user: &UserId, used: ApprovalUse) -> Result<(), Stop> {
     let approval = open(batch, used.id)?;
@@ -231,6 +250,7 @@ fn open(batch: &Batch<'_>, id: ApprovalId) -> Result<Approval, Stop> {
         ApprovalState::Denied => Refusal::ApprovalDenied,
         ApprovalState::Used => Refusal::ApprovalUsed,
         ApprovalState::Expired => Refusal::ApprovalExpired,
+        ApprovalState::Withdrawn => Refusal::ApprovalWithdrawn,
     };
     Err(Stop::refused(refusal, id.resource_name()))
 }
@@ -248,12 +268,14 @@ fn first(connection: &Connection, from: &str, params: impl Params) -> rusqlite::
 fn with_votes(connection: &Connection, approval: Approval) -> rusqlite::Result<Approval> {
     let mut votes = connection.prepare_cached(
         "SELECT votes.user, votes.device, votes.time,
-                coalesce(NOT users.disabled AND users.roles & ?2 <> 0 AND devices.state = ?3, 0)
+                coalesce((NOT users.disabled OR users.disabled_until <= ?4) AND users.roles & ?2 <> 0
+                         AND (devices.state = ?3 OR devices.suspended_until <= ?4), 0)
          FROM votes LEFT JOIN users ON users.id = votes.user LEFT JOIN devices ON devices.id = votes.device
          WHERE votes.approval = ?1 ORDER BY votes.time, votes.user",
     )?;
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let params = params![approval.id.0.cast_signed(), admin.bits(), DeviceState::Active.name()];
+    let now = micros(Timestamp::now());
+    let params = params![approval.id.0.cast_signed(), admin.bits(), DeviceState::Active.name(), now];
     let votes = votes.query_map(params, |row| {
         let weight = if row.get(3)? { Weight::Counts } else { Weight::Void };
         Ok(Vote { user: parsed(row, 0)?, device: parsed(row, 1)?, time: time(row, 2)?, weight })
@@ -271,10 +293,11 @@ fn approval(row: &Row<'_>) -> rusqlite::Result<Approval> {
         Some(claims) => Some(Claims::decode(claims.as_slice()).map_err(|_| unreadable(8, "no claims"))?),
         None => None,
     };
+    let withdrawn = row.get::<_, Option<i64>>(17)?.map(|_| Ending::Withdrawn);
     let ending = match (row.get::<_, Option<String>>(14)?, row.get::<_, Option<i64>>(16)?) {
         (Some(_), _) => Some(Ending::Denied { by: parsed(row, 14)?, reason: row.get(15)? }),
         (None, Some(sequence)) => Some(Ending::Used { sequence: sequence.unsigned_abs() }),
-        (None, None) => None,
+        (None, None) => withdrawn,
     };
     Ok(Approval {
         id: ApprovalId(row.get::<_, i64>(0)?.unsigned_abs()),

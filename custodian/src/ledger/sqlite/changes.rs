@@ -60,6 +60,7 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
         }
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
+        Change::SuspendUser { id, until } => batch.suspend_user(id, *until),
         Change::SetPassword { id, password, state, keep } => {
             let set = "UPDATE users SET password = ?2, password_since = ?3, updated = ?4, must_change = ?5
                        WHERE id = ?1";
@@ -90,6 +91,7 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
         }
         Change::Approve { id, digest, user, device } => approvals::approve(batch, *id, digest, user, device),
         Change::Deny { id, user, reason } => approvals::deny(batch, *id, user, reason),
+        Change::Withdraw { id, user } => approvals::withdraw(batch, *id, user),
         Change::AddKey(key) => keys::add(batch, key),
         Change::StepKey { id, step, reason } => keys::step(batch, *id, *step, reason),
         Change::LimitKey { id, unwraps_until, reason } => keys::limit(batch, *id, *unwraps_until, reason),
@@ -111,10 +113,13 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
 impl Batch<'_> {
     fn open_session(&self, since: u64, session: &Session) -> Made {
         let id = session.user.as_str();
-        let mut user = self.tx.prepare_cached("SELECT disabled, password_since FROM users WHERE id = ?")?;
-        let user = rusqlite::OptionalExtension::optional(
-            user.query_row([id], |row| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?))),
+        let mut user = self.tx.prepare_cached(
+            "SELECT disabled AND coalesce(disabled_until > ?2, TRUE), password_since FROM users WHERE id = ?1",
         )?;
+        let user =
+            rusqlite::OptionalExtension::optional(user.query_row(params![id, micros(self.now)], |row| {
+                Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?))
+            }))?;
         match user {
             None => return Err(Stop::refused(Refusal::LoginFailed, "no such user")),
             Some((true, _)) => return Err(Stop::refused(Refusal::LoginFailed, "the user is disabled")),
@@ -318,16 +323,33 @@ impl Batch<'_> {
 
     fn set_user_disabled(&self, id: &UserId, disabled: bool) -> Made {
         let user = self.user(id)?.ok_or(Refusal::NotFound)?;
-        if user.disabled == disabled {
+        if user.disabled == disabled && user.disabled_until.is_none() {
             return Ok(Changed::User(user));
         }
-        let set = "UPDATE users SET disabled = ?2, updated = ?3 WHERE id = ?1";
+        let set = "UPDATE users SET disabled = ?2, disabled_until = NULL, updated = ?3 WHERE id = ?1";
         self.update(set, params![id.as_str(), disabled, micros(self.now)])?;
         lockout::an_admin_remains(self, &user)?;
         // The sessions of a disabled user are dead, but stay until then: so their owner learns why (USER_DISABLED).
         if !disabled {
             self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;
         }
+        self.changed_user(id)
+    }
+
+    fn suspend_user(&self, id: &UserId, until: Timestamp) -> Made {
+        let user = self.user(id)?.ok_or(Refusal::NotFound)?;
+        if until <= self.now {
+            return Err(Stop::refused(Refusal::StateConflict, "it would end before it begins"));
+        }
+        // Stopping is always allowed, letting in is not: the one must be no way to the other.
+        if user.disabled && user.disabled_until.is_none_or(|end| until < end) {
+            return Err(Stop::refused(Refusal::StateConflict, "the user is disabled for longer than that"));
+        }
+        let set = "UPDATE users SET disabled = TRUE, disabled_until = ?2, updated = ?3 WHERE id = ?1";
+        self.update(set, params![id.as_str(), micros(until), micros(self.now)])?;
+        lockout::an_admin_remains(self, &user)?;
+        // Gone for good: nothing else would end them when the user is let in again.
+        self.execute("DELETE FROM sessions WHERE user = ?", [id.as_str()])?;
         self.changed_user(id)
     }
 

@@ -40,8 +40,9 @@ pub(super) fn enough_admins(batch: &Batch<'_>, approvers: u32) -> Result<(), Sto
         return Ok(());
     }
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let sql = "SELECT count(*) FROM users WHERE NOT disabled AND roles & ? <> 0";
-    let admins: u32 = batch.tx.prepare_cached(sql)?.query_row([admin.bits()], |row| row.get(0))?;
+    let sql = "SELECT count(*) FROM users WHERE (NOT disabled OR disabled_until <= ?2) AND roles & ?1 <> 0";
+    let params = params![admin.bits(), micros(batch.now)];
+    let admins: u32 = batch.tx.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
     let sql = "SELECT count(*) FROM devices WHERE state = ? AND expires > ?";
     let params = params![DeviceState::Active.name(), micros(batch.now)];
     let devices: u32 = batch.tx.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
@@ -57,6 +58,7 @@ pub(super) fn enough_admins(batch: &Batch<'_>, approvers: u32) -> Result<(), Sto
 
 fn has_admin(batch: &Batch<'_>) -> rusqlite::Result<bool> {
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE NOT disabled AND roles & ? <> 0)";
-    batch.tx.prepare_cached(sql)?.query_row([admin.bits()], |row| row.get(0))
+    let sql = "SELECT EXISTS (SELECT 1 FROM users
+                               WHERE (NOT disabled OR disabled_until <= ?2) AND roles & ?1 <> 0)";
+    batch.tx.prepare_cached(sql)?.query_row(params![admin.bits(), micros(batch.now)], |row| row.get(0))
 }

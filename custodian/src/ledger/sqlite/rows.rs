@@ -25,7 +25,7 @@ pub(super) const DEVICE: &str =
 pub(super) const INVITATION: &str = "code_hash, device, invited_by, expires";
 /// The columns of [`user`], in its order.
 pub(super) const USER: &str = "id, roles, disabled, password, created, updated, must_change, factor_required, \
-                               factor_secret IS NOT NULL, groups";
+                               factor_secret IS NOT NULL, groups, disabled_until";
 /// The columns of [`session`], in its order.
 pub(super) const SESSION: &str = "id, user, device, created, used, expires, factor";
 /// The columns of [`key`], in its order.
@@ -79,11 +79,15 @@ pub(super) fn invitation(row: &Row<'_>) -> Result<Invitation> {
     })
 }
 
+/// One whose time is over is not stopped any more.
 pub(super) fn user(row: &Row<'_>) -> Result<User> {
+    let until = time_or_none(row, 10)?;
+    let disabled = row.get(2)? && until.is_none_or(|until| Timestamp::now() < until);
     Ok(User {
         id: parsed(row, 0)?,
         roles: Roles::from_bits(row.get(1)?),
-        disabled: row.get(2)?,
+        disabled,
+        disabled_until: until.filter(|_| disabled),
         password: PasswordHash::from_phc(row.get(3)?),
         created: time(row, 4)?,
         updated: time(row, 5)?,

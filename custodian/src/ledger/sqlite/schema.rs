@@ -14,7 +14,7 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     add_tree,
     add_drains,
     upgrade::key_lives,
@@ -26,6 +26,7 @@ const STEPS: [Step; 11] = [
     add_factors,
     add_device_life,
     add_groups,
+    add_ends,
 ];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
@@ -87,6 +88,16 @@ fn add_groups(tx: &Transaction<'_>) -> Result<(), OpenError> {
     Ok(tx.execute_batch(
         "ALTER TABLE users ADD COLUMN groups TEXT NOT NULL DEFAULT '';
          ALTER TABLE devices ADD COLUMN groups TEXT NOT NULL DEFAULT '';",
+    )?)
+}
+
+/// Users who are stopped until a time, and requests that were taken back.
+fn add_ends(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    Ok(tx.execute_batch(
+        "-- Of a disabled user only. NULL: no end.
+         ALTER TABLE users ADD COLUMN disabled_until INTEGER;
+         -- The number of the record that says so.
+         ALTER TABLE approvals ADD COLUMN withdrawn INTEGER;",
     )?)
 }
 

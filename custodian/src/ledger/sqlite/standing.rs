@@ -41,6 +41,11 @@ pub(super) fn hold<'a>(
             return Err(Stop::refused(Refusal::PolicyChanged, detail));
         }
     }
+    if let Some(cosigned) = &standing.cosigned
+        && !cosigned.still_is(batch.now)
+    {
+        return Err(Stop::refused(Refusal::PolicyChanged, "fewer witnesses have cosigned the log lately"));
+    }
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
@@ -111,10 +116,11 @@ fn session_is_alive(batch: &Batch<'_>, id: SessionId, standing: &Standing) -> Re
 
 fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result<(), Stop> {
     let mut user = batch.tx.prepare_cached(
-        "SELECT disabled, roles, must_change, factor_required, factor_secret IS NOT NULL, groups FROM users WHERE id = ?",
+        "SELECT disabled AND coalesce(disabled_until > ?2, TRUE), roles, must_change, factor_required,
+                factor_secret IS NOT NULL, groups FROM users WHERE id = ?1",
     )?;
     let (disabled, roles, must_change, factor, groups): (bool, u8, bool, FactorState, String) = user
-        .query_row([session.user.as_str()], |row| {
+        .query_row(params![session.user.as_str(), micros(batch.now)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, rows::factor_state(row, 3)?, row.get(5)?))
         })?;
     if disabled {

@@ -51,7 +51,9 @@ const BACK_TO_8: &str = "
     ALTER TABLE devices DROP COLUMN suspended_until;
     DROP TABLE retired;
     ALTER TABLE users DROP COLUMN groups;
-    ALTER TABLE devices DROP COLUMN groups";
+    ALTER TABLE devices DROP COLUMN groups;
+    ALTER TABLE users DROP COLUMN disabled_until;
+    ALTER TABLE approvals DROP COLUMN withdrawn";
 
 /// A directory with a ledger in it.
 struct Place {

@@ -8,7 +8,7 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use custodian_proto::tlog::{Cosignature, CosignerKey, cosignature};
 use jiff::{SignedDuration, Timestamp};
@@ -78,19 +78,56 @@ impl Log {
 /// What a policy can ask of the witnesses: `context.cosigners`.
 #[derive(Clone)]
 pub struct Cosigners {
-    log: Arc<Log>,
-    within: SignedDuration,
+    count: Arc<dyn Fn(Timestamp) -> u32 + Send + Sync>,
 }
 
 impl Cosigners {
     /// Those of a log whose cosignatures are younger than `within`.
     pub fn of(log: Arc<Log>, within: SignedDuration) -> Self {
-        Self { log, within }
+        Self::counted_by(move |now| log.cosigners(within, now))
     }
 
-    /// How many there are. Kept with the checkpoint, so a restart changes nothing.
+    /// As this counts them.
+    pub(crate) fn counted_by(count: impl Fn(Timestamp) -> u32 + Send + Sync + 'static) -> Self {
+        Self { count: Arc::new(count) }
+    }
+
+    /// How many there are. In memory, and kept with the checkpoint, so a restart changes nothing.
     pub fn count(&self, now: Timestamp) -> u32 {
-        self.log.cosigners(self.within, now)
+        (self.count)(now)
+    }
+}
+
+/// What a permit was given on: so many witnesses had cosigned the log lately, and the policy looked at that.
+#[derive(Clone)]
+pub struct Cosigned {
+    by: Cosigners,
+    at_least: u32,
+}
+
+impl Cosigned {
+    /// As many as the policy saw.
+    pub(crate) fn seen(by: Cosigners, at_least: u32) -> Self {
+        Self { by, at_least }
+    }
+
+    /// Whether there are still as many.
+    pub(crate) fn still_is(&self, now: Timestamp) -> bool {
+        self.by.count(now) >= self.at_least
+    }
+}
+
+impl PartialEq for Cosigned {
+    fn eq(&self, other: &Self) -> bool {
+        self.at_least == other.at_least && Arc::ptr_eq(&self.by.count, &other.by.count)
+    }
+}
+
+impl Eq for Cosigned {}
+
+impl fmt::Debug for Cosigned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cosigned({})", self.at_least)
     }
 }
 

@@ -489,8 +489,8 @@ async fn what_only_one_token_serves_is_known() {
     let (one, two) = ([0; 2]).map(|_| Arc::new(MemoryToken::new(KeyWrapping::OaepSha256))).into();
     let (a, b, c) = (Double::new(&one), Double::new(&two), Double::new(&one));
     let pool = pool(&[&a, &b, &c]).await;
-    let in_one = pool.generate_in(Some(&name("a")), template("x", RSA), soon()).await.unwrap();
-    let in_two = pool.generate_in(Some(&name("b")), template("y", RSA), soon()).await.unwrap();
+    let in_one = pool.generate_in(&name("a"), template("x", RSA), soon()).await.unwrap();
+    let in_two = pool.generate_in(&name("b"), template("y", RSA), soon()).await.unwrap();
     assert_eq!(pool.keys_only_in(&name("a")), []);
     assert_eq!(pool.keys_only_in(&name("b")), [in_two]);
     c.is(Mood::Down);
@@ -499,7 +499,7 @@ async fn what_only_one_token_serves_is_known() {
     c.is(Mood::Well);
     pool.drain(drain("c"));
     assert_eq!(pool.keys_only_in(&name("a")), [in_one]);
-    let nowhere = pool.generate_in(Some(&name("c")), template("z", RSA), soon()).await.unwrap_err();
+    let nowhere = pool.generate_in(&name("c"), template("z", RSA), soon()).await.unwrap_err();
     assert!(nowhere.to_string().contains("token c is drained"), "{nowhere}");
 }
 

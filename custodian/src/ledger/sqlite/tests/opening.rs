@@ -121,8 +121,8 @@ async fn a_ledger_of_an_older_version_opens_with_all_it_has() {
     let before = World::peopled(Arc::new(place.open())).await.all_records().await;
     let old = other_program(&place.path());
     // What version 5 did not have.
-    super::upgrades::without_budgets(&old);
     old.execute_batch(&format!("{BACK_TO_8}; DROP TABLE policies; PRAGMA user_version = 5")).unwrap();
+    super::upgrades::without_budgets(&old);
     drop(old);
     let world = World::empty(Arc::new(place.open()));
     assert_eq!(world.all_records().await, before);
