@@ -15,7 +15,8 @@ macro_rules! ledger_keeps_its_contract {
         ledger_keeps_its_contract! { $make;
             approvals: what_others_approved_passes_once, the_same_request_waits_for_the_same_approval,
                 an_approval_is_for_what_was_asked_and_by_whom, nobody_counts_twice_and_the_requester_never,
-                whoever_was_stopped_does_not_count, a_denied_request_stays_denied_for_its_time, an_approval_ends_on_time,
+                whoever_was_stopped_does_not_count, a_device_whose_suspension_has_ended_counts_as_any_other,
+                a_denied_request_stays_denied_for_its_time, an_approval_ends_on_time,
                 of_two_at_once_one_uses_the_approval, what_fails_does_not_use_the_approval_up,
                 the_requests_of_one_user_that_wait_are_bounded, breaking_the_glass_stands_out_in_the_log,
                 a_request_is_withdrawn_by_who_made_it_and_nobody_else,
