@@ -268,6 +268,12 @@ impl Config {
         Self::parse(&text, path, &folder)
     }
 
+    /// Whether this text would be a configuration. For the fuzz target: nothing is read.
+    #[doc(hidden)]
+    pub fn try_text(text: &str) -> Result<Self, Trouble> {
+        Self::parse(text, Path::new("custodian.toml"), Path::new("/"))
+    }
+
     /// Checks the text of a configuration that stands, or will stand, at `path`.
     pub(crate) fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, Trouble> {
         let trouble = |why: &str| {

@@ -55,6 +55,8 @@ pub use name::TokenName;
 pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
 pub use uri::TokenUri;
+#[doc(hidden)]
+pub use wire::try_worker_messages;
 
 use crate::{
     authority::Permit,

@@ -63,6 +63,33 @@ pub(super) fn nonsense() -> io::Error {
     )
 }
 
+/// Takes these bytes for messages, in both directions, and does nothing with them: for the fuzz target (law 11).
+pub fn try_worker_messages(mut bytes: &[u8]) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let Some((body, rest)) = frame_len(*header).ok().and_then(|len| rest.split_at_checked(len)) else {
+            return;
+        };
+        bytes = rest;
+        match ToWorker::decode(body).ok().and_then(|message| message.order) {
+            Some(Order::Setup(setup)) => drop((setup.select(), setup.pin(), setup.cage(), setup.module())),
+            Some(Order::Job(Job { task: Some(Task::Unwrap(unwrap)), .. })) => drop(unwrap.key_wrapping()),
+            Some(Order::Job(Job { task: Some(Task::Generate(one)), .. })) => drop(KeyTemplate::from(&one)),
+            Some(Order::Job(_) | Order::Cancel(_)) | None => {}
+        }
+        match FromWorker::decode(body).ok().and_then(|message| message.report) {
+            Some(Report::Ready(survey)) => drop(survey.into_survey()),
+            Some(Report::Answer(Answer { outcome: Some(outcome), .. })) => match outcome {
+                Outcome::FileKey(key) => drop(key.into_key()),
+                Outcome::Key(key) => drop(key.into_key()),
+                Outcome::Survey(survey) => drop(survey.into_survey()),
+                Outcome::Described(description) => drop(description.into_description()),
+                _ => {}
+            },
+            Some(Report::NotReady(_) | Report::Answer(_) | Report::Sick(_)) | None => {}
+        }
+    }
+}
+
 /// Supervisor to worker.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ToWorker {
