@@ -36,7 +36,7 @@ pub use floodgate::Floodgate;
 pub use groups::{BadGroups, Groups};
 pub use guesses::{Guessed, Guesses, Lock};
 pub use judge::{Authority, Need, Rules};
-pub use key::WrappingKey;
+pub use key::{KeyPurpose, KeyTask, SigningScheme, WrappingKey};
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};
 pub use password::Passwords;
 pub use permit::{MayLack, Permit, Standing};
