@@ -65,7 +65,7 @@ impl DeviceService for Api {
         &self,
         request: Request<v1::WithdrawInvitationRequest>,
     ) -> Result<Response<v1::WithdrawInvitationResponse>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let parsed = invited(&request.into_inner().device_id);
         let device = self.parsed(&accepted, "WithdrawInvitation", parsed).await?;
         let intent = Intent { target: device.resource_name(), ..accepted.call.intent("WithdrawInvitation") };
@@ -232,7 +232,7 @@ impl DeviceService for Api {
         &self,
         request: Request<v1::SuspendDeviceRequest>,
     ) -> Result<Response<v1::Device>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::SuspendDeviceRequest { name, reason: why, end_time } = request.into_inner();
         let until = || end_time.map(|time| future(from_timestamp(time, "end_time")?)).transpose();
         let parsed = device_id(&name).and_then(|id| Ok((id, reason(why)?, until()?)));
@@ -249,7 +249,7 @@ impl DeviceService for Api {
         &self,
         request: Request<v1::RevokeDeviceRequest>,
     ) -> Result<Response<v1::Device>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::RevokeDeviceRequest { name, reason: why } = request.into_inner();
         let parsed = device_id(&name).and_then(|id| Ok((id, required_reason(why)?)));
         let (id, reason) = self.parsed(&accepted, "RevokeDevice", parsed).await?;

@@ -54,6 +54,9 @@ pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 
+/// Calls that stop somebody or something, at once, while there is no room for others.
+const STOPPING: usize = 8;
+
 /// What the services share.
 #[derive(Clone)]
 pub struct Api {
@@ -67,6 +70,8 @@ pub struct Api {
     siem: Option<watch::Receiver<SiemState>>,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
+    /// Beyond those: calls that stop somebody or something.
+    stopping: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Strangers>,
@@ -130,6 +135,7 @@ impl Api {
             siem,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
+            stopping: Arc::new(Semaphore::new(STOPPING)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::default(),
