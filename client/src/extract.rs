@@ -24,6 +24,7 @@ use crate::{
     single,
     target::TargetFolder,
     unwrapper::{KeyName, Unwrapper},
+    web::{Access, Location},
 };
 
 /// What to extract, and where to.
@@ -48,6 +49,8 @@ pub enum Input {
     File(PathBuf),
     /// Standard input.
     Stdin,
+    /// Somewhere on the network. Only the parts are fetched that are needed, so only `sealed` envelopes can be read there.
+    Web(Location, Access),
 }
 
 /// Where extracted files go.
@@ -122,7 +125,7 @@ fn extract_mtd(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let sealed = mtd::read_header(envelope.file(), &job.limits)?;
+    let sealed = mtd::read_header(envelope.file()?, &job.limits)?;
     let entries = chosen.of(sealed.entries())?;
     match &job.output {
         ExtractTo::Folder(folder) => {
@@ -151,7 +154,7 @@ fn extract_sealed(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let sealed = sealed::read_header(envelope.file(), envelope.len())?;
+    let sealed = sealed::read_header(envelope.source(), envelope.len())?;
     let mut target = match &job.output {
         ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
         ExtractTo::Stdout | ExtractTo::List => None,
@@ -179,7 +182,7 @@ fn extract_cms(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let message = cms::Message::new(envelope.file(), envelope.len())?;
+    let message = cms::Message::new(envelope.file()?, envelope.len())?;
     let sealed = message.read_header()?;
     sealed.check(job.unauthenticated)?;
     if sealed.content_len() > job.limits.content_bytes {
@@ -216,7 +219,7 @@ fn extract_openpgp(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let message = openpgp::Message::new(envelope.file(), envelope.len())?;
+    let message = openpgp::Message::new(envelope.file()?, envelope.len())?;
     let sealed = message.read_header(progress)?;
     sealed.check()?;
     let name = single::content_name(&job.envelope)?;
