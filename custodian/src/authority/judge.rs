@@ -229,13 +229,14 @@ impl Authority {
             standing.charge = Some(charge);
             self.ask(caller, intent, Some(key), now, &mut standing).await?;
         } else if role.is_some() {
-            let key = match intent.key {
+            let wraps = if let Need::Wrap(id) = need { Some(id) } else { None };
+            let key = match wraps.or(intent.key) {
                 Some(id) => self.ledger.key(id).await?,
                 None => None,
             };
-            if let Need::Wrap(id) = need {
+            if wraps.is_some() {
                 key.as_ref().ok_or(Refusal::KeyUnknown)?.may(KeyTask::Wrap, now)?;
-                (standing.key, standing.task) = (Some(id), KeyTask::Wrap);
+                (standing.key, standing.task) = (wraps, KeyTask::Wrap);
             }
             self.ask(caller, intent, key, now, &mut standing).await?;
         }
