@@ -19,6 +19,7 @@ mod stdin;
 mod target;
 pub mod unwrapper;
 pub mod verify;
+pub mod web;
 pub mod witness;
 pub mod workers;
 

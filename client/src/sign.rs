@@ -46,7 +46,7 @@ pub fn sign(job: &SignJob, signer: &dyn Signer, progress: &dyn Progress) -> Resu
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
-    let digest = hash_of(file.file(), file.len(), signer.algorithm().hash(), progress)?;
+    let digest = hash_of(file.file()?, file.len(), signer.algorithm().hash(), progress)?;
     let signature = sign_detached(signer, &digest, SystemTime::now())?;
     match &job.output {
         SignTo::File(path) => write_new(path, &signature)?,

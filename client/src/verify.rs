@@ -91,7 +91,8 @@ pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> 
     }
     progress.total(file.len());
     let now = SystemTime::now();
-    let signature = Signature::verify(&signed, now, |hash| hash_of(file.file(), file.len(), hash, progress))?;
+    let signature =
+        Signature::verify(&signed, now, |hash| hash_of(file.file()?, file.len(), hash, progress))?;
     let standing = job.accept.check(&signature, now)?;
     let envelope = match file.format() {
         Ok(_) => Some(inspect::inspect(&job.file)?),
@@ -122,6 +123,7 @@ fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
     match (&job.signature, &job.file) {
         (Some(path), _) => Ok(path.clone()),
         (None, Input::Stdin) => Err(missing("standard input has none beside it")),
+        (None, Input::Web(..)) => Err(missing("what is on the network has none beside it")),
         (None, Input::File(path)) => {
             let beside = beside(path);
             if beside.exists() {

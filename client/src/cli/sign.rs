@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    inspect::input,
+    inspect::local_input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
 };
@@ -36,7 +36,7 @@ pub(super) struct SignArgs {
 
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
-    let job = SignJob { file: input(&args.file), output: output(args)? };
+    let job = SignJob { file: local_input(&args.file), output: output(args)? };
     let signer = args.signer.open(&args.with)?;
     let bar = Bar::start(args.talk, interrupt);
     let bytes = sign(&job, signer.as_ref(), &bar).inspect_err(|_| bar.clear())?;

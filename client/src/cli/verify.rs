@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     accept::AcceptArgs,
-    inspect::input,
+    inspect::local_input,
     output::Style,
     progress::{Bar, Talk},
 };
@@ -34,7 +34,7 @@ pub(super) struct VerifyArgs {
 /// Verifies.
 pub(super) fn run(args: &VerifyArgs, interrupt: &Interrupt) -> Result<()> {
     let accept = args.accept.accept(&Settings::load(Settings::default())?)?;
-    let job = VerifyJob { file: input(&args.file), signature: args.signature.clone(), accept };
+    let job = VerifyJob { file: local_input(&args.file), signature: args.signature.clone(), accept };
     let bar = Bar::start(args.talk, interrupt);
     let found = verify(&job, &bar);
     bar.clear();

@@ -55,8 +55,9 @@ impl WrappingKey {
     pub fn may(&self, task: KeyTask, now: Timestamp) -> Result<(), Refusal> {
         match (task, self.purpose) {
             (KeyTask::Unwrap, KeyPurpose::Unwrap(_)) => self.life.may_unwrap(now),
+            (KeyTask::Wrap, KeyPurpose::Unwrap(_)) => self.life.may_wrap(now),
             (KeyTask::Sign, KeyPurpose::Sign(_)) => self.life.may_sign(now),
-            (KeyTask::Unwrap | KeyTask::Sign, _) => Err(Refusal::WrongKeyUse),
+            (KeyTask::Unwrap | KeyTask::Wrap | KeyTask::Sign, _) => Err(Refusal::WrongKeyUse),
         }
     }
 }
@@ -103,6 +104,8 @@ pub enum KeyTask {
     /// Unwrap a file key.
     #[default]
     Unwrap,
+    /// Wrap a file key for a user.
+    Wrap,
     /// Sign a digest for a user.
     Sign,
 }

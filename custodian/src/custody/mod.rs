@@ -8,6 +8,7 @@ mod release;
 mod sign;
 mod unwrap;
 mod withheld;
+mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use keys::Attestation;
 pub use sign::{SignRequest, Signed};
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
+pub use wrap::{WrapRequest, Wrapped};
 
 use crate::{
     authority::{Asked, Authority, Caller},
