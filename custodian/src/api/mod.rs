@@ -5,6 +5,7 @@ mod attestation;
 mod audit;
 mod budgets;
 mod call;
+mod certificates;
 mod custody;
 mod devices;
 mod factor;
@@ -28,12 +29,12 @@ use custodian_proto::{
     limits::{MAX_CHECK_LEN, MAX_MESSAGE_LEN, MAX_PAGE_LEN},
     v1::{
         approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
-        budget_service_server::BudgetServiceServer, custody_service_server::CustodyServiceServer,
-        device_service_server::DeviceServiceServer, factor_service_server::FactorServiceServer,
-        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
-        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
-        user_service_server::UserServiceServer,
+        budget_service_server::BudgetServiceServer, certificate_service_server::CertificateServiceServer,
+        custody_service_server::CustodyServiceServer, device_service_server::DeviceServiceServer,
+        factor_service_server::FactorServiceServer, key_service_server::KeyServiceServer,
+        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -45,7 +46,7 @@ use crate::{
     authority::{Floodgate, LoginThrottle, Passwords, SealingKey, SpkiHash},
     custody::Custodian,
     log::Log,
-    pki::DeviceCa,
+    pki::{DeviceCa, people::PeopleCa},
     siem::SiemState,
     token::Pool,
 };
@@ -67,6 +68,7 @@ pub struct Api {
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
+    people: Option<Arc<PeopleCa>>,
     log: Arc<Log>,
     sealing: Arc<SealingKey>,
     siem: Option<watch::Receiver<SiemState>>,
@@ -86,6 +88,8 @@ pub struct Api {
 pub struct Signers {
     /// Certificates.
     pub ca: Arc<DeviceCa>,
+    /// Certificates of people, if it has a CA for that.
+    pub people: Option<Arc<PeopleCa>>,
     /// Checkpoints of the log.
     pub log: Arc<Log>,
     /// How the stream of records to a SIEM is, if there is one.
@@ -99,6 +103,8 @@ pub struct Lifetimes {
     pub device_days: u32,
     /// Certificates of wrapping keys.
     pub wrapping_key_days: u32,
+    /// Certificates of people.
+    pub person_days: u32,
 }
 
 /// How much is served at once. Beyond it the answer is RESOURCE_EXHAUSTED, at once.
@@ -118,7 +124,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, log, siem }: Signers,
+        Signers { ca, people, log, siem }: Signers,
         sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
@@ -130,6 +136,7 @@ impl Api {
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
+            people,
             log,
             sealing: Arc::new(sealing),
             siem,
@@ -171,5 +178,6 @@ impl Api {
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
             .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(CertificateServiceServer, MAX_PAGE_LEN))
     }
 }

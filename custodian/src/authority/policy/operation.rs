@@ -42,6 +42,11 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("SetPassword", &[Administer]),
     ("SetRoles", &[Administer]),
     ("SetUserGroups", &[Administer]),
+    ("SetIdentity", &[Administer]),
+    ("GetIdentity", &[Administer]),
+    ("RequestCertificate", &[Open, Audit, Administer]),
+    ("ListCertificates", &[Administer]),
+    ("GetCertificate", &[Administer]),
     ("SetDeviceGroups", &[Administer]),
     ("ResetFactor", &[Administer]),
     ("RequireFactor", &[Administer]),
@@ -75,8 +80,16 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever
 /// policy somebody applied.
-pub(super) const ALWAYS_ALLOWED: &[&str] =
-    &["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey", "Deny"];
+pub(super) const ALWAYS_ALLOWED: &[&str] = &[
+    "RevokeDevice",
+    "SuspendDevice",
+    "DisableUser",
+    "SuspendKey",
+    "DeactivateKey",
+    "CompromiseKey",
+    "Deny",
+    "RevokeCertificate",
+];
 
 /// Approving is not itself approved: that would have no end.
 pub(super) const NEVER_APPROVED: &[&str] = &["ListApprovals", "GetApproval", "Approve"];

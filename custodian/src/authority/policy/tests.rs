@@ -293,6 +293,8 @@ const NEED_NO_ROLE: &[&str] = &[
     "GetStatus",
     "GetReceipt",
     "Withdraw",
+    "FindCertificates",
+    "GetPeopleRevocationList",
 ];
 
 #[test]
