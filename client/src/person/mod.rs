@@ -8,3 +8,6 @@ mod pins;
 pub use certificate::{NotGood, PersonCertificate};
 pub use find::{Directory, Found, Freshness, OnChange, Recipient, recipient};
 pub use pins::{Pin, Pins};
+
+#[cfg(test)]
+mod tests;

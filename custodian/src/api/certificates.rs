@@ -47,7 +47,10 @@ impl CertificateService for Api {
         let person = self.parsed(&accepted, "SetIdentity", person(request.into_inner())).await?;
         let intent = Intent { target: person.user.resource_name(), ..accepted.call.intent("SetIdentity") };
         match self.change_certificates(&accepted, ADMIN, intent, Change::SetPerson(person)).await? {
-            Changed::Person(person) => Ok(Response::new(person.into())),
+            Changed::Person(person) => {
+                self.people_list.forget();
+                Ok(Response::new(person.into()))
+            }
             _ => Err(accepted.status(nothing_left())),
         }
     }
@@ -156,7 +159,10 @@ impl CertificateService for Api {
         let need = need_of(&accepted.call.caller, found.as_ref().map(|found| &found.user));
         let revoke = Change::RevokeCertificate { serial, why, reason };
         match self.change_certificates(&accepted, need, intent, revoke).await? {
-            Changed::Certificate(revoked) => Ok(Response::new((*revoked).into())),
+            Changed::Certificate(revoked) => {
+                self.people_list.forget();
+                Ok(Response::new((*revoked).into()))
+            }
             _ => Err(accepted.status(nothing_left())),
         }
     }
@@ -192,21 +198,35 @@ impl CertificateService for Api {
         request: Request<v1::GetPeopleRevocationListRequest>,
     ) -> Result<Response<v1::PeopleRevocationList>, Status> {
         let accepted = self.accept(&request).await?;
-        let parsed = list_days(request.into_inner().days).and_then(|days| Ok((days, self.people()?)));
+        let asked = request.into_inner().days;
+        let parsed = list_days(asked).and_then(|days| Ok((days, self.people()?)));
         let (days, people) = self.parsed(&accepted, "GetPeopleRevocationList", parsed).await?;
+        let now = Timestamp::now();
+        let generation = match self.people_list.get(now) {
+            Ok(kept) if asked == 0 => {
+                let admitted =
+                    self.custodian.admit(&accepted.call, Need::Session, "GetPeopleRevocationList").await;
+                return admitted.map(|()| Response::new(kept)).map_err(|denial| accepted.status(denial));
+            }
+            Ok(_) => None,
+            Err(generation) => (asked == 0).then_some(generation),
+        };
         let intent = accepted.call.intent("GetPeopleRevocationList");
         let listed =
             self.change_certificates(&accepted, Need::Session, intent, Change::ListRevokedPeople).await?;
         let Changed::Revoked(number, revoked) = listed else { return Err(accepted.status(nothing_left())) };
-        let now = Timestamp::now();
         let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
         let crl = people.revocation_list(number, &revoked, now, next_update).await;
-        Ok(Response::new(v1::PeopleRevocationList {
+        let list = v1::PeopleRevocationList {
             crl: crl.map_err(|error| accepted.status(error.into()))?,
             number,
             next_update_time: Some(timestamp(next_update)),
             issuer: people.certificate().to_vec(),
-        }))
+        };
+        if let Some(generation) = generation {
+            self.people_list.keep(generation, now, list.clone());
+        }
+        Ok(Response::new(list))
     }
 }
 

@@ -13,6 +13,7 @@ mod import;
 mod keys;
 mod log;
 mod new_key;
+mod people_list;
 mod policies;
 mod resource;
 mod session;
@@ -77,6 +78,7 @@ pub struct Api {
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Floodgate<SpkiHash>>,
+    people_list: Arc<people_list::KeptList>,
     /// Whose key for OpenPGP is being made.
     openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
@@ -145,6 +147,7 @@ impl Api {
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
+            people_list: Arc::default(),
             openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),

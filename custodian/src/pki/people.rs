@@ -145,3 +145,7 @@ fn policies(person: &Person) -> Result<CustomExtension, PkiError> {
     let der = policies.to_der().map_err(|error| bad(&error))?;
     Ok(CustomExtension::from_oid_content(CERTIFICATE_POLICIES, der))
 }
+
+#[cfg(test)]
+#[path = "people_tests.rs"]
+mod tests;
