@@ -10,12 +10,14 @@ pub mod log;
 pub mod output;
 pub mod progress;
 pub mod seal;
+pub mod sign;
 pub mod signed;
 mod single;
 mod sources;
 mod stdin;
 mod target;
 pub mod unwrapper;
+pub mod verify;
 pub mod witness;
 pub mod workers;
 

@@ -33,6 +33,8 @@ pub struct SealJob {
     pub output: SealTo,
     /// What to do with symbolic links.
     pub symlinks: Symlinks,
+    /// How a CMS envelope protects its content. Of other formats no weaker form is written.
+    pub protection: cms::Protection,
 }
 
 /// Where an envelope goes.
@@ -91,7 +93,7 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
 enum Recipients {
     Mtd(Vec<Recipient>),
     Sealed(Vec<Recipient>),
-    Cms(Vec<Recipient>),
+    Cms(Vec<Recipient>, cms::Protection),
     OpenPgp(Vec<openpgp::Recipient>),
 }
 
@@ -107,12 +109,20 @@ impl Recipients {
             let why = format!("{} recipients are more than {MAX_RECIPIENTS}", certificates.len());
             return Err(Error::new(Kind::Usage, "cannot seal", why));
         }
+        if job.protection == cms::Protection::Legacy && job.format != Format::Cms {
+            return Err(Error::new(
+                Kind::Usage,
+                "cannot seal",
+                "there is a legacy form of CMS envelopes only",
+            )
+            .hint("give --format cms, too, or leave --legacy out"));
+        }
         let now = SystemTime::now();
         let x509 = || distinct(certificates, |der| Recipient::from_certificate(der, now), |one| one.key_id());
         Ok(match job.format {
             Format::Mtd => Self::Mtd(x509()?),
             Format::Sealed => Self::Sealed(x509()?),
-            Format::Cms => Self::Cms(x509()?),
+            Format::Cms => Self::Cms(x509()?, job.protection),
             Format::OpenPgp => Self::OpenPgp(distinct(
                 certificates,
                 |bytes| openpgp::Recipient::from_certificate(bytes, now),
@@ -162,7 +172,7 @@ fn to_file(
     let written = match recipients {
         Recipients::Mtd(to) => mtd::seal(sources, to, &file, progress)?,
         Recipients::Sealed(to) => sealed::seal(sources, to, sealed::Output::File(&file), progress)?,
-        Recipients::Cms(to) => cms::seal(sources, to, &mut &file, progress)?,
+        Recipients::Cms(to, how) => cms::seal(sources, to, *how, &mut &file, progress)?,
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
@@ -184,7 +194,7 @@ fn to_stdout(sources: &[Source], recipients: &Recipients, progress: &dyn Progres
             let stdout = &mut io::stdout().lock();
             sealed::seal(sources, to, sealed::Output::Stream(stdout), progress)
         }
-        Recipients::Cms(to) => cms::seal(sources, to, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to, how) => cms::seal(sources, to, *how, &mut io::stdout().lock(), progress),
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
     }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Kind, Result},
     password::PasswordSource,
+    signed::AcceptTable,
 };
 
 /// The machine's settings file.
@@ -36,6 +37,9 @@ pub struct Settings {
     pub user: Option<String>,
     /// A file with the password; `-` for standard input.
     pub password_file: Option<PathBuf>,
+    /// Whose signatures count. The machine's table comes before the user's, and no flag changes it: so an administrator can
+    /// settle it.
+    pub accept: Option<AcceptTable>,
     /// A file with a code of the second factor; `-` for standard input. Not in settings files: a code is good once.
     #[serde(skip)]
     pub totp_file: Option<PathBuf>,
@@ -56,7 +60,7 @@ impl Settings {
         Self::resolve(flags, &from, &files)
     }
 
-    /// Merges the layers; `files` in order of precedence. Missing files are fine.
+    /// Merges the layers; `files` in order of precedence, the last one the machine's. Missing files are fine.
     ///
     /// # Errors
     /// A settings file that cannot be read, or that says something unknown.
@@ -67,7 +71,10 @@ impl Settings {
     ) -> Result<Self> {
         let mut merged = flags.over(Self::from_environment(variable));
         for file in files {
-            if let Some(layer) = Self::from_file(file)? {
+            if let Some(mut layer) = Self::from_file(file)? {
+                if let (Some(accept), true) = (&mut layer.accept, files.last() == Some(file)) {
+                    accept.by_administrator = true;
+                }
                 merged = merged.over(layer);
             }
         }
@@ -151,6 +158,7 @@ impl Settings {
             key: path(KEY.variable),
             user: text(USER.variable),
             password_file: path("CUSTODIAN_PASSWORD_FILE"),
+            accept: None,
             totp_file: path("CUSTODIAN_TOTP_FILE"),
             session_dir: session_dir(&path),
         }
@@ -169,7 +177,7 @@ impl Settings {
         let layer: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             cannot(&format!("line {line}: {}", error.message().replace('\n', " ")))
-                .hint("it may have: addr, ca, cert, key, user, password_file")
+                .hint("it may have: addr, ca, cert, key, user, password_file, and a table [accept]")
         })?;
         Ok(Some(layer.relative_to(file.parent().unwrap_or(Path::new(".")))))
     }
@@ -182,6 +190,7 @@ impl Settings {
             cert: place(self.cert),
             key: place(self.key),
             password_file: place(self.password_file),
+            accept: self.accept.map(|accept| accept.relative_to(folder)),
             ..self
         }
     }
@@ -194,6 +203,8 @@ impl Settings {
             key: self.key.or(weaker.key),
             user: self.user.or(weaker.user),
             password_file: self.password_file.or(weaker.password_file),
+            // The other way round: what is settled for the machine holds.
+            accept: weaker.accept.or(self.accept),
             totp_file: self.totp_file.or(weaker.totp_file),
             session_dir: self.session_dir.or(weaker.session_dir),
         }
@@ -304,6 +315,7 @@ impl FromStr for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signed::Choice;
 
     fn layer(addr: &str) -> Settings {
         Settings { addr: Some(addr.into()), ..Settings::default() }
@@ -364,6 +376,21 @@ mod tests {
         let error = Settings::resolve(Settings::default(), &nothing, &[file]).unwrap_err();
         assert_eq!(error.kind, Kind::Local);
         assert!(error.why.contains("line 2") && error.why.contains("certificate"), "{}", error.why);
+    }
+
+    #[test]
+    fn the_machine_settles_who_is_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (user, machine) = (dir.path().join("user.toml"), dir.path().join("machine.toml"));
+        fs::write(&user, "[accept]\nunsigned = 'allow'\n").unwrap();
+        let files = [user, machine.clone()];
+        let accept = || Settings::resolve(layer("a:1"), &nothing, &files).unwrap().accept.unwrap();
+        assert_eq!((accept().unsigned, accept().by_administrator), (Choice::Allow, false));
+        fs::write(&machine, "[accept]\ncertificates = ['anna.crt']\n").unwrap();
+        assert_eq!((accept().unsigned, accept().by_administrator), (Choice::Refuse, true));
+        assert_eq!(accept().certificates, [dir.path().join("anna.crt")]);
+        fs::write(&machine, "[accept]\nby_administrator = false\n").unwrap();
+        assert!(Settings::resolve(layer("a:1"), &nothing, &files).is_err());
     }
 
     #[test]

@@ -25,8 +25,8 @@ fn connect(pki: &Pki, custodian: &Custodian) -> Remote {
         key: Some(pki.path("device.key")),
         user: Some("anna".into()),
         password_file: Some(password),
-        totp_file: None,
         session_dir: Some(pki.path("sessions")),
+        ..Settings::default()
     };
     Remote::connect(&settings, &Interrupt::never()).unwrap()
 }

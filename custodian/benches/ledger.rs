@@ -18,8 +18,9 @@ use std::{
 use custodian::{
     authority::{
         ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
-        Invitation, KeyLife, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Policy,
-        PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod, WrappingKey,
+        Invitation, KeyLife, KeyPurpose, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind,
+        Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod,
+        WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
@@ -146,7 +147,7 @@ fn people(key: KeyId) -> Vec<Change> {
         version: 1,
         life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
         modulus_bits: 3072,
-        wrapping: KeyWrapping::OaepSha256,
+        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha256),
         certificate: Vec::new(),
         created: now,
         updated: now,

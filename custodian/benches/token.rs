@@ -38,8 +38,8 @@ use cryptoki::{
 use custodian::{
     authority::{
         ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
-        KeyLife, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Permit, Policy,
-        PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
+        KeyLife, KeyPurpose, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Permit,
+        Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
         WrappingKey,
     },
     ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
@@ -362,7 +362,7 @@ async fn known(ledger: &SqliteLedger, key: &TokenKey, modulus_bits: u32) {
         version: 1,
         life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
         modulus_bits,
-        wrapping: KeyWrapping::OaepSha1,
+        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha1),
         certificate: Vec::new(),
         created: now,
         updated: now,

@@ -274,6 +274,12 @@ impl Config {
         Self::parse(&text, path, &folder)
     }
 
+    /// Whether this text would be a configuration. For the fuzz target: nothing is read.
+    #[doc(hidden)]
+    pub fn try_text(text: &str) -> Result<Self, Trouble> {
+        Self::parse(text, Path::new("custodian.toml"), Path::new("/"))
+    }
+
     /// Checks the text of a configuration that stands, or will stand, at `path`.
     pub(crate) fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, Trouble> {
         let trouble = |why: &str| {
@@ -292,8 +298,8 @@ impl RawConfig {
         let siem = self.siem.map(|siem| siem.check(folder, &ledger)).transpose()?;
         let log = self.log.unwrap_or_else(|| RawLog::of_key(""));
         let log_key = Some(log.key).filter(|key| !key.as_os_str().is_empty()).map(|key| folder.join(key));
-        let log_copy = log.copy.map(|copy| copy.check(folder));
-        let log_witnesses = check_witnesses(&log.witness)?;
+        let log_copy = log.copy.map(|copy| copy.check(folder)).transpose()?;
+        let log_witnesses = check_witnesses(&log.witness, folder)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.budget.is_some() {

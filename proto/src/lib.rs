@@ -9,6 +9,7 @@ pub mod limits;
 pub mod openpgp;
 pub mod refusal;
 pub mod secret;
+pub mod sign;
 pub mod tlog;
 
 /// The generated messages and services of `custodian.v1`. The comments are those of the .proto files.

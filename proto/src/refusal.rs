@@ -166,6 +166,14 @@ refusals! {
     KeyDestroyed = "KEY_DESTROYED",
         "this wrapping key is destroyed",
         "ask the sender for the file, sealed to another key";
+    /// The signing key is deactivated: an older version, or its period is over.
+    KeyDeactivated = "KEY_DEACTIVATED",
+        "this key is deactivated: nothing new is signed with it",
+        "use the newest version of the key: custodianctl key ls";
+    /// The key was made for another purpose (NIST SP 800-57 part 1 §5.2).
+    WrongKeyUse = "WRONG_KEY_USE",
+        "this key was made for something else, and does nothing but that",
+        "see what each key is for: custodianctl key ls";
     /// Anything that does not unwrap to a file key (laws 4 and 5).
     WrappedKeyRejected = "WRAPPED_KEY_REJECTED",
         "the wrapped key cannot be unwrapped",

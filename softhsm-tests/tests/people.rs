@@ -260,6 +260,42 @@ fn a_key_under_a_passphrase_opens_with_it_alone() {
 }
 
 #[test]
+fn what_a_person_signs_openssl_verifies_up_to_the_peoples_ca() {
+    let dev = Dev::start();
+    record(&dev, "operator", EMAIL, "V2").expect(0);
+    let passphrase = dev.scratch("secrets").join("passphrase");
+    fs::write(&passphrase, "correct horse battery").unwrap();
+    let folder = dev.scratch("certificates").join("alice");
+    let (passphrase, out) = (passphrase.to_str().unwrap(), folder.to_str().unwrap());
+    let args = ["certificate", "request", "--use", "sign", "-o", out, "--passphrase-file", passphrase];
+    dev.envelope(Person::Operator, args).expect(0);
+    let file = dev.scratch("source").join("report.txt");
+    fs::write(&file, "by alice").unwrap();
+    let (key, cert) = (folder.join("sign.key"), folder.join("sign.crt"));
+    let (file, key, cert) = (file.to_str().unwrap(), key.to_str().unwrap(), cert.to_str().unwrap());
+    let sign = ["sign", file, "--with", key, "--sign-cert", cert, "--sign-passphrase-file", passphrase];
+    dev.envelope(Person::Operator, sign).expect(0);
+    let (ca, _) = ca_and_list(&dev);
+    let signature = format!("{file}.p7s");
+    let verify = [
+        "cms",
+        "-verify",
+        "-binary",
+        "-inform",
+        "DER",
+        "-in",
+        &signature,
+        "-content",
+        file,
+        "-CAfile",
+        &ca,
+        "-purpose",
+        "smimesign",
+    ];
+    assert_eq!(openssl(&verify).expect(0).stdout, "by alice");
+}
+
+#[test]
 fn a_revoked_certificate_is_not_sealed_to_and_another_one_only_if_accepted() {
     let (dev, _) = with_alice();
     seal(&dev, EMAIL, &[], "first.mtd").1.expect(0).says("first use");

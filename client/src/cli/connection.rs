@@ -63,6 +63,7 @@ impl Connection {
             password_file: flags.password_file,
             totp_file: flags.totp_file,
             session_dir: None,
+            accept: None,
         })
     }
 

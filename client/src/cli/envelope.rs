@@ -18,8 +18,10 @@ use super::{
     output::print,
     renew::RenewArgs,
     seal::{self, SealArgs},
+    sign::{self, SignArgs},
     totp::{EnrollFactorArgs, VerifyFactorArgs},
     user::PasswdArgs,
+    verify::{self, VerifyArgs},
 };
 use crate::{error::Result, interrupt::Interrupt};
 
@@ -36,6 +38,8 @@ enum Command {
     Seal(Box<SealArgs>),
     Inspect(InspectArgs),
     Extract(Box<ExtractArgs>),
+    Sign(SignArgs),
+    Verify(VerifyArgs),
     VerifyReceipt(VerifyReceiptArgs),
     /// Sign in, so that later commands do not ask for the password
     Login(Networked<LoginArgs>),
@@ -91,6 +95,8 @@ fn run(command: Command) -> Result<()> {
         Command::Seal(args) => seal::run(&args, interrupt),
         Command::Inspect(args) => inspect::run(&args),
         Command::Extract(args) => extract::run(&args, interrupt),
+        Command::Sign(args) => sign::run(&args, interrupt),
+        Command::Verify(args) => verify::run(&args, interrupt),
         Command::VerifyReceipt(args) => args.run(),
         Command::Login(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Passwd(Networked { args, connection }) => args.run(&connection, interrupt),

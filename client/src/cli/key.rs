@@ -56,14 +56,17 @@ pub(super) enum KeyCommand {
         #[arg(long)]
         openpgp: bool,
     },
-    /// Generate an RSA key pair in the token
+    /// Generate a key pair in the token
     Create {
         /// Its label, unique: a–z, 0–9 and -
         label: String,
         /// Size of the modulus [default: 3072]
         #[arg(long, value_name = "BITS")]
         bits: Option<Bits>,
-        /// Make it for OpenPGP: it unwraps what gpg encrypts, and nothing else
+        /// What to make it for; it does nothing else
+        #[arg(long = "use", value_name = "USE", default_value = "seal", conflicts_with = "openpgp")]
+        usage: Use,
+        /// As --use openpgp
         #[arg(long)]
         openpgp: bool,
         /// In which token, if there are several: see custodianctl token ls [default: the first that serves]
@@ -72,7 +75,7 @@ pub(super) enum KeyCommand {
         /// Leave it pre-active until it is activated
         #[arg(long)]
         pre_active: bool,
-        /// From when it is sealed to: 2026-11-03, or how long from now: 7d. It becomes active then [default: now]
+        /// From when it is sealed to, or signs: 2026-11-03, or how long from now: 7d. It becomes active then [default: now]
         #[arg(long, value_name = "TIME", value_parser = parse_future)]
         wrap_from: Option<Timestamp>,
         #[command(flatten)]
@@ -211,7 +214,7 @@ fn parse_nonce(text: &str) -> std::result::Result<Nonce, String> {
 /// When a new key's periods end.
 #[derive(Debug, clap::Args)]
 pub(super) struct Ends {
-    /// Until when it is sealed to: 2026-11-03, or how long from now: 365d, 2y [default: the custodian's]
+    /// Until when it is sealed to, or signs: 2026-11-03, or how long from now: 365d, 2y [default: the custodian's]
     #[arg(long, value_name = "TIME", value_parser = parse_future)]
     wrap_until: Option<Timestamp>,
     /// Until when it unwraps [default: no end]
@@ -238,6 +241,30 @@ pub(super) enum Bits {
     Rsa4096,
 }
 
+/// What a key is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum Use {
+    /// To be sealed to (RSA-OAEP), by all formats but OpenPGP
+    Seal,
+    /// To be encrypted to by OpenPGP programs
+    Openpgp,
+    /// To sign, with RSA-PSS
+    Sign,
+    /// To sign, with ECDSA on P-256
+    SignEcdsa,
+}
+
+impl From<Use> for v1::KeyUse {
+    fn from(usage: Use) -> Self {
+        match usage {
+            Use::Seal => Self::Oaep,
+            Use::Openpgp => Self::Openpgp,
+            Use::Sign => Self::Sign,
+            Use::SignEcdsa => Self::SignEcdsa,
+        }
+    }
+}
+
 impl Bits {
     fn count(self) -> u32 {
         match self {
@@ -255,13 +282,15 @@ impl KeyCommand {
             Self::Ls { style } => {
                 let keys = remote.keys()?;
                 let views: Vec<_> = keys.iter().map(Listed::from).collect();
-                let header = ["ID", "LABEL", "STATE", "BITS", "WRAPPING", "SEALED TO UNTIL", "UNWRAPS UNTIL"];
+                let header =
+                    ["ID", "LABEL", "STATE", "BITS", "USE", "WRAPPING", "SEALED TO UNTIL", "UNWRAPS UNTIL"];
                 style.many(&views, &header, |Listed { view, key }| {
                     vec![
                         id_of(&key.name).to_owned(),
                         full_label(key),
                         view.state.to_owned(),
                         key.modulus_bits.to_string(),
+                        view.usage.to_owned(),
                         view.wrapping.clone(),
                         local(key.wrap_end_time.as_ref()),
                         local(key.unwrap_end_time.as_ref()),
@@ -277,8 +306,8 @@ impl KeyCommand {
                 let armoured = armored_certificate(&remote.openpgp_certificate(&name)?);
                 write_certificate(&name, &armoured, output.as_deref())
             }
-            Self::Create { label, bits, openpgp, token, pre_active, wrap_from, ends, style } => {
-                let usage = if openpgp { v1::KeyUse::Openpgp } else { v1::KeyUse::Oaep };
+            Self::Create { label, bits, usage, openpgp, token, pre_active, wrap_from, ends, style } => {
+                let usage = if openpgp { Use::Openpgp } else { usage }.into();
                 let token = token.map(|name| token_name(&name));
                 let new = NewKey { pre_active, usage, token, wrap_start: wrap_from, ..ends.new_key(bits) };
                 tell(style, &remote.create_key(&label, &new)?)
@@ -407,21 +436,30 @@ fn list_unwrapped(style: Style, unwrapped: &[v1::Unwrapped]) -> Result<()> {
 
 fn tell(style: Style, key: &v1::Key) -> Result<()> {
     let view = KeyView::from(key);
+    let signs = key.wrapping() == v1::KeyWrapping::Unspecified;
     let unwraps = match &key.unwrap_end_time {
+        _ if signs => String::new(),
         Some(end) => format!("until {}", local(Some(end))),
         None => "without end".to_owned(),
     };
+    let modulus = match key.modulus_bits {
+        0 => "none: it is on the curve P-256".to_owned(),
+        bits => format!("{bits} bits"),
+    };
+    let (from, until) =
+        if signs { ("signs from", "signs until") } else { ("sealed to from", "sealed to until") };
     style.one(
         &view,
         &[
             ("key", key.name.clone()),
             ("label", full_label(key)),
             ("state", view.state.to_owned()),
-            ("modulus", format!("{} bits", key.modulus_bits)),
+            ("modulus", modulus),
+            ("made to", view.usage.to_owned()),
             ("wrapping", view.wrapping.clone()),
             ("OpenPGP fingerprint", view.openpgp_fingerprint.clone().unwrap_or_default()),
-            ("sealed to from", local(key.wrap_start_time.as_ref())),
-            ("sealed to until", local(key.wrap_end_time.as_ref())),
+            (from, local(key.wrap_start_time.as_ref())),
+            (until, local(key.wrap_end_time.as_ref())),
             ("unwraps", unwraps),
             ("created", local(key.create_time.as_ref())),
             ("changed", local(key.update_time.as_ref())),

@@ -340,6 +340,7 @@ impl VerifyReceiptArgs {
             ("address", record.peer_ip.clone()),
             ("key", record.key.clone()),
             ("wrapped key", record.wrapped_key_sha256.clone()),
+            ("digest", record.digest.clone()),
             ("file", claimed(claims.file_name)),
             ("reason", claimed(claims.reason)),
             ("about", record.target.clone()),

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 
+mod accept;
 mod approval;
 mod attest;
 mod audit;
@@ -28,11 +29,14 @@ mod renew;
 mod seal;
 mod search;
 mod several;
+mod sign;
+mod signer;
 mod status;
 mod text;
 mod token;
 mod totp;
 mod user;
+mod verify;
 mod view;
 mod when;
 mod witness;

@@ -18,7 +18,7 @@ use super::{
     when::parse_duration,
 };
 use crate::{
-    envelope,
+    envelope::{self, cms::Protection},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
@@ -45,6 +45,10 @@ pub(super) struct SealArgs {
     /// The envelope; - for standard output. [default: PATH.mtd, PATH.sealed, PATH.p7m or PATH.gpg in the current folder, if there is one PATH]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
+    /// With --format cms: AES-256-CBC, for programs that cannot read AES-GCM. Its content can be changed on the way, and nobody
+    /// can see that
+    #[arg(long)]
+    legacy: bool,
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
@@ -114,13 +118,24 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let (paths, stdin) = inputs(args)?;
     let output = output(args.output.as_deref(), &paths, args.name.as_deref(), args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
-    let job = SealJob { recipients, paths, stdin, format: args.format.into(), output, symlinks };
+    let protection = if args.legacy { Protection::Legacy } else { Protection::Authenticated };
+    let format = args.format.into();
+    let job = SealJob { recipients, paths, stdin, format, output, symlinks, protection };
 
     let bar = Bar::start(args.talk, interrupt);
     let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
     bar.finish("sealed", report.entries, report.content_bytes);
+    if args.legacy {
+        // Not even --quiet keeps this back.
+        note(LEGACY);
+    }
     Ok(())
 }
+
+/// What is said of an envelope that is weaker than others.
+const LEGACY: &str = "warning: --legacy sealed it with AES-256-CBC, which is not authenticated: it keeps the content secret, but \
+    whoever has it on the way can change what comes out, and nobody can see that. Send it a way that you trust, or leave \
+    --legacy out for readers that know AES-GCM (openssl 3, envelope extract)";
 
 /// The address that this is, unless there is a file of that name.
 fn address(to: &Path) -> Option<Email> {

@@ -108,6 +108,10 @@ pub(super) struct KeyView {
     pub(super) version: u32,
     pub(super) state: &'static str,
     pub(super) modulus_bits: u32,
+    /// What it is made for.
+    #[serde(rename = "use")]
+    pub(super) usage: &'static str,
+    /// Empty for a signing key.
     pub(super) wrapping: String,
     /// Of the subkey that people encrypt to, as GnuPG shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,7 +134,11 @@ impl From<&v1::Key> for KeyView {
             version: key.version,
             state: key_state(key.state()),
             modulus_bits: key.modulus_bits,
-            wrapping: wrapping_name(key.wrapping()),
+            usage: key_use(key.r#use()),
+            wrapping: match key.wrapping() {
+                v1::KeyWrapping::Unspecified => String::new(),
+                wrapping => wrapping_name(wrapping),
+            },
             openpgp_fingerprint: Some(hex::encode_upper(&key.openpgp_fingerprint))
                 .filter(|text| !text.is_empty()),
             create_time: rfc3339(key.create_time.as_ref()),
@@ -182,6 +190,8 @@ pub(super) struct RecordView {
     pub(super) peer_ip: String,
     pub(super) key: String,
     pub(super) wrapped_key_sha256: String,
+    /// What was to be signed.
+    pub(super) digest: String,
     /// Not verified: what the client said.
     pub(super) claims: Option<ClaimsView>,
     pub(super) target: String,
@@ -276,6 +286,7 @@ impl From<&v1::Record> for RecordView {
             peer_ip: record.peer_ip,
             key: record.key,
             wrapped_key_sha256: record.wrapped_key_sha256,
+            digest: record.digest,
             claims: record.claims.map(ClaimsView::from),
             target: record.target,
             outcome: record.outcome,
@@ -292,6 +303,16 @@ impl From<&v1::Record> for RecordView {
 pub(super) fn wrapping_name(wrapping: v1::KeyWrapping) -> String {
     custodian_proto::key::KeyWrapping::try_from(wrapping)
         .map_or_else(|_| "unknown".to_owned(), |wrapping| wrapping.to_string())
+}
+
+fn key_use(usage: v1::KeyUse) -> &'static str {
+    match usage {
+        v1::KeyUse::Oaep => "seal",
+        v1::KeyUse::Openpgp => "openpgp",
+        v1::KeyUse::Sign => "sign",
+        v1::KeyUse::SignEcdsa => "sign-ecdsa",
+        v1::KeyUse::Unspecified => "unknown",
+    }
 }
 
 /// A role's name.

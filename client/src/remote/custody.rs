@@ -1,8 +1,9 @@
-//! Unwrapping through the custodian.
+//! Unwrapping and signing through the custodian.
 
 use custodian_proto::{
     key::{FileKey, KeyId, WrappedKey},
     refusal::Refusal,
+    sign::DigestToSign,
     v1::{self, Claims, custody_service_client::CustodyServiceClient},
 };
 
@@ -43,6 +44,23 @@ impl Remote {
             Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
         })?;
         Ok(Recorded { file_key, sequence: answer.sequence })
+    }
+}
+
+impl Remote {
+    /// Has a digest signed by a key in the token.
+    ///
+    /// # Errors
+    /// Those of any call: refused, unreachable, interrupted.
+    pub fn sign(&self, digest: &DigestToSign, claims: &Claims) -> Result<v1::SignResponse> {
+        let request = v1::SignRequest {
+            key: digest.key_id().resource_name(),
+            algorithm: v1::SignatureAlgorithm::from(digest.algorithm()).into(),
+            digest: digest.digest().to_vec(),
+            claims: Some(claims.clone()),
+        };
+        let ask = async |service| CustodyServiceClient::new(service).sign(request.clone()).await;
+        Ok(self.call("cannot sign", ask)?)
     }
 }
 

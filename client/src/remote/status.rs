@@ -134,6 +134,8 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::KeyExpired
         | Refusal::KeyCompromised
         | Refusal::KeyDestroyed
+        | Refusal::KeyDeactivated
+        | Refusal::WrongKeyUse
         | Refusal::BudgetExhausted
         | Refusal::UnwrapLocked
         | Refusal::EnrollmentRefused

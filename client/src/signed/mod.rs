@@ -1,9 +1,30 @@
-//! Signatures: CMS SignedData (RFC 5652 §5, RFC 8551).
+//! Signatures: CMS SignedData (RFC 5652 §5, RFC 8551), over content of any length. `docs/formats/signature.md` is the
+//! specification.
 //!
-//! Reading order: [`Signer`] is who signs, [`Algorithm`] how.
+//! Reading order: [`Signer`] is who signs, [`Algorithm`] how, [`LocalSigner`] one whose key is in a file; [`sign_detached`]
+//! and [`Enclosing`] write a signature, [`SignedData`] reads one; [`Signature::verify`] tells whether it is right, and
+//! [`Accept`] whether that person counts.
 
+mod accept;
 mod algorithm;
+mod attributes;
+mod certificate;
+mod chain;
+mod content;
+mod local;
+mod pem;
+mod read;
+mod scheme;
 mod signer;
+mod verify;
+mod write;
 
+pub use accept::{Accept, AcceptTable, Choice, Rules, Standing};
 pub use algorithm::{Algorithm, Hash};
+pub use certificate::SignerCertificate;
+pub use content::{hash_of, read_signature};
+pub use local::LocalSigner;
+pub use read::SignedData;
 pub use signer::Signer;
+pub use verify::Signature;
+pub use write::{Enclosing, sign_detached};

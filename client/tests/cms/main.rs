@@ -9,6 +9,7 @@ mod common;
 mod damage;
 mod foreign;
 mod hostile;
+mod legacy;
 mod peers;
 mod roundtrip;
 

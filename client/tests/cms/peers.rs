@@ -31,7 +31,7 @@ pub(crate) fn encrypt(key: &SoftKey, folder: &Path, args: &[&str]) {
         .current_dir(folder));
 }
 
-fn decrypt(key: &SoftKey, envelope: &Path) -> Vec<u8> {
+pub(crate) fn decrypt(key: &SoftKey, envelope: &Path) -> Vec<u8> {
     run(Command::new("openssl")
         .args(["cms", "-decrypt", "-binary", "-inform", "DER", "-in"])
         .arg(envelope)

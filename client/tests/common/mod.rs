@@ -20,7 +20,7 @@ use aws_lc_rs::rsa::{
 };
 use custodian_client::{
     Error, Kind,
-    envelope::cms::Unauthenticated,
+    envelope::cms::{Protection, Unauthenticated},
     error::Result,
     extract::{ExtractJob, ExtractReport, ExtractTo, Input, Limits, extract},
     progress::Silent,
@@ -154,6 +154,7 @@ pub(crate) fn seal_job(key: &SoftKey, paths: &[&Path], envelope: &Path) -> SealJ
         output: SealTo::File(envelope.to_owned()),
         stdin: None,
         symlinks: Symlinks::Keep,
+        protection: Protection::Authenticated,
     }
 }
 

@@ -188,6 +188,11 @@ impl v1::custody_service_server::CustodyService for Services {
         let file_key = state.file_key.clone();
         Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
     }
+
+    async fn sign(&self, request: Request<v1::SignRequest>) -> Answer<v1::SignResponse> {
+        self.check(&request)?;
+        Err(refusal("ROLE_MISSING", Code::PermissionDenied))
+    }
 }
 
 #[tonic::async_trait]

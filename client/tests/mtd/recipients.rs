@@ -8,7 +8,7 @@ use std::{
 
 use custodian_client::{
     Kind,
-    envelope::Recipient,
+    envelope::{Recipient, cms::Protection},
     extract::Input,
     inspect::inspect,
     progress::Silent,
@@ -30,6 +30,7 @@ fn refused(certificate: Vec<u8>, mention: &str) {
         output: SealTo::File(envelope.clone()),
         stdin: None,
         symlinks: Symlinks::Refuse,
+        protection: Protection::Authenticated,
     };
     let error = seal(&job, &Silent).expect_err("refused");
     assert_eq!(error.kind, Kind::Local);

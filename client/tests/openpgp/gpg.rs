@@ -13,6 +13,7 @@ use std::{
 
 use custodian_client::{
     Error, Kind,
+    envelope::cms::Protection,
     error::Result,
     seal::{SealJob, SealTo, Symlinks},
     unwrapper::{KeyName, Unwrapper},
@@ -159,5 +160,6 @@ pub(crate) fn job(certificates: &[&[u8]], file: &Path, envelope: &Path) -> SealJ
         output: SealTo::File(envelope.to_owned()),
         stdin: None,
         symlinks: Symlinks::Refuse,
+        protection: Protection::Authenticated,
     }
 }

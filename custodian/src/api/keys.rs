@@ -1,7 +1,7 @@
 //! `KeyService`.
 
 use custodian_proto::{
-    limits::{DEFAULT_MODULUS_BITS, MAX_NONCE_LEN, MODULUS_BITS},
+    limits::{MAX_NONCE_LEN, MODULUS_BITS},
     refusal::Refusal,
     v1::{self, key_service_server::KeyService},
 };
@@ -18,7 +18,7 @@ use super::{
     },
 };
 use crate::{
-    authority::{Beginning, DeviceId, KeyStep, Need, Role, WrappingKey},
+    authority::{Beginning, DeviceId, KeyPurpose, KeyStep, Need, Role, SigningScheme, WrappingKey},
     custody::{Attestation, Denial, Fault},
     ledger::{Change, Changed, Intent, OK, RecordQuery},
     pki::openpgp,
@@ -54,7 +54,12 @@ impl KeyService for Api {
         let id = key_id(&request.into_inner().name).map_err(|denial| accepted.status(denial))?;
         let key = self.custodian.ledger().key(id).await.map_err(|error| accepted.status(error.into()))?;
         let key = key.ok_or_else(|| accepted.status(Refusal::KeyUnknown.into()))?;
-        Ok(Response::new(self.shown(key)))
+        let chain = match key.purpose {
+            KeyPurpose::Unwrap(_) => Vec::new(),
+            // Its own CA certifies what a custodian makes, and signing keys are not taken up.
+            KeyPurpose::Sign(_) => vec![self.ca.certificate().to_vec()],
+        };
+        Ok(Response::new(v1::Key { chain, ..self.shown(key) }))
     }
 
     async fn create_key(&self, request: Request<v1::CreateKeyRequest>) -> Result<Response<v1::Key>, Status> {
@@ -82,8 +87,9 @@ impl KeyService for Api {
             let newest = api.custodian.ledger().key_by_label(&new.label).await?;
             let newest = newest.ok_or(Refusal::NotFound)?;
             let modulus_bits = bits.unwrap_or(newest.modulus_bits);
-            let usage = KeyUse::of(newest.wrapping);
-            api.make(NewKey { version: newest.version.saturating_add(1), modulus_bits, usage, ..new }).await
+            let usage = KeyUse::of(newest.purpose);
+            let new = NewKey { version: newest.version.saturating_add(1), modulus_bits, usage, ..new };
+            api.make(new.checked()?).await
         });
         self.make_key(&accepted, "RotateKey", rotate).await
     }
@@ -292,6 +298,8 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
     let usage = match request.r#use() {
         v1::KeyUse::Unspecified | v1::KeyUse::Oaep => KeyUse::Oaep,
         v1::KeyUse::Openpgp => KeyUse::OpenPgp,
+        v1::KeyUse::Sign => KeyUse::Sign(SigningScheme::RsaPss),
+        v1::KeyUse::SignEcdsa => KeyUse::Sign(SigningScheme::EcdsaP256),
     };
     let v1::CreateKeyRequest {
         label,
@@ -303,18 +311,20 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
         r#use: _,
         token,
     } = request;
+    let bits = checked_bits(modulus_bits)?;
     let token = if token.is_empty() { None } else { Some(token_name(&token)?) };
-    Ok(NewKey {
+    let new = NewKey {
         label: checked_label(label)?,
         version: 1,
-        modulus_bits: checked_bits(modulus_bits)?.unwrap_or(DEFAULT_MODULUS_BITS),
+        modulus_bits: bits.unwrap_or(usage.default_bits()),
         usage,
         token,
         beginning: if pre_active { Beginning::ByHand } else { Beginning::OnItsDate },
         wraps_from: time(wrap_start_time, "wrap_start_time")?,
         wraps_until: time(wrap_end_time, "wrap_end_time")?,
         unwraps_until: time(unwrap_end_time, "unwrap_end_time")?,
-    })
+    };
+    new.checked()
 }
 
 /// The next version, as far as the request says, and the size it asks for.

@@ -1,4 +1,4 @@
-//! Making a wrapping key: a key pair in the token, and a certificate for it.
+//! Making a key: a key pair in the token, and a certificate for it.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{Api, call::invalid};
 use crate::{
-    authority::{BadPeriods, Beginning, KeyLife, WrapPeriod, WrappingKey},
+    authority::{BadPeriods, Beginning, KeyLife, KeyPurpose, SigningScheme, WrapPeriod, WrappingKey},
     custody::{Denial, Fault},
     pki::{DeviceCa, Validity, peer::CertificateFacts},
     token::{KeyKind, KeyTemplate, Token, TokenKey, TokenName},
@@ -20,7 +20,7 @@ use crate::{
 /// RSA-4096 may take a token many seconds.
 pub(crate) const GENERATION: Duration = Duration::from_secs(60);
 
-/// What a new wrapping key is to be.
+/// What a new key is to be.
 #[derive(Clone, Debug)]
 pub(crate) struct NewKey {
     pub(crate) label: String,
@@ -38,23 +38,46 @@ pub(crate) struct NewKey {
     pub(crate) unwraps_until: Option<Timestamp>,
 }
 
-/// What a wrapping key is made for, and never anything else (law 5).
+/// What a key is made for, and never anything else (laws 5 and 7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum KeyUse {
     Oaep,
     OpenPgp,
+    Sign(SigningScheme),
 }
 
 impl KeyUse {
-    /// That of a key with this wrapping.
-    pub(super) fn of(wrapping: KeyWrapping) -> Self {
-        if wrapping == KeyWrapping::OpenPgp { Self::OpenPgp } else { Self::Oaep }
+    /// That of a key with this purpose.
+    pub(super) fn of(purpose: KeyPurpose) -> Self {
+        match purpose {
+            KeyPurpose::Unwrap(KeyWrapping::OpenPgp) => Self::OpenPgp,
+            KeyPurpose::Unwrap(_) => Self::Oaep,
+            KeyPurpose::Sign(scheme) => Self::Sign(scheme),
+        }
+    }
+
+    /// The size of the modulus that it has if nobody says otherwise; 0 if it is no RSA key.
+    pub(super) fn default_bits(self) -> u32 {
+        match self {
+            Self::Oaep | Self::OpenPgp | Self::Sign(SigningScheme::RsaPss) => DEFAULT_MODULUS_BITS,
+            Self::Sign(SigningScheme::EcdsaP256) => 0,
+        }
+    }
+
+    fn purpose(self, key: &TokenKey) -> Result<KeyPurpose, Denial> {
+        let wrapping = || key.wrapping.ok_or_else(|| Fault::Internal("the key has no wrapping".into()));
+        match self {
+            Self::Oaep | Self::OpenPgp => Ok(KeyPurpose::Unwrap(wrapping()?)),
+            Self::Sign(scheme) => Ok(KeyPurpose::Sign(scheme)),
+        }
     }
 
     fn kind(self, modulus_bits: u32) -> KeyKind {
         match self {
             Self::Oaep => KeyKind::RsaUnwrap { modulus_bits },
             Self::OpenPgp => KeyKind::RsaOpenPgp { modulus_bits },
+            Self::Sign(SigningScheme::RsaPss) => KeyKind::RsaPssSign { modulus_bits },
+            Self::Sign(SigningScheme::EcdsaP256) => KeyKind::EcdsaP256Sign,
         }
     }
 }
@@ -73,6 +96,19 @@ impl NewKey {
             wraps_until: None,
             unwraps_until: None,
         }
+    }
+
+    /// Refuses what its use does not have.
+    pub(super) fn checked(self) -> Result<Self, Denial> {
+        if self.usage.default_bits() == 0 && self.modulus_bits != 0 {
+            return Err(invalid("modulus_bits: a key on the curve P-256 has no modulus"));
+        }
+        if matches!(self.usage, KeyUse::Sign(_)) && self.unwraps_until.is_some() {
+            return Err(invalid(
+                "unwrap_end_time: a signing key unwraps nothing; it signs until wrap_end_time",
+            ));
+        }
+        Ok(self)
     }
 
     /// Generates it in the token and certifies it. What is not certified is destroyed again.
@@ -130,7 +166,10 @@ impl NewKey {
     }
 
     async fn certify(self, key: &TokenKey, ca: &DeviceCa, validity: Validity) -> Result<WrappingKey, Denial> {
-        let certificate = ca.certify_wrapping_key(key, &self.label, validity).await?;
+        let certificate = match self.usage {
+            KeyUse::Oaep | KeyUse::OpenPgp => ca.certify_wrapping_key(key, &self.label, validity).await?,
+            KeyUse::Sign(_) => ca.certify_signing_key(key, &self.label, validity).await?,
+        };
         // What the certificate says, not what was asked for: it may end earlier, with its CA.
         let facts = CertificateFacts::read(&certificate)
             .map_err(|error| Fault::Internal(format!("the certificate just issued: {error}")))?;
@@ -144,7 +183,7 @@ impl NewKey {
         certificate: Vec<u8>,
         facts: &CertificateFacts,
     ) -> Result<WrappingKey, Denial> {
-        let wrapping = key.wrapping.ok_or_else(|| Fault::Internal("the key has no wrapping".into()))?;
+        let purpose = self.usage.purpose(key)?;
         let now = Timestamp::now();
         Ok(WrappingKey {
             id: key.id,
@@ -152,7 +191,7 @@ impl NewKey {
             label: self.label,
             version: self.version,
             modulus_bits: self.modulus_bits,
-            wrapping,
+            purpose,
             certificate,
             created: now,
             updated: now,
@@ -192,7 +231,7 @@ impl Api {
         // Two at once would get the same second.
         let _turn = match new.usage {
             KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
-            KeyUse::Oaep => None,
+            KeyUse::Oaep | KeyUse::Sign(_) => None,
         };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;

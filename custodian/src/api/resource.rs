@@ -1,7 +1,7 @@
 //! Resources as the API shows them, and the parts of requests that name them.
 
 use custodian_proto::{
-    key::KeyId,
+    key::{KeyId, KeyWrapping},
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TEXT_LEN},
     v1,
 };
@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::call::invalid;
 use crate::{
     authority::{
-        ApprovalId, Device, DeviceId, DeviceState, FactorRule, Groups, KeyState, PasswordState, Role, Roles,
-        User, UserId, WrappingKey,
+        ApprovalId, Device, DeviceId, DeviceState, FactorRule, Groups, KeyPurpose, KeyState, PasswordState,
+        Role, Roles, SigningScheme, User, UserId, WrappingKey,
     },
     custody::Denial,
     pki::openpgp,
@@ -80,14 +80,15 @@ impl From<User> for v1::User {
 
 impl From<WrappingKey> for v1::Key {
     fn from(key: WrappingKey) -> Self {
-        let wraps = key.life.wraps();
+        let (wraps, wrapping) = (key.life.wraps(), key.wrapping());
         Self {
             openpgp_fingerprint: openpgp::fingerprint(&key).map(Vec::from).unwrap_or_default(),
             name: key.id.resource_name(),
             state: v1::KeyState::from(key.life.state(Timestamp::now())).into(),
             label: key.label,
             modulus_bits: key.modulus_bits,
-            wrapping: v1::KeyWrapping::from(key.wrapping).into(),
+            wrapping: wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
+            r#use: v1::KeyUse::from(key.purpose).into(),
             certificate: key.certificate,
             create_time: Some(timestamp(key.created)),
             version: key.version,
@@ -98,6 +99,19 @@ impl From<WrappingKey> for v1::Key {
             reason: key.reason,
             // The tokens know.
             uris: Vec::new(),
+            // Only for who asks for this one key.
+            chain: Vec::new(),
+        }
+    }
+}
+
+impl From<KeyPurpose> for v1::KeyUse {
+    fn from(purpose: KeyPurpose) -> Self {
+        match purpose {
+            KeyPurpose::Unwrap(KeyWrapping::OpenPgp) => Self::Openpgp,
+            KeyPurpose::Unwrap(_) => Self::Oaep,
+            KeyPurpose::Sign(SigningScheme::RsaPss) => Self::Sign,
+            KeyPurpose::Sign(SigningScheme::EcdsaP256) => Self::SignEcdsa,
         }
     }
 }

@@ -81,6 +81,8 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::KeyExpired
         | Refusal::KeyCompromised
         | Refusal::KeyDestroyed
+        | Refusal::KeyDeactivated
+        | Refusal::WrongKeyUse
         | Refusal::StateConflict
         | Refusal::ApprovalRequired
         | Refusal::ApprovalExpired

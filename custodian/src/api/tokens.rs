@@ -109,7 +109,7 @@ impl Api {
     async fn refuse_to_lose_keys(&self, token: &TokenName) -> Result<(), Denial> {
         for key in self.tokens.keys_only_in(token) {
             let in_use = match self.custodian.ledger().key(key.id).await? {
-                Some(known) => known.life.may_unwrap(Timestamp::now()).is_ok(),
+                Some(known) => known.may(known.purpose.task(), Timestamp::now()).is_ok(),
                 None => {
                     let people = self.people.as_ref().map(|people| people.key());
                     key.id == self.ca.key() || key.id == self.log.key() || Some(key.id) == people

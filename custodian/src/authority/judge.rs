@@ -2,13 +2,18 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use custodian_proto::{approval::Glass, key::WrappedKey, refusal::Refusal};
+use custodian_proto::{
+    approval::Glass,
+    key::{KeyId, WrappedKey},
+    refusal::Refusal,
+    sign::DigestToSign,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Answer, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, Budgets, Caller, Charge,
-    DeviceState, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role, SessionId, Spenders,
-    Standing, WrappingKey,
+    DeviceState, KeyPurpose, KeyTask, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role,
+    SessionId, Spenders, Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault, Unapproved},
@@ -49,6 +54,45 @@ pub enum Need<'a> {
     Either(Role, Role),
     /// Everything that unwrapping this key asks for: a session, the operator's role, a key that unwraps now, budget.
     Unwrap(&'a WrappedKey),
+    /// Everything that signing this digest asks for: a session, the operator's role, a key that signs now, budget.
+    Sign(&'a DigestToSign),
+}
+
+/// What is to be done with which key, and what it costs.
+#[derive(Clone, Copy)]
+struct KeyNeed {
+    task: KeyTask,
+    id: KeyId,
+    /// What budgets know it by.
+    file: [u8; 32],
+}
+
+impl Need<'_> {
+    fn of_key(self) -> Option<KeyNeed> {
+        match self {
+            Self::Unwrap(wrapped) => {
+                Some(KeyNeed { task: KeyTask::Unwrap, id: wrapped.key_id(), file: wrapped.sha256() })
+            }
+            Self::Sign(digest) => {
+                Some(KeyNeed { task: KeyTask::Sign, id: digest.key_id(), file: digest.sha256() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a key of this purpose does it as it is asked.
+    fn suits(self, purpose: KeyPurpose) -> Result<(), Denial> {
+        match (self, purpose) {
+            (Self::Unwrap(wrapped), KeyPurpose::Unwrap(wrapping)) if wrapping != wrapped.wrapping() => {
+                Err(Refusal::WrappedKeyRejected.into())
+            }
+            (Self::Sign(digest), KeyPurpose::Sign(scheme)) if !scheme.has(digest.algorithm()) => {
+                let detail = format!("algorithm: this key signs with {} only", purpose.name());
+                Err(Denial::Refused { refusal: Refusal::InvalidArgument, detail })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Judges callers by what the ledger says of them.
@@ -135,7 +179,7 @@ impl Authority {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
                 Some(if has_other { other } else { one })
             }
-            Need::Unwrap(_) => Some(Role::Operator),
+            Need::Unwrap(_) | Need::Sign(_) => Some(Role::Operator),
         };
         standing.may_lack = match need {
             Need::Unfinished => MayLack::Everything,
@@ -145,10 +189,11 @@ impl Authority {
         standing.session = Some(self.session(caller, standing.may_lack, role, now)?);
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
-        if let Need::Unwrap(wrapped) = need {
-            let charge = Charge { file: wrapped.sha256(), budgets: self.rules().budgets };
-            let key = self.key(wrapped, spenders(caller, wrapped)?, charge.clone(), now).await?;
-            standing.key = Some(wrapped.key_id());
+        if let Some(KeyNeed { task, id, file }) = need.of_key() {
+            let charge = Charge { file, budgets: self.rules().budgets };
+            let key = self.key(task, id, spenders(caller, id)?, charge.clone(), now).await?;
+            need.suits(key.purpose)?;
+            (standing.key, standing.task) = (Some(id), task);
             standing.charge = Some(charge);
             self.ask(caller, intent, Some(key), now, &mut standing).await?;
         } else if role.is_some() {
@@ -302,31 +347,29 @@ impl Authority {
         }
     }
 
-    /// The key, if there is room for one more unwrap with it. The budgets come first: with one used up, whatever is asked
+    /// The key, if there is room for one more use of it. The budgets come first: with one used up, whatever is asked
     /// has the same answer (law 5).
     async fn key(
         &self,
-        wrapped: &WrappedKey,
+        task: KeyTask,
+        id: KeyId,
         spenders: Spenders,
         charge: Charge,
         now: Timestamp,
     ) -> Result<WrappingKey, Denial> {
-        let Opening { key, room } = self.ledger.opening(wrapped.key_id(), spenders, charge).await?;
+        let Opening { key, room } = self.ledger.opening(id, spenders, charge).await?;
         room?;
         let key = key.ok_or(Refusal::KeyUnknown)?;
-        key.life.may_unwrap(now)?;
-        if key.wrapping != wrapped.wrapping() {
-            return Err(Refusal::WrappedKeyRejected.into());
-        }
+        key.may(task, now)?;
         Ok(key)
     }
 }
 
-/// Who pays for an unwrap.
-fn spenders(caller: &Caller, wrapped: &WrappedKey) -> Result<Spenders, Denial> {
+/// Who pays for a use of this key.
+fn spenders(caller: &Caller, key: KeyId) -> Result<Spenders, Denial> {
     let user = caller.user.as_ref().ok_or(Refusal::NotLoggedIn)?.id.resource_name();
     let device = caller.device.as_ref().ok_or(Refusal::DeviceUnknown)?.id.resource_name();
-    Ok(Spenders { user, device, key: wrapped.key_id().resource_name() })
+    Ok(Spenders { user, device, key: key.resource_name() })
 }
 
 fn device(caller: &Caller, now: Timestamp) -> Result<super::SpkiHash, Denial> {

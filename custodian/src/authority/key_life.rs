@@ -1,4 +1,4 @@
-//! The life of a wrapping key: states, steps and periods of NIST SP 800-57 part 1 (revision 5).
+//! The life of a key: states, steps and periods of NIST SP 800-57 part 1 (revision 5).
 
 use custodian_proto::refusal::Refusal;
 use jiff::Timestamp;
@@ -258,6 +258,22 @@ impl KeyLife {
             KeyState::Active | KeyState::Deactivated => Ok(()),
         }
     }
+
+    /// Whether the key signs at this time, or why not. A signing key has only the originator-usage period (SP 800-57 part 1
+    /// §5.3.4): deactivated, it signs nothing more.
+    ///
+    /// # Errors
+    /// The refusal for the caller.
+    pub fn may_sign(&self, now: Timestamp) -> Result<(), Refusal> {
+        match self.state(now) {
+            KeyState::Active => Ok(()),
+            KeyState::PreActive => Err(Refusal::KeyNotActive),
+            KeyState::Suspended => Err(Refusal::KeySuspended),
+            KeyState::Deactivated => Err(Refusal::KeyDeactivated),
+            KeyState::Compromised => Err(Refusal::KeyCompromised),
+            KeyState::Destroyed => Err(Refusal::KeyDestroyed),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +356,25 @@ mod tests {
         assert_eq!(active.may_unwrap(at(9)), Err(Refusal::KeyNotActive));
         assert_eq!(active.may_unwrap(at(29)), Ok(()), "old envelopes open after the period of sealing");
         assert_eq!(active.limit(None).unwrap().may_unwrap(at(300)), Ok(()));
+    }
+
+    #[test]
+    fn a_key_signs_while_it_is_active_and_never_after() {
+        let refusals = [
+            (KeyState::PreActive, Err(Refusal::KeyNotActive)),
+            (KeyState::Active, Ok(())),
+            (KeyState::Suspended, Err(Refusal::KeySuspended)),
+            (KeyState::Deactivated, Err(Refusal::KeyDeactivated)),
+            (KeyState::Compromised, Err(Refusal::KeyCompromised)),
+            (KeyState::Destroyed, Err(Refusal::KeyDestroyed)),
+        ];
+        for (set, expected) in refusals {
+            assert_eq!(life(set).may_sign(at(15)), expected, "{set:?}");
+        }
+        let active = life(KeyState::Active);
+        assert_eq!(active.may_sign(at(9)), Err(Refusal::KeyNotActive));
+        assert_eq!(active.may_sign(at(19)), Ok(()));
+        assert_eq!(active.may_sign(at(20)), Err(Refusal::KeyDeactivated), "its certificate has ended");
     }
 
     #[test]

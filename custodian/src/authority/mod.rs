@@ -37,7 +37,7 @@ pub use groups::{BadGroups, Groups};
 pub use guesses::{Guessed, Guesses, Lock};
 pub use identity::{CertificateUse, Person, PersonCertificate, Revoked, Serial};
 pub use judge::{Authority, Need, Rules};
-pub use key::WrappingKey;
+pub use key::{KeyPurpose, KeyTask, SigningScheme, WrappingKey};
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};
 pub use password::Passwords;
 pub use permit::{MayLack, Permit, Standing};

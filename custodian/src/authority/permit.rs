@@ -3,7 +3,9 @@
 use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{ApprovalUse, Charge, FactorRule, FactorState, Groups, PasswordState, Role, SessionId, SpkiHash};
+use super::{
+    ApprovalUse, Charge, FactorRule, FactorState, Groups, KeyTask, PasswordState, Role, SessionId, SpkiHash,
+};
 use crate::log::Cosigned;
 
 /// The proof that certificate, device, session, role, key and budget together allow ONE operation (law 3). Only the
@@ -37,9 +39,9 @@ impl Permit {
         self.standing
     }
 
-    /// Uses the permit up to unwrap with this key. `None`: it was given for something else.
-    pub fn redeem_for(self, key: KeyId) -> Option<Standing> {
-        Some(self.standing).filter(|standing| standing.key == Some(key))
+    /// Uses the permit up to do this task with this key. `None`: it was given for something else.
+    pub fn redeem_for(self, task: KeyTask, key: KeyId) -> Option<Standing> {
+        Some(self.standing).filter(|standing| (standing.task, standing.key) == (task, Some(key)))
     }
 
     /// A permit for tests of what lies behind one.
@@ -95,8 +97,10 @@ pub struct Standing {
     pub(crate) may_lack: MayLack,
     /// That user must still have this role.
     pub(crate) role: Option<Role>,
-    /// This wrapping key must unwrap at that time: its state and its periods must allow it.
+    /// This key must do its task at that time: its purpose, its state and its periods must allow it.
     pub(crate) key: Option<KeyId>,
+    /// The task of that key.
+    pub(crate) task: KeyTask,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
     /// The user and the device must be in these groups still: the policy looked at them.

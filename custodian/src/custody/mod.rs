@@ -5,6 +5,7 @@ mod denial;
 mod keys;
 mod read;
 mod release;
+mod sign;
 mod unwrap;
 mod withheld;
 
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 pub use denial::{Denial, Fault, Pause, Unapproved};
 pub use keys::Attestation;
+pub use sign::{SignRequest, Signed};
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 

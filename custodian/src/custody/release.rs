@@ -1,12 +1,55 @@
 //! Release: the last step of whatever gives something out.
 
-use super::{Custodian, Denial, Fault};
+use std::sync::Arc;
+
+use super::{Call, Custodian, Denial, Fault, Withheld, to_the_end};
 use crate::{
     ledger::{Attempt, Intent, Outcome},
     log::Confirmed,
 };
 
+/// An operation that gives one thing out that the token makes.
+pub(super) trait Operation: Send + Sync + 'static {
+    /// What it gives.
+    type Made: Send + 'static;
+
+    /// What is about to be tried.
+    fn intent(&self, call: &Call) -> Intent;
+
+    /// From the permit to what the token made of it.
+    fn make(
+        &self,
+        custodian: &Custodian,
+        call: &Call,
+        intent: &Intent,
+    ) -> impl Future<Output = Result<Withheld<Self::Made>, Denial>> + Send;
+
+    /// What the ledger is told.
+    fn outcome(_: &Custodian, made: &Result<Withheld<Self::Made>, Denial>) -> Outcome {
+        Outcome::of(made)
+    }
+}
+
 impl Custodian {
+    /// Begin, permit, token, settle: what was made and the number of its record, once that is durable (law 1).
+    pub(super) async fn release_one<O: Operation>(
+        self: &Arc<Self>,
+        call: Call,
+        operation: O,
+    ) -> Result<(O::Made, u64), Denial> {
+        let custodian = Arc::clone(self);
+        to_the_end(call.place.clone(), async move {
+            let attempt = custodian.ledger.begin(operation.intent(&call));
+            let made = operation.make(&custodian, &call, attempt.intent()).await;
+            let outcome = O::outcome(&custodian, &made);
+            let again = || operation.intent(&call);
+            let confirmed = custodian.settle_release(attempt, outcome, again).await?;
+            let sequence = confirmed.sequence();
+            Ok((made?.release(confirmed), sequence))
+        })
+        .await
+    }
+
     /// Whether a release could be recorded wherever it must be, by what is known now.
     pub(super) fn admits_release(&self) -> Result<(), Fault> {
         self.second_place.admits(*self.ledger.last_sequence().borrow())

@@ -1,6 +1,7 @@
 //! The sequence, with a real ledger and a token in memory that does things at the worst moment.
 
 mod approvals;
+mod sign;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -13,13 +14,14 @@ use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncr
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
+    sign::{DigestToSign, Hash, SignatureAlgorithm},
     v1::{self, Claims},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Call, Custodian, Denial, Place, UnwrapRequest, Withheld};
+use super::{Call, Custodian, Denial, Place, SignRequest, UnwrapRequest, Withheld};
 use crate::{
     authority::{
         ApprovalRules, Asked, Authority, Budgets, DeviceState, Guesses, KeyState, KeyStep, Need,
@@ -57,14 +59,8 @@ struct SlowToken {
     meanwhile: Meanwhile,
 }
 
-#[async_trait]
-impl Token for SlowToken {
-    async fn unwrap(
-        &self,
-        permit: Permit,
-        wrapped: &WrappedKey,
-        deadline: Instant,
-    ) -> Result<Withheld<FileKey>, TokenError> {
+impl SlowToken {
+    async fn something_happens(&self, key: KeyId) {
         match &self.meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::Unthinkable => panic!("the token was asked"),
@@ -80,12 +76,34 @@ impl Token for SlowToken {
                 let world = World { ledger: Arc::clone(&self.ledger) };
                 // From active on: the way to a state begins with activating.
                 for step in world::way_to(*state).iter().filter(|step| **step != KeyStep::Activate) {
-                    world.steps(wrapped.key_id(), *step).await.unwrap();
+                    world.steps(key, *step).await.unwrap();
                 }
             }
             Meanwhile::Waits(notify) => notify.notified().await,
         }
+    }
+}
+
+#[async_trait]
+impl Token for SlowToken {
+    async fn unwrap(
+        &self,
+        permit: Permit,
+        wrapped: &WrappedKey,
+        deadline: Instant,
+    ) -> Result<Withheld<FileKey>, TokenError> {
+        self.something_happens(wrapped.key_id()).await;
         self.inner.unwrap(permit, wrapped, deadline).await
+    }
+
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
+        self.something_happens(digest.key_id()).await;
+        self.inner.sign_digest(permit, digest, deadline).await
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {

@@ -5,7 +5,10 @@ use sha2::{Digest, Sha256};
 
 use super::Change;
 use crate::{
-    authority::{DeviceId, FactorProof, FactorRule, PasswordState, Person, Role, Roles, UserId, WrappingKey},
+    authority::{
+        DeviceId, FactorProof, FactorRule, KeyPurpose, PasswordState, Person, Role, Roles, UserId,
+        WrappingKey,
+    },
     token::Drain,
 };
 
@@ -134,13 +137,11 @@ fn new_key(key: &WrappingKey) -> String {
     let wraps = key.life.wraps();
     let unwraps =
         key.life.unwraps_until().map(|until| format!(", unwraps until {until}")).unwrap_or_default();
-    format!(
-        "{}, RSA-{}, sealed to from {} until {}{unwraps}",
-        key.full_label(),
-        key.modulus_bits,
-        wraps.from(),
-        wraps.until()
-    )
+    let (kind, used) = match key.purpose {
+        KeyPurpose::Unwrap(_) => (format!("RSA-{}", key.modulus_bits), "sealed to"),
+        KeyPurpose::Sign(_) => (key.purpose.name().to_owned(), "signs"),
+    };
+    format!("{}, {kind}, {used} from {} until {}{unwraps}", key.full_label(), wraps.from(), wraps.until())
 }
 
 fn must_change(state: PasswordState) -> &'static str {

@@ -30,7 +30,7 @@ macro_rules! ledger_keeps_its_contract {
                 a_device_renews_itself_and_the_old_key_is_nobodys, the_revocation_list_has_what_is_stopped_or_replaced, users_are_created_once, stopping_a_user_ends_the_sessions,
                 a_user_stopped_until_a_time_is_let_in_by_itself,
                 a_new_password_ends_the_other_sessions, a_given_password_must_be_changed_first, a_password_that_changes_during_a_login_stops_it,
-                roles_are_replaced, keys_have_ids_and_labels_of_their_own, keys_live_as_they_should,
+                roles_are_replaced, keys_have_ids_and_labels_of_their_own, a_label_keeps_its_purpose, keys_live_as_they_should,
                 a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
@@ -45,7 +45,7 @@ macro_rules! ledger_keeps_its_contract {
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_clock_that_was_set_lets_nothing_live_for_ever, a_session_must_be_alive, a_session_works_on_its_device_alone,
-                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows,
+                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows, a_signing_key_signs_while_it_is_active,
                 a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other, other_groups_stop_what_the_policy_allowed,
                 fewer_witnesses_stop_what_the_policy_allowed;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,

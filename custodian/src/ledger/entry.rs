@@ -39,6 +39,7 @@ pub(super) fn beginning(intent: &Intent, now: Timestamp) -> v1::Record {
         second_factor_time: intent.factor.map(message_time),
         approval: String::new(),
         break_glass: false,
+        digest: intent.digest.clone(),
     }
 }
 
@@ -97,6 +98,7 @@ pub(super) fn exceeded(intent: &Intent, pause: &Pause, now: Timestamp, sequence:
         operation: EXCEEDED.to_owned(),
         target,
         wrapped_key_sha256: String::new(),
+        digest: String::new(),
         claims: None,
         outcome: pause.refusal.code().to_owned(),
         detail: clean(&format!("{}; attempt {}", pause.detail, intent.request_id), MAX_TEXT_LEN),

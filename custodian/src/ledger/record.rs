@@ -41,6 +41,8 @@ pub struct Intent {
     pub key: Option<KeyId>,
     /// SHA-256 of the wrapped key.
     pub wrapped_sha256: Option<[u8; 32]>,
+    /// What is to be signed: a hash's name and the digest.
+    pub digest: String,
     /// What the client says about the file. Already cut to its limits.
     pub claims: Option<v1::Claims>,
     /// Resource name of what the operation is about, if none of the above.
@@ -80,6 +82,7 @@ impl Intent {
             ip,
             key: None,
             wrapped_sha256: None,
+            digest: String::new(),
             claims: None,
             target: String::new(),
             approves: String::new(),

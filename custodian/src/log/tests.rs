@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use custodian_proto::{
     key::{FileKey, KeyWrapping, WrappedKey},
+    sign::DigestToSign,
     tlog::merkle,
 };
 use rusqlite::Connection;
@@ -29,6 +30,15 @@ pub(super) struct Away {
 #[async_trait]
 impl Token for Away {
     async fn unwrap(&self, _: Permit, _: &WrappedKey, _: Instant) -> Result<Withheld<FileKey>, TokenError> {
+        Err(TokenError::NotPermitted)
+    }
+
+    async fn sign_digest(
+        &self,
+        _: Permit,
+        _: &DigestToSign,
+        _: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
         Err(TokenError::NotPermitted)
     }
 

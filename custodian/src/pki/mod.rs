@@ -219,6 +219,25 @@ impl DeviceCa {
         }
         issue::signed(self, &key.spki, params).await
     }
+
+    /// Certifies a signing key: for signatures that cannot be denied later (contentCommitment, once nonRepudiation), and not
+    /// for keys.
+    ///
+    /// # Errors
+    /// If the key unwraps, or the token does not sign.
+    pub async fn certify_signing_key(
+        &self,
+        key: &TokenKey,
+        label: &str,
+        validity: Validity,
+    ) -> Result<Vec<u8>, PkiError> {
+        if key.kind.unwraps() {
+            return Err(PkiError::Invalid(format!("the key {} signs nothing: it is a wrapping key", key.id)));
+        }
+        let mut params = parameters(key.id, label, validity)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment];
+        issue::signed(self, &key.spki, params).await
+    }
 }
 
 /// What all our certificates have: names, times, a random serial number, both key identifiers.

@@ -53,7 +53,7 @@ struct EcdsaSigValue<'a> {
 
 /// The fingerprint of the subkey that people encrypt to; `None` if the key is not for OpenPGP.
 pub fn fingerprint(key: &WrappingKey) -> Option<[u8; 20]> {
-    if key.wrapping != KeyWrapping::OpenPgp {
+    if key.wrapping() != Some(KeyWrapping::OpenPgp) {
         return None;
     }
     subkey(key).ok().map(|subkey| fingerprint_v4(&subkey))
@@ -76,7 +76,7 @@ impl Draft {
     /// Refused if the key is not for OpenPGP, or not active yet.
     pub fn new(key: &WrappingKey, ca: &DeviceCa, now: Timestamp) -> Result<Self, Denial> {
         let refused = |refusal, detail: &str| Err(Denial::Refused { refusal, detail: detail.to_owned() });
-        if key.wrapping != KeyWrapping::OpenPgp {
+        if key.wrapping() != Some(KeyWrapping::OpenPgp) {
             return refused(
                 Refusal::StateConflict,
                 "the key was not made for OpenPGP: one that is, custodianctl key create --openpgp makes",

@@ -120,7 +120,7 @@ fn wrapping_key(key: &TokenKey, certificate: Vec<u8>, now: Timestamp) -> Wrappin
     let periods = (certified.not_before, certified.not_after);
     WrappingKey {
         id: key.id,
-        wrapping: key.wrapping.unwrap(),
+        purpose: crate::authority::KeyPurpose::Unwrap(key.wrapping.unwrap()),
         certificate,
         created: now,
         life: world::life(periods.0, periods.1, None),
@@ -189,7 +189,8 @@ async fn openpgp_has_no_certificate_for_other_keys_and_for_those_that_have_not_b
     let refused = |key: &WrappingKey| openpgp::Draft::new(key, &ca, now).err().unwrap().code().to_owned();
     assert_eq!(refused(&oaep), "STATE_CONFLICT");
     let life = world::life(now + SignedDuration::from_hours(1), now + SignedDuration::from_hours(2), None);
-    let early = WrappingKey { wrapping: KeyWrapping::OpenPgp, life, ..oaep };
+    let early =
+        WrappingKey { purpose: crate::authority::KeyPurpose::Unwrap(KeyWrapping::OpenPgp), life, ..oaep };
     assert_eq!(refused(&early), "KEY_NOT_ACTIVE");
 }
 

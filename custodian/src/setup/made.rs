@@ -6,7 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, WrappedKey},
+    sign::DigestToSign,
+};
 
 use crate::{
     authority::Permit,
@@ -48,6 +51,15 @@ impl Token for Made {
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
         self.token.unwrap(permit, wrapped, deadline).await
+    }
+
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
+        self.token.sign_digest(permit, digest, deadline).await
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {

@@ -56,6 +56,7 @@ impl Format {
             ("peerIp", &record.peer_ip),
             ("key", &record.key),
             ("wrappedKeySha256", &record.wrapped_key_sha256),
+            ("digest", &record.digest),
             ("target", &record.target),
             ("detail", &record.detail),
             ("approval", &record.approval),

@@ -110,11 +110,15 @@ impl Attributes {
         Ok(())
     }
 
-    /// An RSA key that was made for PKCS#1 v1.5, and for nothing else, is one of OpenPGP (law 5).
+    /// An RSA key that was made for PKCS#1 v1.5, and for nothing else, is one of OpenPGP (law 5); one that was made for PSS
+    /// signs.
     fn made_for(&self, kind: KeyKind) -> KeyKind {
         match (kind, self.mechanisms()) {
             (KeyKind::RsaUnwrap { modulus_bits }, Some([MechanismType::RSA_PKCS])) => {
                 KeyKind::RsaOpenPgp { modulus_bits }
+            }
+            (KeyKind::RsaUnwrap { modulus_bits }, Some([MechanismType::RSA_PKCS_PSS])) => {
+                KeyKind::RsaPssSign { modulus_bits }
             }
             (kind, _) => kind,
         }
@@ -130,7 +134,7 @@ impl Attributes {
     fn check_purpose(&self, kind: KeyKind) -> Result<(), String> {
         let purpose = match kind {
             KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => AttributeType::Decrypt,
-            KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => AttributeType::Sign,
+            KeyKind::RsaPssSign { .. } | KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => AttributeType::Sign,
         };
         for attribute in PURPOSES {
             // Modules leave out uses that the key type does not have.

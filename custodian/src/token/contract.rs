@@ -9,10 +9,11 @@ use aws_lc_rs::{
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     openpgp,
+    sign::{DigestToSign, SignatureAlgorithm},
 };
 
 use super::{KeyKind, KeyTemplate, Token, TokenError, TokenKey, mechanism, memory::MemoryToken};
-use crate::authority::{Permit, Standing};
+use crate::authority::{KeyTask, Permit, Standing};
 
 pub(super) const FILE_KEY: [u8; 32] = [0x5e; 32];
 
@@ -63,6 +64,7 @@ pub(super) async fn holds(token: &dyn Token) {
     bad_ciphertexts_have_one_answer(token, &key).await;
     keys_serve_one_purpose(token, &key, &signer).await;
     signatures_verify(token, &signer).await;
+    digests_are_signed_by_keys_made_for_it(token, &key, &signer).await;
     past_deadlines_are_not_served(token, &key, &signer).await;
     keys_are_described_by_name(token, &key, &signer).await;
     openpgp_keys_unwrap_what_openpgp_wraps(token, &key).await;
@@ -211,6 +213,56 @@ async fn signatures_verify(token: &dyn Token, signer: &TokenKey) {
         let signature = token.sign(signer.id, message, soon()).await.unwrap();
         public.verify(message, &signature).unwrap();
     }
+}
+
+/// Laws 3 and 7.
+async fn digests_are_signed_by_keys_made_for_it(token: &dyn Token, wrapping: &TokenKey, ecdsa: &TokenKey) {
+    let kind = KeyKind::RsaPssSign { modulus_bits: 2048 };
+    let pss = token.generate(template("pss", kind), soon()).await.unwrap();
+    assert_eq!((pss.kind, pss.wrapping), (kind, None));
+    assert!(token.survey(soon()).await.unwrap().keys.contains(&pss), "law 7: it is what it claims");
+    for algorithm in SignatureAlgorithm::ALL {
+        let to_sign =
+            |key: KeyId| DigestToSign::new(key, algorithm, vec![0xd1; algorithm.hash().size()]).unwrap();
+        for key in [&pss, ecdsa, wrapping] {
+            let (digest, other) = (to_sign(key.id), to_sign(KeyId::of_public_key(b"no such key")));
+            let signed = sign_digest(token, &digest, soon()).await;
+            if !key.kind.signs_digests(algorithm) {
+                assert_eq!(signed, Err(TokenError::UnknownKey(key.id)), "{algorithm}");
+                continue;
+            }
+            let signature = signed.unwrap();
+            assert!(mechanism::verifies_digest(&key.spki, &digest, &signature), "{algorithm}");
+            let past = sign_digest(token, &digest, Instant::now()).await;
+            assert!(matches!(past, Err(TokenError::Unavailable(_))));
+            assert_eq!(sign_digest(token, &other, soon()).await, Err(TokenError::UnknownKey(other.key_id())));
+            // A permit to unwrap, and one for another key.
+            for standing in [
+                Standing { key: Some(key.id), ..Standing::default() },
+                Standing { key: Some(wrapping.id), task: KeyTask::Sign, ..Standing::default() },
+            ] {
+                let signed = token.sign_digest(Permit::for_test(standing), &digest, soon()).await;
+                assert_eq!(signed.map(drop), Err(TokenError::NotPermitted));
+            }
+        }
+    }
+    // It unwraps nothing, and signs no message of ours.
+    let ciphertext = encrypt_as(&pss, KeyWrapping::OaepSha1, &FILE_KEY);
+    let wrapped = WrappedKey::new(pss.id, KeyWrapping::OaepSha1, ciphertext).unwrap();
+    assert_eq!(unwrap(token, &wrapped, soon()).await, Err(TokenError::UnknownKey(pss.id)));
+    assert_eq!(token.sign(pss.id, b"message", soon()).await, Err(TokenError::UnknownKey(pss.id)));
+    token.destroy(pss.id, soon()).await.unwrap();
+}
+
+/// Signs with a permit for tests.
+async fn sign_digest(
+    token: &dyn Token,
+    digest: &DigestToSign,
+    deadline: Instant,
+) -> Result<Vec<u8>, TokenError> {
+    let (key, task) = (Some(digest.key_id()), KeyTask::Sign);
+    let permit = Permit::for_test(Standing { key, task, ..Standing::default() });
+    token.sign_digest(permit, digest, deadline).await.map(crate::custody::Withheld::reveal)
 }
 
 /// Not every token can do it: the log then has an ECDSA key.

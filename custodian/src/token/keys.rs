@@ -13,7 +13,10 @@ use cryptoki::{
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
-use custodian_proto::key::{KeyId, KeyWrapping};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    sign::{DigestToSign, Hash, SignatureAlgorithm},
+};
 use der::Encode;
 
 use super::{
@@ -135,7 +138,7 @@ impl ServedKey {
         let Inspected { label, cka_id, public } = inspected;
         let uri = uri(&hands.token, &label, &cka_id);
         let wrappings = match public.kind {
-            KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => Vec::new(),
+            KeyKind::RsaPssSign { .. } | KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
             KeyKind::RsaOpenPgp { .. } => vec![KeyWrapping::OpenPgp],
         };
@@ -332,7 +335,7 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
         Attribute::Id(id),
         Attribute::Derive(false),
     ];
-    let unwraps = template.kind.modulus_bits().is_some();
+    let unwraps = template.kind.unwraps();
     // Every usage is said: what is not said, some modules allow.
     let mut public = both.to_vec();
     public.extend([
@@ -353,7 +356,9 @@ fn make_pair(session: &Session, template: &KeyTemplate) -> Result<(ObjectHandle,
         Attribute::AllowedMechanisms(vec![mechanism::allowed(template.kind)]),
     ]);
     let how = match template.kind {
-        KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => {
+        KeyKind::RsaUnwrap { modulus_bits }
+        | KeyKind::RsaOpenPgp { modulus_bits }
+        | KeyKind::RsaPssSign { modulus_bits } => {
             public.push(Attribute::ModulusBits(u64::from(modulus_bits).into()));
             public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             Mechanism::RsaPkcsKeyPairGen
@@ -392,7 +397,25 @@ fn finish(hands: &Hands, public: ObjectHandle, private: ObjectHandle) -> Result<
     if unwraps && wrappings.is_empty() {
         return Err(Failure::new(Sense::Ambiguous, "the new key does not unwrap a test ciphertext"));
     }
+    if matches!(inspected.public.kind, KeyKind::RsaPssSign { .. }) {
+        try_to_sign(hands, private, &inspected.public)?;
+    }
     ServedKey::new(hands, private, inspected, &wrappings)
+}
+
+/// Tokens make keys for PSS that they cannot use.
+fn try_to_sign(hands: &Hands, private: ObjectHandle, public: &PublicKey) -> Result<(), Failure> {
+    let cannot = |failure: Failure| failure.of("the token cannot sign with RSASSA-PSS (CKM_RSA_PKCS_PSS)");
+    let algorithm = SignatureAlgorithm::RsaPss(Hash::Sha256);
+    let mut random = vec![0; algorithm.hash().size()];
+    rand::fill(&mut random).map_err(|_| cannot(Error::NotSupported.into()))?;
+    let digest = DigestToSign::new(public.id, algorithm, random);
+    let digest = digest.ok_or_else(|| cannot(Error::InvalidValue.into()))?;
+    let signature = hands.sign_digest(private, &digest).map_err(|error| cannot(error.into()))?;
+    match signature.filter(|signature| mechanism::verifies_digest(&public.spki, &digest, signature)) {
+        Some(_) => Ok(()),
+        None => Err(cannot(Failure::new(Sense::Ambiguous, "its signature does not verify"))),
+    }
 }
 
 /// Destroys every object of a key pair, served or not. How many that were.

@@ -1,22 +1,27 @@
-//! The mechanisms we use: RSAES-OAEP to unwrap, RSAES-PKCS1-v1_5 to unwrap for OpenPGP, ECDSA P-256 or Ed25519 to sign.
+//! The mechanisms we use: RSAES-OAEP to unwrap, RSAES-PKCS1-v1_5 to unwrap for OpenPGP, RSASSA-PSS, ECDSA P-256 or Ed25519 to
+//! sign.
 //! Everything else stays off, and no key can do two of them.
 
 use aws_lc_rs::{
-    rand,
+    digest, rand,
     rsa::{
         OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
         OaepAlgorithm, OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey,
     },
-    signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey},
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ED25519, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+        RSA_PSS_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
+    },
 };
 use cryptoki::mechanism::{
     Mechanism, MechanismType,
-    rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+    rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource, PkcsPssParams},
 };
 use custodian_proto::{
     key::{FileKey, KeyWrapping},
     limits::FILE_KEY_LEN,
     openpgp,
+    sign::{DigestToSign, Hash, SignatureAlgorithm},
 };
 use der::{Encode, Sequence, asn1::UintRef};
 use zeroize::Zeroizing;
@@ -31,6 +36,7 @@ pub(super) fn allowed(kind: KeyKind) -> MechanismType {
     match kind {
         KeyKind::RsaUnwrap { .. } => MechanismType::RSA_PKCS_OAEP,
         KeyKind::RsaOpenPgp { .. } => MechanismType::RSA_PKCS,
+        KeyKind::RsaPssSign { .. } => MechanismType::RSA_PKCS_PSS,
         KeyKind::EcdsaP256Sign => MechanismType::ECDSA,
         KeyKind::Ed25519Sign => MechanismType::EDDSA,
     }
@@ -46,6 +52,17 @@ pub(super) fn decrypting(wrapping: KeyWrapping) -> Mechanism<'static> {
         KeyWrapping::OaepSha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
     };
     Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty()))
+}
+
+/// What signs a digest. PSS: MGF1 over the digest's hash, and a salt as long as the digest.
+pub(super) fn signing(algorithm: SignatureAlgorithm) -> Mechanism<'static> {
+    let SignatureAlgorithm::RsaPss(hash) = algorithm else { return Mechanism::Ecdsa };
+    let (hash_alg, mgf, s_len) = match hash {
+        Hash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, 32),
+        Hash::Sha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384, 48),
+        Hash::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512, 64),
+    };
+    Mechanism::RsaPkcsPss(PkcsPssParams { hash_alg, mgf, s_len: s_len.into() })
 }
 
 /// The same for public-key operations in this process. `None`: it is not OAEP.
@@ -134,9 +151,23 @@ pub(super) fn verifies(key: &TokenKey, message: &[u8], signature: &[u8]) -> bool
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public).verify(message, signature)
         }
         KeyKind::Ed25519Sign => UnparsedPublicKey::new(&ED25519, public).verify(message, signature),
-        KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } => return false,
+        KeyKind::RsaUnwrap { .. } | KeyKind::RsaOpenPgp { .. } | KeyKind::RsaPssSign { .. } => return false,
     }
     .is_ok()
+}
+
+/// Whether this is a signature of a digest by this key.
+pub(super) fn verifies_digest(spki: &[u8], digest: &DigestToSign, signature: &[u8]) -> bool {
+    let Ok(info) = spki::SubjectPublicKeyInfoRef::try_from(spki) else { return false };
+    let (algorithm, hash): (&'static dyn VerificationAlgorithm, _) = match digest.algorithm() {
+        SignatureAlgorithm::RsaPss(Hash::Sha256) => (&RSA_PSS_2048_8192_SHA256, &digest::SHA256),
+        SignatureAlgorithm::RsaPss(Hash::Sha384) => (&RSA_PSS_2048_8192_SHA384, &digest::SHA384),
+        SignatureAlgorithm::RsaPss(Hash::Sha512) => (&RSA_PSS_2048_8192_SHA512, &digest::SHA512),
+        SignatureAlgorithm::EcdsaP256 => (&ECDSA_P256_SHA256_ASN1, &digest::SHA256),
+    };
+    let Ok(digest) = digest::Digest::import_less_safe(digest.digest(), hash) else { return false };
+    let public = info.subject_public_key.raw_bytes();
+    UnparsedPublicKey::new(algorithm, public).verify_digest(&digest, signature).is_ok()
 }
 
 #[cfg(test)]

@@ -8,21 +8,29 @@ use std::{
 
 use async_trait::async_trait;
 use aws_lc_rs::{
+    digest,
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
     rsa::{KeySize, OaepPrivateDecryptingKey, Pkcs1PrivateDecryptingKey, PrivateDecryptingKey},
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA256,
+        RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
+    },
 };
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     openpgp,
+    sign::{DigestToSign, Hash, SignatureAlgorithm},
 };
 
 use super::{
     Cage, Health, KeyDescription, KeyKind, KeyTemplate, Said, Survey, Token, TokenDescription, TokenError,
     TokenKey, mechanism::oaep_public,
 };
-use crate::{authority::Permit, custody::Withheld};
+use crate::{
+    authority::{KeyTask, Permit},
+    custody::Withheld,
+};
 
 /// A token in memory that unwraps one wrapping.
 pub(crate) struct MemoryToken {
@@ -33,6 +41,7 @@ pub(crate) struct MemoryToken {
 enum Private {
     Rsa(OaepPrivateDecryptingKey),
     OpenPgp(Pkcs1PrivateDecryptingKey),
+    Pss(RsaKeyPair),
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
@@ -78,6 +87,37 @@ impl MemoryToken {
         file_key.ok_or(TokenError::Rejected)
     }
 
+    /// Signs, the permit having been used up.
+    pub(super) fn sign_a_digest(
+        &self,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TokenError> {
+        in_time(deadline)?;
+        let keys = self.keys();
+        let unknown = || TokenError::UnknownKey(digest.key_id());
+        let (_, private) = keys.get(&digest.key_id()).ok_or_else(unknown)?;
+        match (&**private, digest.algorithm()) {
+            (Private::Pss(pair), SignatureAlgorithm::RsaPss(hash)) => {
+                let (encoding, hash): (&'static dyn RsaEncoding, _) = match hash {
+                    Hash::Sha256 => (&RSA_PSS_SHA256, &digest::SHA256),
+                    Hash::Sha384 => (&RSA_PSS_SHA384, &digest::SHA384),
+                    Hash::Sha512 => (&RSA_PSS_SHA512, &digest::SHA512),
+                };
+                let digest = digest::Digest::import_less_safe(digest.digest(), hash).expect("a digest");
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign_digest(encoding, &digest, &mut signature).expect("signing with a key in memory");
+                Ok(signature)
+            }
+            (Private::Ec(pair), SignatureAlgorithm::EcdsaP256) => {
+                let digest = digest::Digest::import_less_safe(digest.digest(), &digest::SHA256);
+                let signature = pair.sign_digest(&digest.expect("a digest"));
+                Ok(signature.expect("signing with a key in memory").as_ref().to_vec())
+            }
+            _ => Err(unknown()),
+        }
+    }
+
     fn keys(&self) -> std::sync::MutexGuard<'_, HashMap<KeyId, (TokenKey, Arc<Private>)>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,6 +137,15 @@ impl MemoryToken {
     }
 }
 
+fn rsa_size(modulus_bits: u32) -> Result<KeySize, TokenError> {
+    match modulus_bits {
+        2048 => Ok(KeySize::Rsa2048),
+        3072 => Ok(KeySize::Rsa3072),
+        4096 => Ok(KeySize::Rsa4096),
+        other => Err(TokenError::Unavailable(format!("no RSA keys of {other} bits"))),
+    }
+}
+
 fn in_time(deadline: Instant) -> Result<(), TokenError> {
     if deadline > Instant::now() {
         Ok(())
@@ -113,8 +162,19 @@ impl Token for MemoryToken {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing =
+            permit.redeem_for(KeyTask::Unwrap, wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         self.decrypt(wrapped, deadline).map(|key| Withheld::new(key, standing))
+    }
+
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
+        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        self.sign_a_digest(digest, deadline).map(|signature| Withheld::new(signature, standing))
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {
@@ -134,12 +194,7 @@ impl Token for MemoryToken {
         in_time(deadline)?;
         let (private, spki, wrapping) = match template.kind {
             KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => {
-                let size = match modulus_bits {
-                    2048 => KeySize::Rsa2048,
-                    3072 => KeySize::Rsa3072,
-                    4096 => KeySize::Rsa4096,
-                    other => return Err(TokenError::Unavailable(format!("no RSA keys of {other} bits"))),
-                };
+                let size = rsa_size(modulus_bits)?;
                 let private = PrivateDecryptingKey::generate(size).expect("an RSA key");
                 let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(&private.public_key()).expect("SPKI");
                 let spki = spki.as_ref().to_vec();
@@ -150,6 +205,13 @@ impl Token for MemoryToken {
                     let private = OaepPrivateDecryptingKey::new(private).expect("an RSA key");
                     (Private::Rsa(private), spki, Some(self.wrapping))
                 }
+            }
+            KeyKind::RsaPssSign { modulus_bits } => {
+                let size = rsa_size(modulus_bits)?;
+                let pair = RsaKeyPair::generate(size).expect("an RSA key");
+                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("SPKI");
+                let spki = spki.as_ref().to_vec();
+                (Private::Pss(pair), spki, None)
             }
             KeyKind::EcdsaP256Sign => {
                 let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("an EC key");

@@ -44,6 +44,7 @@ use async_trait::async_trait;
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
+    sign::{DigestToSign, SignatureAlgorithm},
 };
 
 pub use cage::{Cage, CageConfig, Network, Programs};
@@ -55,6 +56,8 @@ pub use name::TokenName;
 pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
 pub use uri::TokenUri;
+#[doc(hidden)]
+pub use wire::try_worker_messages;
 
 use crate::{
     authority::Permit,
@@ -75,6 +78,15 @@ pub trait Token: Send + Sync + 'static {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError>;
+
+    /// Signs one digest for a caller. Uses the permit up; the signature stays withheld until the attempt is settled.
+    /// RSASSA-PSS, or ECDSA with the signature in DER.
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError>;
 
     /// Signs `message` (not its digest) with a signing key: ECDSA P-256 over SHA-256, the signature in DER
     /// (`Ecdsa-Sig-Value`, RFC 3279 §2.2.3).
@@ -142,6 +154,11 @@ pub enum KeyKind {
         /// The size of the modulus.
         modulus_bits: u32,
     },
+    /// RSA, to sign digests with RSASSA-PSS.
+    RsaPssSign {
+        /// The size of the modulus.
+        modulus_bits: u32,
+    },
     /// ECDSA on P-256, to sign.
     EcdsaP256Sign,
     /// Ed25519 (RFC 8032), to sign. Not every token can do it.
@@ -149,18 +166,37 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// Whether its one purpose is to sign.
+    /// Whether it signs messages of ours ([`Token::sign`]).
     pub fn signs(self) -> bool {
         match self {
             Self::EcdsaP256Sign | Self::Ed25519Sign => true,
-            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } => false,
+            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } | Self::RsaPssSign { .. } => false,
         }
     }
 
-    /// The size of the modulus, if the key unwraps.
+    /// Whether it signs digests so ([`Token::sign_digest`]).
+    pub fn signs_digests(self, algorithm: SignatureAlgorithm) -> bool {
+        match self {
+            Self::RsaPssSign { .. } => matches!(algorithm, SignatureAlgorithm::RsaPss(_)),
+            Self::EcdsaP256Sign => algorithm == SignatureAlgorithm::EcdsaP256,
+            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } | Self::Ed25519Sign => false,
+        }
+    }
+
+    /// Whether its one purpose is to unwrap.
+    pub fn unwraps(self) -> bool {
+        match self {
+            Self::RsaUnwrap { .. } | Self::RsaOpenPgp { .. } => true,
+            Self::RsaPssSign { .. } | Self::EcdsaP256Sign | Self::Ed25519Sign => false,
+        }
+    }
+
+    /// The size of the modulus, if it is an RSA key.
     pub fn modulus_bits(self) -> Option<u32> {
         match self {
-            Self::RsaUnwrap { modulus_bits } | Self::RsaOpenPgp { modulus_bits } => Some(modulus_bits),
+            Self::RsaUnwrap { modulus_bits }
+            | Self::RsaOpenPgp { modulus_bits }
+            | Self::RsaPssSign { modulus_bits } => Some(modulus_bits),
             Self::EcdsaP256Sign | Self::Ed25519Sign => None,
         }
     }

@@ -14,7 +14,11 @@ use cryptoki::{
     slot::{Limit, Slot, TokenInfo},
     types::AuthPin,
 };
-use custodian_proto::{key::KeyWrapping, secret::Secret};
+use custodian_proto::{
+    key::KeyWrapping,
+    secret::Secret,
+    sign::{DigestToSign, SignatureAlgorithm},
+};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -22,7 +26,7 @@ use super::{
     KeyKind, StartError, TokenDescription, TokenSelect,
     decrypt_once::DecryptOnce,
     elf,
-    mechanism::{decrypting, signature_to_der},
+    mechanism::{decrypting, signature_to_der, signing},
     rv::{Failure, said},
 };
 
@@ -242,6 +246,19 @@ impl Hands {
         }
         let digest = Sha256::digest(message);
         Ok(signature_to_der(&self.session.sign(&Mechanism::Ecdsa, key, &digest)?))
+    }
+
+    /// C_Sign over a digest. `Ok(None)` if what came back is no signature.
+    pub(super) fn sign_digest(
+        &self,
+        key: ObjectHandle,
+        digest: &DigestToSign,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let signature = self.session.sign(&signing(digest.algorithm()), key, digest.digest())?;
+        Ok(match digest.algorithm() {
+            SignatureAlgorithm::RsaPss(_) => Some(signature),
+            SignatureAlgorithm::EcdsaP256 => signature_to_der(&signature),
+        })
     }
 }
 

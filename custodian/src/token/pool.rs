@@ -20,7 +20,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, WrappedKey},
+    sign::DigestToSign,
+};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, watch},
     task::JoinSet,
@@ -35,13 +38,16 @@ use self::{
     line::Line,
     member::{Readiness, Workers},
     seat::Seat,
-    usage::{Signing, Unwrapping, Usage},
+    usage::{DigestSigning, Signing, Unwrapping, Usage},
 };
 use super::{
     Drain, Health, KeyDescription, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token,
     TokenError, TokenKey, TokenName, WorkerCommand, even::even_out,
 };
-use crate::{authority::Permit, custody::Withheld};
+use crate::{
+    authority::{KeyTask, Permit},
+    custody::Withheld,
+};
 
 pub(in crate::token) use member::Miss;
 pub use seat::TokenReport;
@@ -337,11 +343,23 @@ impl Token for Pool {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing =
+            permit.redeem_for(KeyTask::Unwrap, wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         let begun = tokio::time::Instant::now();
         let unwrapped = self.perform(&Unwrapping(wrapped), deadline).await;
         even_out(wrapped, begun, &unwrapped).await;
         unwrapped.map(|key| Withheld::new(key, standing))
+    }
+
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
+        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        let signature = self.perform(&DigestSigning(digest), deadline).await?;
+        Ok(Withheld::new(signature, standing))
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {

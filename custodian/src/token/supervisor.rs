@@ -12,7 +12,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, WrappedKey},
+    sign::DigestToSign,
+};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -25,9 +28,12 @@ use super::{
     keeper::Keeper,
     link::{Link, NoReply, Reply},
     pool::Miss,
-    wire::{Sign, Task, Unwrap},
+    wire::{Sign, SignDigest, Task, Unwrap},
 };
-use crate::{authority::Permit, custody::Withheld};
+use crate::{
+    authority::{KeyTask, Permit},
+    custody::Withheld,
+};
 
 /// What to run as the worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -222,11 +228,26 @@ impl Token for Supervisor {
         wrapped: &WrappedKey,
         deadline: Instant,
     ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing = permit.redeem_for(wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing =
+            permit.redeem_for(KeyTask::Unwrap, wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         let task = Unwrap::new(wrapped.key_id(), wrapped.wrapping(), wrapped.ciphertext().to_vec());
         match self.ask(Task::Unwrap(task), deadline, Repeat::Safe).await? {
             Reply::FileKey(key) => Ok(Withheld::new(key, standing)),
             Reply::UnknownKey => Err(TokenError::UnknownKey(wrapped.key_id())),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn sign_digest(
+        &self,
+        permit: Permit,
+        digest: &DigestToSign,
+        deadline: Instant,
+    ) -> Result<Withheld<Vec<u8>>, TokenError> {
+        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        match self.ask(Task::SignDigest(SignDigest::new(digest)), deadline, Repeat::Safe).await? {
+            Reply::Signature(signature) => Ok(Withheld::new(signature, standing)),
+            Reply::UnknownKey => Err(TokenError::UnknownKey(digest.key_id())),
             _ => Err(unexpected()),
         }
     }

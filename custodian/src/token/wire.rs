@@ -13,6 +13,7 @@ use std::{
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping},
     limits::FILE_KEY_LEN,
+    sign::{DigestToSign, SignatureAlgorithm},
     v1,
 };
 use prost::{
@@ -61,6 +62,33 @@ pub(super) fn nonsense() -> io::Error {
         io::ErrorKind::InvalidData,
         "the token worker and the custodian do not understand each other: are they of the same version?",
     )
+}
+
+/// Takes these bytes for messages, in both directions, and does nothing with them: for the fuzz target (law 11).
+pub fn try_worker_messages(mut bytes: &[u8]) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let Some((body, rest)) = frame_len(*header).ok().and_then(|len| rest.split_at_checked(len)) else {
+            return;
+        };
+        bytes = rest;
+        match ToWorker::decode(body).ok().and_then(|message| message.order) {
+            Some(Order::Setup(setup)) => drop((setup.select(), setup.pin(), setup.cage(), setup.module())),
+            Some(Order::Job(Job { task: Some(Task::Unwrap(unwrap)), .. })) => drop(unwrap.key_wrapping()),
+            Some(Order::Job(Job { task: Some(Task::Generate(one)), .. })) => drop(KeyTemplate::from(&one)),
+            Some(Order::Job(_) | Order::Cancel(_)) | None => {}
+        }
+        match FromWorker::decode(body).ok().and_then(|message| message.report) {
+            Some(Report::Ready(survey)) => drop(survey.into_survey()),
+            Some(Report::Answer(Answer { outcome: Some(outcome), .. })) => match outcome {
+                Outcome::FileKey(key) => drop(key.into_key()),
+                Outcome::Key(key) => drop(key.into_key()),
+                Outcome::Survey(survey) => drop(survey.into_survey()),
+                Outcome::Described(description) => drop(description.into_description()),
+                _ => {}
+            },
+            Some(Report::NotReady(_) | Report::Answer(_) | Report::Sick(_)) | None => {}
+        }
+    }
 }
 
 /// Supervisor to worker.
@@ -124,7 +152,7 @@ pub(super) struct Job {
     /// What is left of the deadline, in microseconds.
     #[prost(uint64, tag = "2")]
     pub(super) remaining: u64,
-    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Task", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub(super) task: Option<Task>,
 }
 
@@ -144,6 +172,8 @@ pub(super) enum Task {
     /// Tell what the token says of the key of this id.
     #[prost(bytes, tag = "8")]
     Describe(Vec<u8>),
+    #[prost(message, tag = "9")]
+    SignDigest(SignDigest),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -165,14 +195,25 @@ pub(super) struct Sign {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct SignDigest {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(enumeration = "v1::SignatureAlgorithm", tag = "2")]
+    algorithm: i32,
+    #[prost(bytes = "vec", tag = "3")]
+    digest: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct Generate {
     #[prost(string, tag = "1")]
     label: String,
     /// As of [`bits_of`].
     #[prost(uint32, tag = "2")]
     modulus_bits: u32,
-    #[prost(bool, tag = "3")]
-    openpgp: bool,
+    /// As of [`rsa_use`].
+    #[prost(uint32, tag = "3")]
+    rsa_use: u32,
 }
 
 /// Worker to supervisor.
@@ -308,8 +349,9 @@ pub(super) struct KeyMessage {
     spki: Vec<u8>,
     #[prost(string, tag = "6")]
     uri: String,
-    #[prost(bool, tag = "7")]
-    openpgp: bool,
+    /// As of [`rsa_use`].
+    #[prost(uint32, tag = "7")]
+    rsa_use: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -428,16 +470,32 @@ impl Unwrap {
     }
 }
 
+impl SignDigest {
+    pub(super) fn new(digest: &DigestToSign) -> Self {
+        Self {
+            key: digest.key_id().as_bytes().to_vec(),
+            algorithm: v1::SignatureAlgorithm::from(digest.algorithm()).into(),
+            digest: digest.digest().to_vec(),
+        }
+    }
+
+    pub(super) fn digest(&self) -> Option<DigestToSign> {
+        let algorithm = v1::SignatureAlgorithm::try_from(self.algorithm).ok()?;
+        let algorithm = SignatureAlgorithm::try_from(algorithm).ok()?;
+        DigestToSign::new(KeyId::from_bytes(&self.key)?, algorithm, self.digest.clone())
+    }
+}
+
 impl From<&KeyTemplate> for Generate {
     fn from(template: &KeyTemplate) -> Self {
         let kind = template.kind;
-        Self { label: template.label.clone(), modulus_bits: bits_of(kind), openpgp: is_openpgp(kind) }
+        Self { label: template.label.clone(), modulus_bits: bits_of(kind), rsa_use: rsa_use(kind) }
     }
 }
 
 impl From<&Generate> for KeyTemplate {
     fn from(message: &Generate) -> Self {
-        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits, message.openpgp) }
+        Self { label: message.label.clone(), kind: kind_of(message.modulus_bits, message.rsa_use) }
     }
 }
 
@@ -462,7 +520,7 @@ impl From<&TokenKey> for KeyMessage {
             wrapping: key.wrapping.map_or(0, |wrapping| v1::KeyWrapping::from(wrapping).into()),
             spki: key.spki.clone(),
             uri: key.uri.clone(),
-            openpgp: is_openpgp(key.kind),
+            rsa_use: rsa_use(key.kind),
         }
     }
 }
@@ -471,7 +529,7 @@ impl KeyMessage {
     pub(super) fn into_key(self) -> Option<TokenKey> {
         Some(TokenKey {
             id: KeyId::from_bytes(&self.id)?,
-            kind: kind_of(self.modulus_bits, self.openpgp),
+            kind: kind_of(self.modulus_bits, self.rsa_use),
             wrapping: wrapping_of(self.wrapping),
             label: self.label,
             spki: self.spki,
@@ -556,22 +614,30 @@ fn wrapping_of(number: i32) -> Option<KeyWrapping> {
 /// An RSA modulus has more bits than any of the numbers that stand for other keys.
 fn bits_of(kind: KeyKind) -> u32 {
     match kind {
-        KeyKind::RsaUnwrap { modulus_bits } | KeyKind::RsaOpenPgp { modulus_bits } => modulus_bits,
+        KeyKind::RsaUnwrap { modulus_bits }
+        | KeyKind::RsaOpenPgp { modulus_bits }
+        | KeyKind::RsaPssSign { modulus_bits } => modulus_bits,
         KeyKind::EcdsaP256Sign => 0,
         KeyKind::Ed25519Sign => 1,
     }
 }
 
-fn is_openpgp(kind: KeyKind) -> bool {
-    matches!(kind, KeyKind::RsaOpenPgp { .. })
+/// What an RSA key is for.
+fn rsa_use(kind: KeyKind) -> u32 {
+    match kind {
+        KeyKind::RsaOpenPgp { .. } => 1,
+        KeyKind::RsaPssSign { .. } => 2,
+        KeyKind::RsaUnwrap { .. } | KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => 0,
+    }
 }
 
-fn kind_of(modulus_bits: u32, openpgp: bool) -> KeyKind {
-    match (modulus_bits, openpgp) {
+fn kind_of(modulus_bits: u32, rsa_use: u32) -> KeyKind {
+    match (modulus_bits, rsa_use) {
         (0, _) => KeyKind::EcdsaP256Sign,
         (1, _) => KeyKind::Ed25519Sign,
-        (modulus_bits, true) => KeyKind::RsaOpenPgp { modulus_bits },
-        (modulus_bits, false) => KeyKind::RsaUnwrap { modulus_bits },
+        (modulus_bits, 1) => KeyKind::RsaOpenPgp { modulus_bits },
+        (modulus_bits, 2) => KeyKind::RsaPssSign { modulus_bits },
+        (modulus_bits, _) => KeyKind::RsaUnwrap { modulus_bits },
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
     rv::{Failure, Sense},
     wire::{
         self, Answer, FileKeyMessage, FromWorker, HEADER, Job, NotReady, Order, Outcome, Report, Setup, Sign,
-        Task, ToWorker, Unwrap,
+        SignDigest, Task, ToWorker, Unwrap,
     },
 };
 
@@ -189,6 +189,7 @@ impl Worker {
                 match task {
                     Task::Unwrap(task) => self.unwrap(&mut grip, &task, deadline),
                     Task::Sign(task) => self.sign(&mut grip, &task, deadline),
+                    Task::SignDigest(task) => self.sign_digest(&mut grip, &task, deadline),
                     Task::Generate(template) => {
                         self.generate(&mut grip, &KeyTemplate::from(&template), deadline)
                     }
@@ -203,7 +204,8 @@ impl Worker {
 
     fn unwrap(&self, grip: &mut Grip<'_>, task: &Unwrap, deadline: Instant) -> Outcome {
         let Some(served) = self.served(&task.key) else { return Outcome::UnknownKey(()) };
-        let Some(modulus_bits) = served.key.kind.modulus_bits() else { return Outcome::UnknownKey(()) };
+        let modulus_bits = served.key.kind.modulus_bits().filter(|_| served.key.kind.unwraps());
+        let Some(modulus_bits) = modulus_bits else { return Outcome::UnknownKey(()) };
         // What anybody can see of a wrapped key without trying it.
         let wrapping = match task.key_wrapping() {
             Some(wrapping) if served.unwraps(wrapping) => wrapping,
@@ -256,15 +258,35 @@ impl Worker {
         let Some(served) = served else { return Outcome::UnknownKey(()) };
         let sign = |hands: &Hands| {
             let signature = hands.sign((served.handle, served.key.kind), &task.message)?;
-            // A handle that came to mean another key, a fault in the computation: nothing wrong leaves.
-            match signature.filter(|signature| mechanism::verifies(&served.key, &task.message, signature)) {
-                Some(signature) => Ok(signature),
-                None => Err(Failure::new(Sense::ModuleBroken, "its signature does not verify")),
-            }
+            good(signature.filter(|signature| mechanism::verifies(&served.key, &task.message, signature)))
         };
-        // Every message can be signed: a failure is never the caller's fault, but may be the session's.
-        let signature = match grip.steadily(deadline, sign) {
-            Err(failure) if failure.sense != Sense::Transient => grip.steadily(deadline, sign),
+        self.signed(grip, &served, sign, deadline)
+    }
+
+    fn sign_digest(&self, grip: &mut Grip<'_>, task: &SignDigest, deadline: Instant) -> Outcome {
+        let Some(digest) = task.digest() else { return Outcome::UnknownKey(()) };
+        let served = self.served(digest.key_id().as_bytes());
+        let Some(served) = served.filter(|served| served.key.kind.signs_digests(digest.algorithm())) else {
+            return Outcome::UnknownKey(());
+        };
+        let spki = &served.key.spki;
+        let sign = |hands: &Hands| {
+            let signature = hands.sign_digest(served.handle, &digest)?;
+            good(signature.filter(|signature| mechanism::verifies_digest(spki, &digest, signature)))
+        };
+        self.signed(grip, &served, sign, deadline)
+    }
+
+    fn signed(
+        &self,
+        grip: &mut Grip<'_>,
+        served: &ServedKey,
+        sign: impl Fn(&Hands) -> Result<Vec<u8>, Failure>,
+        deadline: Instant,
+    ) -> Outcome {
+        // Everything can be signed: a failure is never the caller's fault, but may be the session's.
+        let signature = match grip.steadily(deadline, &sign) {
+            Err(failure) if failure.sense != Sense::Transient => grip.steadily(deadline, &sign),
             outcome => outcome,
         };
         match signature {
@@ -395,6 +417,11 @@ impl Worker {
         self.report(Report::Sick(reason.to_string()));
         process::exit(SICK);
     }
+}
+
+/// A signature that verifies. A handle that came to mean another key, a fault in the computation: nothing wrong leaves.
+fn good(verified: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
+    verified.ok_or_else(|| Failure::new(Sense::ModuleBroken, "its signature does not verify"))
 }
 
 /// What a module decrypted with PKCS#1 v1.5, or something in its place that is no wrapped file key.

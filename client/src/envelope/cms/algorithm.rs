@@ -87,6 +87,12 @@ impl Algorithm {
         AlgorithmIdentifierOwned { oid: ID_AES256_GCM, parameters }.to_der()
     }
 
+    /// AES-256-CBC with this initialisation vector, in DER (RFC 3565 §4.1).
+    pub(super) fn cbc(iv: &[u8; IV_LEN]) -> der::Result<Vec<u8>> {
+        let parameters = Some(Any::encode_from(&OctetString::new(iv.as_slice())?)?);
+        AlgorithmIdentifierOwned { oid: ID_AES256_CBC, parameters }.to_der()
+    }
+
     /// The key that the content is encrypted with.
     ///
     /// # Errors

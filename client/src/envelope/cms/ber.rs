@@ -18,24 +18,24 @@ const CONSTRUCTED: u8 = 0x20;
 /// The bits of a tag that are all set if its number stands elsewhere. CMS has no such tags.
 const LONG_TAG: u8 = 0x1f;
 
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
-pub(super) const SEQUENCE: u8 = 0x30;
-pub(super) const SET: u8 = 0x31;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
 
 /// The tag `[number]` of an element that is not made of others.
-pub(super) const fn context(number: u8) -> u8 {
+pub(crate) const fn context(number: u8) -> u8 {
     0x80 | number
 }
 
 /// The tag `[number]` of an element that is made of others.
-pub(super) const fn context_constructed(number: u8) -> u8 {
+pub(crate) const fn context_constructed(number: u8) -> u8 {
     context(number) | CONSTRUCTED
 }
 
 /// Writes the head of an element in DER.
-pub(super) fn write_head(der: &mut Vec<u8>, tag: u8, len: u64) {
+pub(crate) fn write_head(der: &mut Vec<u8>, tag: u8, len: u64) {
     der.push(tag);
     if len < 0x80 {
         der.push(len as u8);
@@ -48,7 +48,7 @@ pub(super) fn write_head(der: &mut Vec<u8>, tag: u8, len: u64) {
 }
 
 /// An element in DER.
-pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut der = Vec::with_capacity(content.len() + MAX_HEADER as usize);
     write_head(&mut der, tag, content.len() as u64);
     der.extend(content);
@@ -56,7 +56,7 @@ pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// The content of an element in DER, as this file writes it.
-pub(super) fn content_of(der: &[u8]) -> &[u8] {
+pub(crate) fn content_of(der: &[u8]) -> &[u8] {
     let head = match der.get(1) {
         Some(len @ 0x80..) => 2 + usize::from(len & 0x7f),
         _ => 2,
@@ -66,9 +66,9 @@ pub(super) fn content_of(der: &[u8]) -> &[u8] {
 
 /// A run of bytes in a file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    pub(super) at: u64,
-    pub(super) len: u64,
+pub(crate) struct Run {
+    pub(crate) at: u64,
+    pub(crate) len: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ struct Open {
 
 /// A place in a message.
 #[derive(Clone)]
-pub(super) struct Reader<'f> {
+pub(crate) struct Reader<'f> {
     source: &'f dyn ReadAt,
     at: u64,
     len: u64,
@@ -101,17 +101,17 @@ pub(super) struct Reader<'f> {
 
 impl<'f> Reader<'f> {
     /// At the start of `len` bytes.
-    pub(super) fn new(source: &'f dyn ReadAt, len: u64) -> Self {
+    pub(crate) fn new(source: &'f dyn ReadAt, len: u64) -> Self {
         Self { source, at: 0, len, open: Vec::new(), window: Vec::new(), window_at: 0 }
     }
 
     /// The tag of the next element here, `None` after the last one.
-    pub(super) fn next_tag(&mut self) -> Result<Option<u8>> {
+    pub(crate) fn next_tag(&mut self) -> Result<Option<u8>> {
         if self.is_at_end()? { Ok(None) } else { Ok(Some(self.bytes(self.at, 1)?[0])) }
     }
 
     /// Steps into the next element, which must have this tag.
-    pub(super) fn enter(&mut self, tag: u8) -> Result<()> {
+    pub(crate) fn enter(&mut self, tag: u8) -> Result<()> {
         if self.next_tag()? != Some(tag) {
             return Err(no_cms());
         }
@@ -120,7 +120,7 @@ impl<'f> Reader<'f> {
     }
 
     /// Steps out of an element, after its last part.
-    pub(super) fn leave(&mut self) -> Result<()> {
+    pub(crate) fn leave(&mut self) -> Result<()> {
         if !self.is_at_end()? {
             return Err(no_cms());
         }
@@ -131,12 +131,12 @@ impl<'f> Reader<'f> {
     }
 
     /// Checks that nothing stands behind the message.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         if self.at == self.len { Ok(()) } else { Err(damaged("something stands behind its end")) }
     }
 
     /// The next element, whatever it is, in DER. `budget` is how many bytes it may have, and is charged.
-    pub(super) fn element(&mut self, budget: &mut u64) -> Result<Vec<u8>> {
+    pub(crate) fn element(&mut self, budget: &mut u64) -> Result<Vec<u8>> {
         let mut der = Vec::new();
         self.element_into(&mut der, budget)?;
         Ok(der)
@@ -191,7 +191,7 @@ impl<'f> Reader<'f> {
     }
 
     /// Steps over the next element.
-    pub(super) fn skip(&mut self) -> Result<()> {
+    pub(crate) fn skip(&mut self) -> Result<()> {
         let head = self.head()?;
         if let Some(len) = head.len {
             self.at += len;
@@ -205,15 +205,24 @@ impl<'f> Reader<'f> {
     }
 
     /// Steps into an octet string that has the tag `[number]`, in one piece or in many.
-    pub(super) fn octets(mut self, number: u8) -> Result<Octets<'f>> {
+    pub(crate) fn octets(self, number: u8) -> Result<Octets<'f>> {
+        self.octets_tagged(context(number))
+    }
+
+    /// Steps into an octet string, in one piece or in many.
+    pub(crate) fn octet_string(self) -> Result<Octets<'f>> {
+        self.octets_tagged(OCTET_STRING)
+    }
+
+    fn octets_tagged(mut self, tag: u8) -> Result<Octets<'f>> {
         let base = self.open.len();
         let head = self.head()?;
         let whole = match (head.tag, head.len) {
-            (tag, Some(len)) if tag == context(number) => {
+            (found, Some(len)) if found == tag => {
                 self.at += len;
                 Some(Run { at: self.at - len, len })
             }
-            (tag, _) if tag == context_constructed(number) => {
+            (found, _) if found == tag | CONSTRUCTED => {
                 self.push(head)?;
                 None
             }
@@ -292,7 +301,7 @@ const CONSTRUCTED_OCTETS: u8 = OCTET_STRING | CONSTRUCTED;
 
 /// The bytes of an octet string, as runs in the file.
 #[derive(Clone)]
-pub(super) struct Octets<'f> {
+pub(crate) struct Octets<'f> {
     reader: Reader<'f>,
     /// How many elements were open before it.
     base: usize,
@@ -302,7 +311,7 @@ pub(super) struct Octets<'f> {
 
 impl<'f> Octets<'f> {
     /// The next run, none of them empty; `None` after the last one.
-    pub(super) fn next_run(&mut self) -> Result<Option<Run>> {
+    pub(crate) fn next_run(&mut self) -> Result<Option<Run>> {
         if let Some(whole) = self.whole.take().filter(|whole| whole.len > 0) {
             return Ok(Some(whole));
         }
@@ -327,7 +336,7 @@ impl<'f> Octets<'f> {
     }
 
     /// Appends the bytes of a run.
-    pub(super) fn copy(&mut self, mut run: Run, to: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn copy(&mut self, mut run: Run, to: &mut Vec<u8>) -> Result<()> {
         while run.len > 0 {
             let len = run.len.min(WINDOW);
             to.extend(self.reader.bytes(run.at, len)?);
@@ -337,7 +346,7 @@ impl<'f> Octets<'f> {
     }
 
     /// What stands behind it, after the last run.
-    pub(super) fn behind(self) -> Reader<'f> {
+    pub(crate) fn behind(self) -> Reader<'f> {
         self.reader
     }
 }
@@ -348,7 +357,7 @@ fn charge(budget: &mut u64, bytes: u64) -> Result<()> {
 }
 
 /// What every departure from the structure of a CMS message is told as.
-pub(super) fn no_cms() -> crate::error::Error {
+pub(crate) fn no_cms() -> crate::error::Error {
     damaged("it starts like a CMS message, but is none")
 }
 

@@ -5,10 +5,11 @@
 //! reads it as far as that goes without a key; then [`Sealed::open`] takes the file key, and [`Opened`] yields content.
 
 mod algorithm;
-mod ber;
+pub(crate) mod ber;
 mod cbc;
 mod gcm;
 mod header;
+mod legacy;
 mod open;
 mod pieces;
 mod recipients;
@@ -20,7 +21,10 @@ use std::fs::File;
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
 use self::{algorithm::Cipher, ber::Reader, header::Header, text::Text};
-pub use self::{open::Opened, seal::seal};
+pub use self::{
+    open::Opened,
+    seal::{Protection, seal},
+};
 use crate::{
     envelope::{binary::Binary, unsupported},
     error::Result,

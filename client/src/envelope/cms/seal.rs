@@ -1,4 +1,5 @@
-//! Seal: one file in, an AuthEnvelopedData with AES-256-GCM out, in one pass and in constant memory.
+//! Seal: one file in, an AuthEnvelopedData with AES-256-GCM out, in one pass and in constant memory. (`legacy.rs` writes
+//! what is for programs that cannot read that.)
 //!
 //! If the length of the content is known, the message is DER. If not, it has indefinite lengths, and the content comes in
 //! pieces.
@@ -7,7 +8,7 @@ use std::{io::Write, path::Path};
 
 use aws_lc_rs::rand;
 use custodian_proto::{key::FileKey, limits::FILE_KEY_LEN};
-use der::Encode;
+use der::{Encode, asn1::ObjectIdentifier};
 use zeroize::Zeroizing;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     ber::{self, INTEGER, OCTET_STRING, SEQUENCE, context, context_constructed},
     gcm::{Gcm, MAX_LEN, NONCE_LEN, PIECE, Share, TAG_LEN},
     header::{ID_AUTH_ENVELOPED_DATA, ID_DATA},
-    recipients,
+    legacy, recipients,
 };
 use crate::{
     envelope::{Body, Input, Recipient, Source, Written},
@@ -26,6 +27,15 @@ use crate::{
     workers,
 };
 
+/// How a message protects its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protection {
+    /// AES-256-GCM: whoever changes it on the way is found out.
+    Authenticated,
+    /// AES-256-CBC, for programs that know nothing else: it keeps secrets, but can be changed on the way unnoticed.
+    Legacy,
+}
+
 /// Writes an envelope that holds this one source, which must be a file.
 ///
 /// # Errors
@@ -34,26 +44,35 @@ use crate::{
 pub fn seal(
     sources: &[Source],
     recipients: &[Recipient],
+    protection: Protection,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let source = the_one_file(sources)?;
     let mut key = Zeroizing::new([0; FILE_KEY_LEN]);
-    let mut nonce = [0; NONCE_LEN];
-    let random = rand::fill(key.as_mut_slice()).and_then(|()| rand::fill(&mut nonce));
-    random.map_err(|_| cannot_seal("the system gives no random numbers"))?;
+    random(key.as_mut_slice())?;
     let file_key = FileKey::new(*key);
     let wrapped = recipients.iter().map(|recipient| recipient.wrap(&file_key)).collect::<Result<Vec<_>>>()?;
-    let parts =
-        Parts::new(&recipients::write(&wrapped).map_err(cannot_seal)?, &nonce).map_err(cannot_seal)?;
-
-    let gcm = Gcm::new(&file_key, nonce);
+    let recipients = recipients::write(&wrapped).map_err(cannot_seal)?;
     let out = Out { out, written: 0 };
+    if protection == Protection::Legacy {
+        return legacy::seal(source, &recipients, &file_key, out, progress);
+    }
+
+    let mut nonce = [0; NONCE_LEN];
+    random(&mut nonce)?;
+    let parts = Parts::authenticated(&recipients, &nonce).map_err(cannot_seal)?;
+    let gcm = Gcm::new(&file_key, nonce);
     match &source.body {
         Body::File(path, size) => seal_file(path, *size, &parts, &gcm, out, progress),
         Body::Stdin => seal_stdin(&parts, &gcm, out, progress),
         Body::Folder | Body::Link(_) => Err(not_one_file()),
     }
+}
+
+/// Fills it with random numbers.
+pub(super) fn random(bytes: &mut [u8]) -> Result<()> {
+    rand::fill(bytes).map_err(|_| cannot_seal("the system gives no random numbers"))
 }
 
 fn the_one_file(sources: &[Source]) -> Result<&Source> {
@@ -135,18 +154,20 @@ fn seal_stdin(parts: &Parts, gcm: &Gcm, mut out: Out<'_>, progress: &dyn Progres
 }
 
 /// What is the same in both forms, in DER.
-struct Parts {
+pub(super) struct Parts {
     /// Version and recipients.
     whom: Vec<u8>,
     /// Type and algorithm of the content.
     how: Vec<u8>,
     /// The type of the message.
     what: Vec<u8>,
+    /// Bytes of the tag behind the content, if there is one.
+    tag_len: Option<u64>,
 }
 
 /// What stands around the encrypted content.
-struct Frame {
-    head: Vec<u8>,
+pub(super) struct Frame {
+    pub(super) head: Vec<u8>,
     before_tag: Vec<u8>,
     after_tag: Vec<u8>,
 }
@@ -156,26 +177,38 @@ const INDEFINITE: u8 = 0x80;
 const END: [u8; 2] = [0, 0];
 
 impl Parts {
-    fn new(recipients: &[u8], nonce: &[u8; NONCE_LEN]) -> der::Result<Self> {
+    fn authenticated(recipients: &[u8], nonce: &[u8; NONCE_LEN]) -> der::Result<Self> {
         // RFC 5083 §2.1: the version is always 0.
-        let whom = [ber::element(INTEGER, &[0]), recipients.to_vec()].concat();
-        let how = [ID_DATA.to_der()?, Algorithm::gcm(nonce)?].concat();
-        Ok(Self { whom, how, what: ID_AUTH_ENVELOPED_DATA.to_der()? })
+        let what = (ID_AUTH_ENVELOPED_DATA, 0);
+        Self::new(what, recipients, &Algorithm::gcm(nonce)?, Some(TAG_LEN as u64))
     }
 
-    /// `len` is how long the content is, if that is known.
-    fn frame(&self, len: Option<u64>) -> Frame {
-        let Self { whom, how, what } = self;
+    /// A message of this type and version.
+    pub(super) fn new(
+        (what, version): (ObjectIdentifier, u8),
+        recipients: &[u8],
+        algorithm: &[u8],
+        tag_len: Option<u64>,
+    ) -> der::Result<Self> {
+        let whom = [ber::element(INTEGER, &[version]), recipients.to_vec()].concat();
+        let how = [&ID_DATA.to_der()?, algorithm].concat();
+        Ok(Self { whom, how, what: what.to_der()?, tag_len })
+    }
+
+    /// `len` is how long the encrypted content is, if that is known.
+    pub(super) fn frame(&self, len: Option<u64>) -> Frame {
+        let Self { whom, how, what, tag_len } = self;
         let explicit = context_constructed(0);
-        let tag = head(OCTET_STRING, TAG_LEN as u64);
+        let tag = tag_len.map(|len| head(OCTET_STRING, len)).unwrap_or_default();
         match len {
             Some(len) => {
                 // From the inside out, because each head tells the length of what it stands before.
                 let content = head(context(0), len);
                 let content_info_len = (how.len() + content.len()) as u64 + len;
                 let content_info = head(SEQUENCE, content_info_len);
-                let message_len =
-                    (whom.len() + content_info.len() + tag.len() + TAG_LEN) as u64 + content_info_len;
+                let message_len = (whom.len() + content_info.len() + tag.len()) as u64
+                    + tag_len.unwrap_or_default()
+                    + content_info_len;
                 let message = head(SEQUENCE, message_len);
                 let wrapper_len = message.len() as u64 + message_len;
                 let wrapper = head(explicit, wrapper_len);
@@ -201,19 +234,21 @@ fn head(tag: u8, len: u64) -> Vec<u8> {
     head
 }
 
-struct Out<'o> {
+/// Where a message goes.
+pub(super) struct Out<'o> {
     out: &'o mut dyn Write,
     written: u64,
 }
 
 impl Out<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(|why| output::failed("cannot write the envelope", &why))?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    fn finish(mut self, frame: &Frame, tag: &[u8], content_bytes: u64) -> Result<Written> {
+    /// Writes what stands behind the content; `tag` is empty where there is none.
+    pub(super) fn finish(mut self, frame: &Frame, tag: &[u8], content_bytes: u64) -> Result<Written> {
         [&frame.before_tag, tag, &frame.after_tag].into_iter().try_for_each(|bytes| self.write(bytes))?;
         self.out.flush().map_err(|why| output::failed("cannot write the envelope", &why))?;
         Ok(Written { content_bytes, envelope_bytes: self.written })
@@ -228,12 +263,12 @@ fn check_len(len: u64) -> Result<()> {
         .hint("seal it with --format mtd, or in parts"))
 }
 
-fn not_one_file() -> Error {
+pub(super) fn not_one_file() -> Error {
     Error::new(Kind::Usage, "cannot seal as CMS", "a CMS envelope holds exactly one file")
         .hint("seal folders and several files with --format mtd")
 }
 
-fn cannot_seal(why: impl std::fmt::Display) -> Error {
+pub(super) fn cannot_seal(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Local, "cannot seal", why)
 }
 
@@ -250,7 +285,7 @@ mod tests {
 
     #[test]
     fn lengths_beyond_four_gigabytes_are_der() {
-        let parts = Parts::new(&[0x31, 0], &[0; NONCE_LEN]).expect("encodes");
+        let parts = Parts::authenticated(&[0x31, 0], &[0; NONCE_LEN]).expect("encodes");
         for len in [0, 127, 128, 65_535, 65_536, 1 << 32, MAX_LEN] {
             let frame = parts.frame(Some(len));
             let total = frame.head.len() as u64 + len + frame.before_tag.len() as u64 + TAG_LEN as u64;

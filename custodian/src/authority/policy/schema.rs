@@ -16,7 +16,7 @@ entity User in [Group] = { roles: Set<String> };
 entity DeviceGroup;
 entity Device in [DeviceGroup] = { enrolled: Long };
 
-// A wrapping key.
+// A wrapping key or a signing key.
 entity Key = { label: String };
 
 // What operations without a key are about.

@@ -8,8 +8,9 @@ use jiff::{Timestamp, ToSpan};
 use super::world::*;
 use crate::{
     authority::{
-        Device, DeviceState, Invitation, KeyState, KeyStep, MayLack, PasswordHash, PasswordState,
-        RevokedCertificate, Role, Roles, SessionId, SpkiHash, Standing, User, Why, WrappingKey, next,
+        Device, DeviceState, Invitation, KeyPurpose, KeyState, KeyStep, MayLack, PasswordHash, PasswordState,
+        RevokedCertificate, Role, Roles, SessionId, SigningScheme, SpkiHash, Standing, User, Why,
+        WrappingKey, next,
     },
     ledger::{Change, Changed, Grant, Ledger, OK, Outcome},
     token::Drain,
@@ -495,13 +496,38 @@ pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc
         world.refuses_change(Change::AddKey(taken), Refusal::AlreadyExists).await;
     }
 
-    let openpgp = |label, created| WrappingKey { wrapping: KeyWrapping::OpenPgp, created, ..key(label) };
+    let openpgp = |label, created| WrappingKey {
+        purpose: KeyPurpose::Unwrap(KeyWrapping::OpenPgp),
+        created,
+        ..key(label)
+    };
     let second = Timestamp::from_second(1_700_000_000).unwrap();
     let (early, late) = (second + 1.milliseconds(), second + 999.milliseconds());
     world.done(Change::AddKey(openpgp("partners", early))).await;
     world.refuses_change(Change::AddKey(openpgp("others", late)), Refusal::StateConflict).await;
     world.done(Change::AddKey(openpgp("others", second + 1.seconds()))).await;
     world.done(Change::AddKey(WrappingKey { created: late, ..key("for-oaep") })).await;
+}
+
+pub(crate) async fn a_label_keeps_its_purpose<L: Ledger>(ledger: Arc<L>) {
+    let world = World::empty(ledger);
+    let pss = KeyPurpose::Sign(SigningScheme::RsaPss);
+    let signing = WrappingKey { purpose: pss, ..key("contracts") };
+    world.done(Change::AddKey(signing.clone())).await;
+    assert_eq!(world.ledger.key(signing.id).await.unwrap(), Some(signing.clone()));
+    let ecdsa = KeyPurpose::Sign(SigningScheme::EcdsaP256);
+    for purpose in [ecdsa, KeyPurpose::Unwrap(KeyWrapping::OaepSha256)] {
+        let other = WrappingKey { purpose, ..key_version("contracts", 2) };
+        world.refuses_change(Change::AddKey(other), Refusal::AlreadyExists).await;
+    }
+    world.done(Change::AddKey(WrappingKey { purpose: pss, ..key_version("contracts", 2) })).await;
+    let reason = "it unwraps nothing".to_owned();
+    let limit = Change::LimitKey { id: signing.id, unwraps_until: None, reason };
+    world.refuses_change(limit, Refusal::WrongKeyUse).await;
+    // A token may have learnt a stronger wrapping since.
+    world.done(Change::AddKey(key("main"))).await;
+    let purpose = KeyPurpose::Unwrap(KeyWrapping::OaepSha512);
+    world.done(Change::AddKey(WrappingKey { purpose, ..key_version("main", 2) })).await;
 }
 
 pub(crate) async fn keys_live_as_they_should<L: Ledger>(ledger: Arc<L>) {

@@ -46,6 +46,7 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         ip: "2001:db8::7".parse::<IpAddr>().unwrap(),
         key: Some(key),
         wrapped_sha256: Some([0xCD; 32]),
+        digest: "sha256:ef".to_owned(),
         claims: Some(claims.clone()),
         target: "users/bob".to_owned(),
         reason: "because".to_owned(),
@@ -81,6 +82,7 @@ pub(crate) async fn a_record_says_who_what_where_and_when<L: Ledger>(ledger: Arc
         second_factor_time: record.second_factor_time,
         approval: String::new(),
         break_glass: false,
+        digest: "sha256:ef".to_owned(),
     };
     assert_eq!(record.second_factor_time.unwrap().seconds, 1_700_000_000);
     assert_eq!(record, expected);

@@ -10,8 +10,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Charge, DeviceState, Groups, KeyState, KeyStep, PolicyText, Role, Session, SessionId, SpkiHash,
-        Standing, WrappingKey,
+        Charge, DeviceState, Groups, KeyPurpose, KeyState, KeyStep, KeyTask, PolicyText, Role, Session,
+        SessionId, SigningScheme, SpkiHash, Standing, WrappingKey,
     },
     ledger::{Change, Changed, Grant, Ledger, Outcome},
     log::{Cosigned, Cosigners},
@@ -133,6 +133,27 @@ pub(crate) async fn a_wrapping_key_unwraps_as_its_state_allows<L: Ledger>(ledger
             KeyState::Compromised => world.refuses(with(id), Refusal::KeyCompromised).await,
             KeyState::Destroyed => world.refuses(with(id), Refusal::KeyDestroyed).await,
         }
+    }
+}
+
+/// SP 800-57 part 1 §5.2: one key, one purpose.
+pub(crate) async fn a_signing_key_signs_while_it_is_active<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let purpose = KeyPurpose::Sign(SigningScheme::RsaPss);
+    let signing = WrappingKey { purpose, ..key("contracts") };
+    world.done(Change::AddKey(signing.clone())).await;
+    let with = |id, task| Standing { key: Some(id), task, ..world.standing() };
+    world.refuses(with(signing.id, KeyTask::Unwrap), Refusal::WrongKeyUse).await;
+    world.refuses(with(key("main").id, KeyTask::Sign), Refusal::WrongKeyUse).await;
+    assert!(world.unwraps(with(signing.id, KeyTask::Sign)).await.is_ok());
+    for (step, refusal) in [
+        (KeyStep::Suspend, Refusal::KeySuspended),
+        (KeyStep::Deactivate, Refusal::KeyDeactivated),
+        (KeyStep::Compromise, Refusal::KeyCompromised),
+        (KeyStep::Destroy, Refusal::KeyDestroyed),
+    ] {
+        world.steps(signing.id, step).await.unwrap();
+        world.refuses(with(signing.id, KeyTask::Sign), refusal).await;
     }
 }
 

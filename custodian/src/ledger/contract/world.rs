@@ -16,8 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     authority::{
         Beginning, Budgets, Charge, Device, DeviceId, DeviceState, FactorState, Groups, Invitation, KeyLife,
-        KeyState, KeyStep, MayLack, PasswordHash, PasswordState, Role, Roles, Session, SessionId, SpkiHash,
-        Standing, User, UserId, WrapPeriod, WrappingKey,
+        KeyPurpose, KeyState, KeyStep, KeyTask, MayLack, PasswordHash, PasswordState, Role, Roles, Session,
+        SessionId, SpkiHash, Standing, User, UserId, WrapPeriod, WrappingKey,
     },
     custody::Denial,
     ledger::{
@@ -168,7 +168,7 @@ pub(crate) fn key(label: &str) -> WrappingKey {
         version: 1,
         life: life(ago(60), ahead(86_400), None),
         modulus_bits: 3072,
-        wrapping: KeyWrapping::OaepSha256,
+        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha256),
         certificate: vec![1, 2, 3],
         created: now(),
         updated: now(),
@@ -236,6 +236,7 @@ impl<L: Ledger> World<L> {
             session: Some(SessionId([1; 32])),
             role: Some(Role::Operator),
             key: Some(key("main").id),
+            task: KeyTask::Unwrap,
             policy: None,
             groups: None,
             factor: None,

@@ -32,7 +32,14 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
         let detail = format!("the next version of {} is {next}", key.label);
         return Err(Stop::refused(Refusal::AlreadyExists, detail));
     }
-    if key.wrapping == KeyWrapping::OpenPgp {
+    if let Some(newest) = &newest
+        && newest.purpose != key.purpose
+        && (newest.wrapping().is_none() || key.wrapping().is_none())
+    {
+        let detail = format!("{} is made for {}, and so are its versions", key.label, newest.purpose.name());
+        return Err(Stop::refused(Refusal::AlreadyExists, detail));
+    }
+    if key.wrapping() == Some(KeyWrapping::OpenPgp) {
         check_second(batch, key)?;
     }
     batch.add(
@@ -48,7 +55,7 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
             micros(key.life.wraps().until()),
             key.life.unwraps_until().map(micros),
             key.modulus_bits,
-            key.wrapping.name(),
+            key.purpose.name(),
             key.certificate,
             micros(key.created),
             micros(key.updated),
@@ -71,7 +78,7 @@ fn check_second(batch: &Batch<'_>, key: &WrappingKey) -> Result<(), Stop> {
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM keys WHERE wrapping = ? AND created / 1000000 = ? / 1000000)",
         )?
-        .query_row(params![key.wrapping.name(), micros(key.created)], |row| row.get(0))?;
+        .query_row(params![key.purpose.name(), micros(key.created)], |row| row.get(0))?;
     if taken {
         let detail = "another key for OpenPGP was made in this very second: try again".to_owned();
         return Err(Stop::refused(Refusal::StateConflict, detail));
@@ -90,7 +97,11 @@ pub(super) fn step(batch: &Batch<'_>, id: KeyId, step: KeyStep, reason: &str) ->
 }
 
 pub(super) fn limit(batch: &Batch<'_>, id: KeyId, unwraps_until: Option<Timestamp>, reason: &str) -> Made {
-    let life = read(batch, id)?.life.limit(unwraps_until)?;
+    let key = read(batch, id)?;
+    if key.wrapping().is_none() {
+        return Err(Stop::refused(Refusal::WrongKeyUse, "it unwraps nothing"));
+    }
+    let life = key.life.limit(unwraps_until)?;
     set_life(batch, id, life, reason)?;
     changed(batch, id)
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use custodian_proto::key::{KeyId, KeyWrapping};
+use custodian_proto::key::KeyId;
 use jiff::Timestamp;
 use rusqlite::{
     Connection, OptionalExtension, Params, Result, Row,
@@ -11,8 +11,8 @@ use rusqlite::{
 
 use crate::{
     authority::{
-        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyState, Lift,
-        PasswordHash, PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId,
+        Device, DeviceId, DeviceState, FactorRule, FactorState, Invitation, KeyLife, KeyPurpose, KeyState,
+        Lift, PasswordHash, PasswordState, PolicyText, Roles, Session, SessionId, SpkiHash, User, UserId,
         WrapPeriod, WrappingKey,
     },
     token::Drain,
@@ -131,7 +131,7 @@ pub(super) fn key(row: &Row<'_>) -> Result<WrappingKey> {
         version: row.get(2)?,
         life: KeyLife::restore(named(row, 3, KeyState::from_name)?, wraps, unwraps_until),
         modulus_bits: row.get(7)?,
-        wrapping: named(row, 8, KeyWrapping::from_name)?,
+        purpose: named(row, 8, KeyPurpose::from_name)?,
         certificate: row.get(9)?,
         created: time(row, 10)?,
         updated: time(row, 11)?,

@@ -48,7 +48,7 @@ pub(super) fn hold<'a>(
     }
     if let Some(id) = standing.key {
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
-        key.ok_or(Refusal::KeyUnknown)?.life.may_unwrap(batch.now)?;
+        key.ok_or(Refusal::KeyUnknown)?.may(standing.task, batch.now)?;
     }
     match (&session, standing.approval) {
         (Some(session), Some(used)) => approvals::use_up(batch, &session.user, used)?,

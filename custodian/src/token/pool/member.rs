@@ -3,14 +3,17 @@
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, WrappedKey},
+    sign::DigestToSign,
+};
 
 use super::super::{
     Health, KeyDescription, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey,
     WorkerCommand,
     link::Reply,
     supervisor::{State, unexpected},
-    wire::{Sign, Task, Unwrap},
+    wire::{Sign, SignDigest, Task, Unwrap},
 };
 
 /// One worker of one token.
@@ -20,6 +23,9 @@ use super::super::{
 pub(in crate::token) trait Member: Send + Sync + 'static {
     /// Unwraps one file key.
     async fn unwrap(&self, wrapped: &WrappedKey, deadline: Instant) -> Result<FileKey, Miss>;
+
+    /// Signs a digest.
+    async fn sign_digest(&self, digest: &DigestToSign, deadline: Instant) -> Result<Vec<u8>, Miss>;
 
     /// Signs a message (not its digest).
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, Miss>;
@@ -124,6 +130,14 @@ impl Member for Supervisor {
         match self.ask_once(&Task::Unwrap(task), deadline).await? {
             Reply::FileKey(key) => Ok(key),
             Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(wrapped.key_id()))),
+            _ => Err(Miss::Error(unexpected())),
+        }
+    }
+
+    async fn sign_digest(&self, digest: &DigestToSign, deadline: Instant) -> Result<Vec<u8>, Miss> {
+        match self.ask_once(&Task::SignDigest(SignDigest::new(digest)), deadline).await? {
+            Reply::Signature(signature) => Ok(signature),
+            Reply::UnknownKey => Err(Miss::Error(TokenError::UnknownKey(digest.key_id()))),
             _ => Err(Miss::Error(unexpected())),
         }
     }

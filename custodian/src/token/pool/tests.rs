@@ -9,7 +9,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
+    sign::DigestToSign,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -105,6 +108,11 @@ impl Member for Double {
     async fn unwrap(&self, wrapped: &WrappedKey, deadline: Instant) -> Result<FileKey, Miss> {
         self.mooded(deadline, Some(wrapped.key_id())).await?;
         self.token.decrypt(wrapped, deadline).map_err(Miss::Error)
+    }
+
+    async fn sign_digest(&self, digest: &DigestToSign, deadline: Instant) -> Result<Vec<u8>, Miss> {
+        self.mooded(deadline, Some(digest.key_id())).await?;
+        self.token.sign_a_digest(digest, deadline).map_err(Miss::Error)
     }
 
     async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, Miss> {

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
+use custodian_proto::{
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
+    sign::DigestToSign,
+};
 
 use super::member::{Member, Miss};
 use crate::token::TokenKey;
@@ -57,6 +60,26 @@ impl Usage for Unwrapping<'_> {
 
     async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<FileKey, Miss> {
         member.unwrap(self.0, deadline).await
+    }
+}
+
+/// Sign a digest for a caller. The permit for it has been used up.
+pub(super) struct DigestSigning<'a>(pub(super) &'a DigestToSign);
+
+#[async_trait]
+impl Usage for DigestSigning<'_> {
+    type Made = Vec<u8>;
+
+    fn key(&self) -> KeyId {
+        self.0.key_id()
+    }
+
+    fn fits(&self, key: &TokenKey) -> Fit {
+        if key.kind.signs_digests(self.0.algorithm()) { Fit::Good } else { Fit::Bad }
+    }
+
+    async fn by(&self, member: &dyn Member, deadline: Instant) -> Result<Vec<u8>, Miss> {
+        member.sign_digest(self.0, deadline).await
     }
 }
 

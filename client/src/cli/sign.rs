@@ -1,0 +1,59 @@
+//! `envelope sign`.
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    inspect::input,
+    progress::{Bar, Talk},
+    signer::{SignerArgs, With},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt::Interrupt,
+    sign::{SignJob, SignTo, sign},
+    verify::beside,
+};
+
+/// Sign a file: writes the signature into a file of its own (CMS, detached), which `openssl cms -verify` reads, too
+#[derive(Debug, clap::Args)]
+pub(super) struct SignArgs {
+    /// The file; - for standard input
+    file: PathBuf,
+    /// The key: a file in PEM
+    #[arg(long, value_name = "KEY")]
+    with: With,
+    #[command(flatten)]
+    signer: SignerArgs,
+    /// The signature; - for standard output. [default: FILE.p7s, beside the file]
+    #[arg(long, short, value_name = "OUT")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+/// Signs.
+pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
+    let job = SignJob { file: input(&args.file), output: output(args)? };
+    let signer = args.signer.open(&args.with)?;
+    let bar = Bar::start(args.talk, interrupt);
+    let bytes = sign(&job, signer.as_ref(), &bar).inspect_err(|_| bar.clear())?;
+    bar.finish("signed", 1, bytes);
+    Ok(())
+}
+
+fn output(args: &SignArgs) -> Result<SignTo> {
+    let usage = |why: &str, hint: &str| Error::new(Kind::Usage, "cannot sign", why).hint(hint);
+    let stdin = args.file == Path::new("-");
+    match &args.output {
+        Some(out) if out == Path::new("-") && io::stdout().is_terminal() => {
+            Err(usage("a signature is no text for a terminal", "redirect it, or give -o FILE"))
+        }
+        Some(out) if out == Path::new("-") => Ok(SignTo::Stdout),
+        Some(out) => Ok(SignTo::File(out.clone())),
+        None if stdin => Err(usage("standard input has no name", "give -o FILE")),
+        None => Ok(SignTo::File(beside(&args.file))),
+    }
+}

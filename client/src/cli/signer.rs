@@ -1,0 +1,56 @@
+//! Who signs: the flags, and the signer that they name.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::{
+    error::Result,
+    password::PasswordSource,
+    signed::{LocalSigner, Signer},
+};
+
+/// How to use the key.
+#[derive(Debug, clap::Args)]
+pub(super) struct SignerArgs {
+    /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
+    #[arg(long, value_name = "FILE")]
+    sign_cert: Option<PathBuf>,
+    /// File with the passphrase of the key, - for standard input. [default: asked for on the terminal, if it has one]
+    #[arg(long, value_name = "FILE")]
+    sign_passphrase_file: Option<PathBuf>,
+}
+
+impl SignerArgs {
+    /// The signer.
+    pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
+        match with {
+            With::File(file) => {
+                let passphrase = PasswordSource::of(self.sign_passphrase_file.as_deref());
+                Ok(Box::new(LocalSigner::from_pem_under(file, self.sign_cert.as_deref(), &passphrase)?))
+            }
+        }
+    }
+}
+
+/// Where a signing key is.
+#[derive(Clone, Debug)]
+pub(super) enum With {
+    /// In a file.
+    File(PathBuf),
+}
+
+impl FromStr for With {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        // This program loads no library of somebody else into its process: keys in tokens are the custodian's business.
+        if text.starts_with("pkcs11:") {
+            return Err(
+                "keys in PKCS #11 tokens cannot be used from here; give a file with the key".to_owned()
+            );
+        }
+        Ok(Self::File(Path::new(text).to_owned()))
+    }
+}

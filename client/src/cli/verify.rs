@@ -1,0 +1,82 @@
+//! `envelope verify`: offline.
+
+use std::path::PathBuf;
+
+use super::{
+    accept::AcceptArgs,
+    inspect::input,
+    output::Style,
+    progress::{Bar, Talk},
+};
+use crate::{
+    error::Result,
+    interrupt::Interrupt,
+    settings::Settings,
+    verify::{Sender, Verification, VerifyJob, verify},
+};
+
+/// Tell who signed a file, when, and to whom it is encrypted
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    /// The file; - for standard input
+    file: PathBuf,
+    /// Its signature (CMS, DER or PEM). [default: FILE.p7s, beside the file]
+    #[arg(long, value_name = "FILE.p7s")]
+    signature: Option<PathBuf>,
+    #[command(flatten)]
+    accept: AcceptArgs,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+/// Verifies.
+pub(super) fn run(args: &VerifyArgs, interrupt: &Interrupt) -> Result<()> {
+    let accept = args.accept.accept(&Settings::load(Settings::default())?)?;
+    let job = VerifyJob { file: input(&args.file), signature: args.signature.clone(), accept };
+    let bar = Bar::start(args.talk, interrupt);
+    let found = verify(&job, &bar);
+    bar.clear();
+    let found = found?;
+    args.style.one(&found, &facts(&found))
+}
+
+fn facts(found: &Verification) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if let Some(envelope) = &found.envelope {
+        facts.extend(envelope.recipients.iter().map(|recipient| ("encrypted to", recipient.name())));
+        facts.extend(envelope.other_recipients.iter().map(|other| ("encrypted to", other.clone())));
+    }
+    facts.extend(sender_facts(&found.signer));
+    facts
+}
+
+/// What is told of a sender, a line for each fact.
+pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
+    let emails =
+        if sender.emails.is_empty() { String::new() } else { format!(" <{}>", sender.emails.join(", ")) };
+    let claimed = sender.signed.as_ref().map(|time| format!("{time}, as the signer says"));
+    let level = match (sender.identity_level, sender.standing) {
+        (Some(level), _) => format!("{level}: {}", level.meaning()),
+        (None, "unknown") => "not checked".to_owned(),
+        (None, _) => "its certificate names no level".to_owned(),
+    };
+    let accepted = match sender.standing {
+        "pinned" => "this certificate or its key is pinned",
+        "vouched for" => "a CA that is accepted vouches for it",
+        _ => {
+            "nobody said who is: anybody can make such a certificate (--accept-from, or [accept] in the settings)"
+        }
+    };
+    vec![
+        ("signed by", format!("{}{emails}", sender.subject)),
+        ("signing key", sender.key_id.to_string()),
+        ("certificate", format!("{} of {}", sender.serial, sender.issuer)),
+        ("signature", sender.algorithm.clone()),
+        ("signed at", claimed.unwrap_or_else(|| "the signer does not say".to_owned())),
+        ("timestamped", "no".to_owned()),
+        ("identity", level),
+        ("accepted", accepted.to_owned()),
+    ]
+}

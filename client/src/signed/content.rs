@@ -1,0 +1,50 @@
+//! What is signed, and where signatures are: in files of any length.
+
+use std::{fs, path::Path};
+
+use aws_lc_rs::digest::Context;
+
+use super::{Hash, pem, read::MAX_LEN};
+use crate::{
+    envelope::ReadAt,
+    error::{Error, Kind, Result},
+    progress::{self, Progress},
+};
+
+/// Bytes that are hashed at once.
+const PIECE: u64 = 1024 * 1024;
+
+/// The hash of `len` bytes, in constant memory.
+///
+/// # Errors
+/// Those of the source; [`Kind::Interrupted`].
+pub fn hash_of(source: &dyn ReadAt, len: u64, hash: Hash, progress: &dyn Progress) -> Result<Vec<u8>> {
+    let mut context = Context::new(hash.implementation());
+    let mut piece = Vec::new();
+    let mut at = 0;
+    while at < len {
+        progress::check(progress)?;
+        piece.resize(usize::try_from(PIECE.min(len - at)).unwrap_or_default(), 0);
+        source.fill(at, &mut piece)?;
+        context.update(&piece);
+        at += piece.len() as u64;
+    }
+    Ok(context.finish().as_ref().to_vec())
+}
+
+/// Reads a signature that is in a file of its own: DER, BER or PEM.
+///
+/// # Errors
+/// [`Kind::Local`] if it cannot be read, or is too long for a signature.
+pub fn read_signature(file: &Path) -> Result<Vec<u8>> {
+    let cannot = |why: &dyn std::fmt::Display| {
+        Error::new(Kind::Local, format!("cannot read the signature {}", file.display()), why)
+    };
+    let len = fs::metadata(file).map_err(|why| cannot(&why))?.len();
+    // In PEM it is a third longer.
+    if len > MAX_LEN * 3 / 2 {
+        return Err(cannot(&"it is too long for a signature"));
+    }
+    let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+    pem::decode(bytes, &["CMS", "PKCS7"]).map_err(|why| cannot(&why))
+}

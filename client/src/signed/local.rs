@@ -1,0 +1,191 @@
+//! A signer whose key is in a file.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+        KeyPair, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair,
+    },
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use zeroize::Zeroizing;
+
+use super::{Algorithm, Hash, Signer, SignerCertificate, scheme};
+use crate::{
+    error::{Error, Kind, Result},
+    password::PasswordSource,
+    person,
+};
+
+/// Largest file with a key, in bytes.
+const MAX_FILE_LEN: u64 = 1024 * 1024;
+
+/// What a private key under a passphrase begins with (RFC 7468 §11).
+const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+
+/// A private key in this process's memory, with its certificates. aws-lc's private operations take the same time whatever
+/// the key.
+pub struct LocalSigner {
+    key: Key,
+    algorithm: Algorithm,
+    certificates: Vec<Vec<u8>>,
+}
+
+enum Key {
+    Rsa(Box<RsaKeyPair>, Hash),
+    Ecdsa(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl LocalSigner {
+    /// Reads a private key in PEM, and its certificates from `certificates`, or from the same file. A passphrase is asked for on
+    /// the terminal.
+    ///
+    /// # Errors
+    /// As [`LocalSigner::from_pem_under`].
+    pub fn from_pem(key_file: &Path, certificates: Option<&Path>) -> Result<Self> {
+        Self::from_pem_under(key_file, certificates, &PasswordSource::Terminal)
+    }
+
+    /// As [`LocalSigner::from_pem`]; `passphrase` is asked, and only if the key is under one.
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if a file cannot be read or used, other users can read the key, the passphrase is wrong, or none of the
+    /// certificates is the key's.
+    pub fn from_pem_under(
+        key_file: &Path,
+        certificates: Option<&Path>,
+        passphrase: &PasswordSource,
+    ) -> Result<Self> {
+        let cannot = |why: &dyn std::fmt::Display| cannot_use(key_file, why);
+        let bytes = read_private(key_file)?;
+        let key = match bytes.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
+            true => Zeroizing::new(person::key_file::read(key_file, passphrase)?.as_bytes().to_vec()),
+            false => {
+                let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|why| {
+                    cannot(&why).hint("it must be a private key in PEM, alone or with its certificates")
+                })?;
+                Zeroizing::new(key.secret_der().to_vec())
+            }
+        };
+        let chain = match certificates {
+            Some(file) => crate::remote::certificates(file)?,
+            None => CertificateDer::pem_slice_iter(&bytes)
+                .map(|found| found.map(|der| der.to_vec()).map_err(|why| cannot(&why)))
+                .collect::<Result<_>>()?,
+        };
+        if chain.is_empty() {
+            return Err(cannot(&"its certificate is not in the same file")
+                .hint("name the file with the certificate and its chain: --sign-cert FILE"));
+        }
+        Self::new(&key, chain).map_err(|why| cannot(&why))
+    }
+
+    /// Takes a private key (PKCS #8, or the older forms for RSA and EC) and certificates, all in DER. The key's own
+    /// certificate may stand anywhere among them.
+    ///
+    /// # Errors
+    /// In text: the key cannot sign, or none of the certificates is its own.
+    pub fn new(key: &[u8], mut certificates: Vec<Vec<u8>>) -> std::result::Result<Self, String> {
+        for index in 0..certificates.len() {
+            let certificate = SignerCertificate::from_der(&certificates[index]).map_err(|error| error.why)?;
+            let public = certificate.public_key();
+            let Some(algorithm) = scheme::algorithm_of(public) else { continue };
+            let Some(found) = Key::read(key, algorithm) else { continue };
+            if public.subject_public_key.as_bytes() == Some(found.public_key()) {
+                certificate.check_usage().map_err(|error| error.why)?;
+                certificates[..=index].rotate_right(1);
+                return Ok(Self { key: found, algorithm, certificates });
+            }
+        }
+        Err("none of the certificates is that of the key, or it is neither RSA, ECDSA P-256 or P-384, nor Ed25519"
+            .to_owned())
+    }
+}
+
+impl Key {
+    /// Reads a key of this kind; `None` if it is of another.
+    fn read(der: &[u8], algorithm: Algorithm) -> Option<Self> {
+        let ecdsa = |kind| {
+            EcdsaKeyPair::from_pkcs8(kind, der)
+                .or_else(|_| EcdsaKeyPair::from_private_key_der(kind, der))
+                .ok()
+        };
+        match algorithm {
+            Algorithm::RsaPss(hash) => RsaKeyPair::from_pkcs8(der)
+                .or_else(|_| RsaKeyPair::from_der(der))
+                .ok()
+                .map(|key| Self::Rsa(Box::new(key), hash)),
+            Algorithm::EcdsaP256 => ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING).map(Self::Ecdsa),
+            Algorithm::EcdsaP384 => ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING).map(Self::Ecdsa),
+            Algorithm::Ed25519 => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Self::Ed25519),
+        }
+    }
+
+    fn public_key(&self) -> &[u8] {
+        match self {
+            Self::Rsa(key, _) => key.public_key().as_ref(),
+            Self::Ecdsa(key) => key.public_key().as_ref(),
+            Self::Ed25519(key) => key.public_key().as_ref(),
+        }
+    }
+}
+
+impl Signer for LocalSigner {
+    fn certificates(&self) -> &[Vec<u8>] {
+        &self.certificates
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let failed = |_| Error::new(Kind::Local, "cannot sign", "the cryptographic library refuses");
+        let random = SystemRandom::new();
+        match &self.key {
+            Key::Rsa(key, hash) => {
+                let padding = match hash {
+                    Hash::Sha256 => &RSA_PSS_SHA256,
+                    Hash::Sha384 => &RSA_PSS_SHA384,
+                    Hash::Sha512 => &RSA_PSS_SHA512,
+                };
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(padding, &random, message, &mut signature).map_err(failed)?;
+                Ok(signature)
+            }
+            Key::Ecdsa(key) => Ok(key.sign(&random, message).map_err(failed)?.as_ref().to_vec()),
+            Key::Ed25519(key) => Ok(key.try_sign(message).map_err(failed)?.as_ref().to_vec()),
+        }
+    }
+}
+
+/// A file with a key, which nobody but its owner may read.
+fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let cannot = |why: &dyn std::fmt::Display| cannot_use(path, why);
+    let found = fs::metadata(path).map_err(|why| cannot(&why))?;
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(
+            cannot(&"other users of this machine can read it").hint(format!("chmod 600 {}", path.display()))
+        );
+    }
+    if found.len() > MAX_FILE_LEN {
+        return Err(cannot(&format!("it is longer than {MAX_FILE_LEN} bytes")));
+    }
+    let file = File::open(path).map_err(|why| cannot(&why))?;
+    // The whole length at once: no copy of a key stays behind in a buffer that was too small.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(found.len() as usize + 1));
+    file.take(MAX_FILE_LEN).read_to_end(&mut bytes).map_err(|why| cannot(&why))?;
+    Ok(bytes)
+}
+
+fn cannot_use(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Local, format!("cannot sign with the key {}", path.display()), why)
+}

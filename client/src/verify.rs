@@ -1,0 +1,161 @@
+//! Verify: who signed a file, and to whom it is encrypted if it is an envelope. Offline.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use custodian_proto::{identity::IdentityLevel, key::KeyId};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Kind, Result},
+    extract::Input,
+    input::Envelope,
+    inspect::{self, Inspection},
+    progress::Progress,
+    signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
+};
+
+/// What a signature in a file of its own is called, after the file that it is of.
+pub const SIGNATURE_SUFFIX: &str = ".p7s";
+
+/// What to verify.
+pub struct VerifyJob {
+    /// The file.
+    pub file: Input,
+    /// Its signature; `None`: beside it, with [`SIGNATURE_SUFFIX`].
+    pub signature: Option<PathBuf>,
+    /// Whose signatures count.
+    pub accept: Accept,
+}
+
+/// What was found. The signature is right, and its signer is accepted, or nobody said who is.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    /// To whom the file is encrypted, if it is an envelope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<Inspection>,
+    /// Who signed.
+    pub signer: Sender,
+}
+
+/// Who signed, when, and why that counts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sender {
+    /// Whom the certificate names (RFC 4514).
+    pub subject: String,
+    /// The certificate's e-mail addresses.
+    pub emails: Vec<String>,
+    /// Id of the signing key.
+    #[serde(serialize_with = "as_text")]
+    pub key_id: KeyId,
+    /// Who issued the certificate.
+    pub issuer: String,
+    /// The certificate's serial number, hex.
+    pub serial: String,
+    /// How it was signed.
+    pub algorithm: String,
+    /// When the signer says that it was. Nobody else vouches for that.
+    pub signed: Option<String>,
+    /// How well it was checked who the signer is; `None` if the certificate does not say, or nobody said whom to believe.
+    #[serde(serialize_with = "as_text_if_any")]
+    pub identity_level: Option<IdentityLevel>,
+    /// `pinned`, `vouched for`, or `unknown`: nobody said who is accepted.
+    pub standing: &'static str,
+}
+
+/// Verifies a file of any length, in constant memory.
+///
+/// # Errors
+/// [`Kind::Integrity`] if the signature is wrong, or its signer is not accepted; [`Kind::Local`] if there is none, or
+/// something cannot be read; [`Kind::Interrupted`].
+pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
+    let file = Envelope::open(&job.file, progress)?;
+    let path = signature_file(job)?;
+    let bytes = read_signature(&path)?;
+    let signed = SignedData::read(&bytes.as_slice(), bytes.len() as u64)?;
+    if !signed.is_detached() {
+        return Err(Error::new(
+            Kind::Local,
+            "cannot verify the signature",
+            "it is around something else, not of this file",
+        ));
+    }
+    progress.total(file.len());
+    let now = SystemTime::now();
+    let signature = Signature::verify(&signed, now, |hash| hash_of(file.file(), file.len(), hash, progress))?;
+    let standing = job.accept.check(&signature, now)?;
+    let envelope = match file.format() {
+        Ok(_) => Some(inspect::inspect(&job.file)?),
+        Err(_) => None,
+    };
+    Ok(Verification { envelope, signer: Sender::of(&signature, standing) })
+}
+
+fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
+    let missing = |why: &str| {
+        Error::new(Kind::Local, "there is no signature to verify", why).hint("name it: --signature FILE.p7s")
+    };
+    match (&job.signature, &job.file) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Input::Stdin) => Err(missing("standard input has none beside it")),
+        (None, Input::File(path)) => {
+            let beside = beside(path);
+            if beside.exists() {
+                Ok(beside)
+            } else {
+                Err(missing(&format!("{} does not exist", beside.display())))
+            }
+        }
+    }
+}
+
+/// The file with the signature of a file, if nobody says otherwise.
+pub fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(SIGNATURE_SUFFIX);
+    name.into()
+}
+
+impl Sender {
+    /// What is told of a signature, and of why it counts.
+    pub(crate) fn of(signature: &Signature, standing: Standing) -> Self {
+        let certificate = signature.certificate();
+        let signed = signature.claimed_time().and_then(|time| Timestamp::try_from(time).ok());
+        let (standing_text, believed) = match standing {
+            Standing::Pinned => ("pinned", true),
+            Standing::VouchedFor => ("vouched for", true),
+            Standing::Unknown => ("unknown", false),
+        };
+        Self {
+            subject: certificate.subject(),
+            emails: certificate.emails(),
+            key_id: certificate.key_id(),
+            issuer: certificate.issuer(),
+            serial: certificate.serial(),
+            algorithm: signature.algorithm(),
+            signed: signed.map(|time| time.to_string()),
+            identity_level: certificate.identity_level().filter(|_| believed),
+            standing: standing_text,
+        }
+    }
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(
+    value: &T,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,133 @@
+//! openssl verifies what we sign, and we verify what openssl signs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use custodian_client::{
+    error::Result,
+    extract::Input,
+    progress::Silent,
+    sign::{SignJob, SignTo, sign},
+    signed::{Accept, LocalSigner},
+    verify::{Verification, VerifyJob, verify},
+};
+
+use crate::{
+    common::{run, tree},
+    people::{KINDS, People, Person},
+};
+
+/// Signs a file, and returns the signature.
+pub(crate) fn signed(people: &People, key: &Path, content: &[u8]) -> (PathBuf, PathBuf) {
+    let [file, signature] = ["content", "content.p7s"].map(|name| people.path(name));
+    fs::write(&file, content).expect("written");
+    if signature.exists() {
+        fs::remove_file(&signature).expect("removed");
+    }
+    let signer = LocalSigner::from_pem(key, None).expect("signer");
+    let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
+    assert_eq!(sign(&job, &signer, &Silent).expect("signed"), content.len() as u64);
+    (file, signature)
+}
+
+pub(crate) fn verified(file: &Path, signature: &Path, accept: Accept) -> Result<Verification> {
+    let (file, signature) = (Input::File(file.to_owned()), Some(signature.to_owned()));
+    verify(&VerifyJob { file, signature, accept }, &Silent)
+}
+
+#[test]
+fn openssl_verifies_what_we_sign() {
+    let people = People::new();
+    let content = tree::noise(3_000_000);
+    for (kind, _) in KINDS {
+        let key = people.issue(&Person { kind, ..Person::named(kind) });
+        let (file, signature) = signed(&people, &key, &content);
+        verified(&file, &signature, Accept::Anything).expect("verified by us");
+        // OpenSSL 3.0 has Ed25519, but not in CMS.
+        if kind == "ed25519" {
+            continue;
+        }
+        let verify = |content: &Path| {
+            let mut command = Command::new("openssl");
+            command
+                .args(["cms", "-verify", "-binary", "-inform", "DER", "-in"])
+                .arg(&signature)
+                .arg("-content");
+            command.arg(content).arg("-CAfile").arg(people.root()).args(["-out", "/dev/null"]);
+            command
+        };
+        run(&mut verify(&file));
+        let other = people.path("other");
+        fs::write(&other, &content[1..]).expect("written");
+        assert!(!verify(&other).output().expect("runs").status.success(), "{kind}: other content");
+    }
+}
+
+#[test]
+fn what_openssl_signs_is_verified() {
+    let people = People::new();
+    let file = people.path("content");
+    fs::write(&file, tree::noise(3_000_000)).expect("written");
+    let pss = &["-keyopt", "rsa_padding_mode:pss"];
+    let short = &["-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:-1"];
+    let ways: [(&str, &[&str]); 9] = [
+        ("rsa", &["-outform", "DER"]),
+        ("rsa", &[pss.as_slice(), &["-outform", "DER"]].concat()),
+        ("rsa", &[short.as_slice(), &["-outform", "DER", "-md", "sha512"]].concat()),
+        ("rsa", &["-outform", "PEM", "-md", "sha384"]),
+        ("p256", &["-outform", "DER"]),
+        ("p256", &["-outform", "DER", "-md", "sha512"]),
+        ("p384", &["-outform", "DER", "-md", "sha384", "-cades"]),
+        ("p256", &["-outform", "PEM", "-cades"]),
+        ("p256", &["-outform", "DER", "-keyid"]),
+    ];
+    for (n, (kind, options)) in ways.into_iter().enumerate() {
+        let name = format!("{kind}-{n}");
+        people.issue(&Person { kind, ..Person::named(&name) });
+        let signature = people.path(&format!("{name}.p7s"));
+        let mut command = Command::new("openssl");
+        command.args(["cms", "-sign", "-binary", "-in"]).arg(&file).arg("-out").arg(&signature);
+        command.arg("-signer").arg(people.path(&format!("{name}.crt")));
+        command.arg("-inkey").arg(people.path(&format!("{name}.key"))).args(options);
+        run(&mut command);
+        let found = verified(&file, &signature, Accept::Anything);
+        let found = found.unwrap_or_else(|error| panic!("{kind} {options:?}: {error}"));
+        assert_eq!(found.signer.emails, [format!("{name}@example.org")]);
+
+        let other = people.path("other");
+        fs::write(&other, "other").expect("written");
+        verified(&other, &signature, Accept::Anything).expect_err("other content");
+    }
+}
+
+#[test]
+fn sha1_and_signatures_without_attributes_are_not_read() {
+    let people = People::new();
+    people.issue(&Person { kind: "rsa", ..Person::named("anna") });
+    let [file, signature] = ["content", "content.p7s"].map(|name| people.path(name));
+    fs::write(&file, "content").expect("written");
+    for (options, says) in [
+        (&["-md", "sha1"][..], "not known"),
+        (&["-noattr"], "no signed attributes"),
+        (&["-nocerts"], "certificate"),
+    ] {
+        let mut command = Command::new("openssl");
+        command
+            .args(["cms", "-sign", "-binary", "-outform", "DER", "-in"])
+            .arg(&file)
+            .arg("-out")
+            .arg(&signature);
+        command
+            .arg("-signer")
+            .arg(people.path("anna.crt"))
+            .arg("-inkey")
+            .arg(people.path("anna.key"))
+            .args(options);
+        run(&mut command);
+        let error = verified(&file, &signature, Accept::Anything).expect_err("refused");
+        assert!(error.why.contains(says), "{options:?}: {error}");
+    }
+}
