@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     authority::{
-        Caller, CertificateUse, Need, Person, PersonCertificate, Role, Serial, SpkiHash, User, UserId, Why,
+        Caller, CertificateUse, Need, Person, PersonCertificate, Role, Serial, SessionId, SpkiHash, User,
+        UserId, Why,
     },
     custody::{Denial, Fault},
     ledger::{CertificateQuery, Change, Changed, Intent},
@@ -78,15 +79,13 @@ impl CertificateService for Api {
         let user = accepted.call.caller.user.as_ref().map(|user| user.id.clone());
         let target = user.as_ref().map(UserId::resource_name).unwrap_or_default();
         let intent = Intent { target, ..accepted.call.intent("RequestCertificate") };
-        // Any role will do, so that the policy is asked.
-        let role = accepted.call.caller.user.as_ref().and_then(|user| user.roles.iter().next());
-        let need = Need::Role(role.unwrap_or(Role::Operator));
+        let session = accepted.call.caller.session.as_ref().map(|session| session.id);
         let api = self.clone();
         let issue = Box::pin(async move {
-            let user = user.ok_or(Refusal::NotLoggedIn)?;
-            Ok((api.certify_person(&user, wanted).await?, ()))
+            let (user, session) = user.zip(session).ok_or(Refusal::NotLoggedIn)?;
+            Ok((api.certify_person(&user, session, wanted).await?, ()))
         });
-        let issued = self.custodian.change(accepted.call.clone(), need, intent, issue).await;
+        let issued = self.custodian.change(accepted.call.clone(), Need::Session, intent, issue).await;
         match issued.map_err(|denial| accepted.status(denial))?.0 {
             Changed::Certificate(issued) => Ok(Response::new(self.with_issuer(*issued))),
             _ => Err(accepted.status(nothing_left())),
@@ -240,7 +239,12 @@ impl Api {
     }
 
     /// Signs a certificate that says what is recorded now. The settling transaction looks whether that still is so.
-    async fn certify_person(&self, user: &UserId, wanted: Wanted) -> Result<Change, Denial> {
+    async fn certify_person(
+        &self,
+        user: &UserId,
+        session: SessionId,
+        wanted: Wanted,
+    ) -> Result<Change, Denial> {
         let people = self.people()?;
         let person = self.custodian.ledger().person(user).await?.ok_or(Refusal::IdentityUnknown)?;
         if wanted.email.is_some_and(|email| email != person.email) {
@@ -266,7 +270,7 @@ impl Api {
             revoked: None,
         };
         let spki = SpkiHash(Sha256::digest(&wanted.spki).into());
-        Ok(Change::AddCertificate { certificate: Box::new(issued), spki })
+        Ok(Change::AddCertificate { certificate: Box::new(issued), spki, session })
     }
 
     fn with_issuer(&self, certificate: PersonCertificate) -> v1::Certificate {

@@ -80,12 +80,15 @@ pub enum Change {
     /// address, a level that is lower now) are revoked.
     SetPerson(Person),
     /// Adds a certificate of a user, who must still be who it says (STATE_CONFLICT). Its key must not be one of another user,
-    /// for another use, of a device, or a wrapping key (STATE_CONFLICT).
+    /// for another use, of a device, or a wrapping key (STATE_CONFLICT). Who has a second factor must have shown it in this
+    /// session a moment ago ([`FRESH_FACTOR`]; STEP_UP_REQUIRED).
     AddCertificate {
         /// The certificate.
         certificate: Box<PersonCertificate>,
         /// Its key, as devices are known by.
         spki: SpkiHash,
+        /// The session that asks.
+        session: SessionId,
     },
     /// Ends a certificate. Revoked already: no change, no error.
     RevokeCertificate {

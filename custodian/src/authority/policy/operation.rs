@@ -45,7 +45,6 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("SetUserGroups", &[Administer]),
     ("SetIdentity", &[Administer]),
     ("GetIdentity", &[Administer]),
-    ("RequestCertificate", &[Open, Audit, Administer]),
     ("ListCertificates", &[Administer]),
     ("GetCertificate", &[Administer]),
     ("SetDeviceGroups", &[Administer]),

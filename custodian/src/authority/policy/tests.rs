@@ -293,6 +293,7 @@ const NEED_NO_ROLE: &[&str] = &[
     "GetStatus",
     "GetReceipt",
     "Withdraw",
+    "RequestCertificate",
     "FindCertificates",
     "GetPeopleRevocationList",
 ];

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::world::*;
 use crate::{
-    authority::{CertificateUse, Person, PersonCertificate, Serial, SpkiHash, Why},
+    authority::{CertificateUse, Person, PersonCertificate, Serial, SessionId, SpkiHash, Why},
     ledger::{CertificateQuery, Change, Changed, Ledger},
 };
 
@@ -40,7 +40,11 @@ fn certificate(serial: u8, of: &Person, usage: CertificateUse, key: &str) -> Per
 const NO_DEVICE: SpkiHash = SpkiHash([0xee; 32]);
 
 fn add(certificate: PersonCertificate) -> Change {
-    Change::AddCertificate { certificate: Box::new(certificate), spki: NO_DEVICE }
+    Change::AddCertificate {
+        certificate: Box::new(certificate),
+        spki: NO_DEVICE,
+        session: SessionId([1; 32]),
+    }
 }
 
 impl<L: Ledger> World<L> {
@@ -131,7 +135,8 @@ pub(crate) async fn a_key_is_one_persons_for_one_use<L: Ledger>(ledger: Arc<L>) 
     // `main` is a wrapping key, and SPKI 1 the key of laptop-1.
     world.refuses_change(of(3, &anna, CertificateUse::Encrypt, "main"), Refusal::StateConflict).await;
     let certificate = Box::new(certificate(3, &anna, CertificateUse::Sign, "three"));
-    let device = Change::AddCertificate { certificate, spki: SpkiHash([1; 32]) };
+    let session = SessionId([1; 32]);
+    let device = Change::AddCertificate { certificate, spki: SpkiHash([1; 32]), session };
     world.refuses_change(device, Refusal::StateConflict).await;
 }
 

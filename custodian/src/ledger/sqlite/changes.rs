@@ -54,7 +54,10 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
             batch.changed_device(id)
         }
         Change::SetPerson(person) => certificates::set_person(batch, person),
-        Change::AddCertificate { certificate, spki } => certificates::add(batch, certificate, *spki),
+        Change::AddCertificate { certificate, spki, session } => {
+            factor::is_fresh(batch, *session, "to get a certificate")?;
+            certificates::add(batch, certificate, *spki)
+        }
         Change::RevokeCertificate { serial, why, reason } => {
             certificates::revoke(batch, *serial, *why, reason)
         }
