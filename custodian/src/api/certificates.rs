@@ -138,7 +138,7 @@ impl CertificateService for Api {
         &self,
         request: Request<v1::RevokeCertificateRequest>,
     ) -> Result<Response<v1::Certificate>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let why = match request.get_ref().revocation() {
             v1::RevocationReason::Unspecified | v1::RevocationReason::Cessation => Why::Revoked,
             v1::RevocationReason::KeyCompromise => Why::Compromised,

@@ -81,6 +81,7 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever
 /// policy somebody applied.
 pub(super) const ALWAYS_ALLOWED: &[&str] = &[
+    "WithdrawInvitation",
     "RevokeDevice",
     "SuspendDevice",
     "DisableUser",
