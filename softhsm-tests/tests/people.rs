@@ -347,7 +347,13 @@ fn while_the_custodian_is_away_a_remembered_certificate_is_sealed_to_for_a_while
     away(EMAIL, "away.mtd", &[]).expect(0).says("cannot be reached");
     let envelope = dev.scratch("sealed").join("away.mtd");
     assert_eq!(extract(&dev, &envelope, &folder.join("encrypt.key"), &[]).expect(0).stdout, "for alice");
-    away(EMAIL, "late.mtd", &["--remembered-for", "1s"]).expect(6);
+    // Not for ever.
+    let pins = dev.dir().parent().unwrap().join(".config/custodian/pins");
+    let pin = fs::read_dir(pins).unwrap().next().unwrap().unwrap().path();
+    let mut remembered: Value = serde_json::from_str(&fs::read_to_string(&pin).unwrap()).unwrap();
+    remembered["asked"] = "2026-01-01T00:00:00Z".into();
+    fs::write(&pin, remembered.to_string()).unwrap();
+    away(EMAIL, "late.mtd", &[]).expect(6).says("not within 7 days");
     away("bob@example.org", "bob.mtd", &[]).expect(6);
     // Certificates in files need nobody.
     let certificate = folder.join("encrypt.crt");
