@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::world::*;
 use crate::{
-    authority::{CertificateUse, Person, PersonCertificate, Serial, SessionId, SpkiHash, Why},
+    authority::{CertificateUse, Person, PersonCertificate, SealedSecret, Serial, SessionId, SpkiHash, Why},
     ledger::{CertificateQuery, Change, Changed, Ledger},
 };
 
@@ -185,4 +185,21 @@ pub(crate) async fn only_what_may_be_used_now_is_found<L: Ledger>(ledger: Arc<L>
     // They are kept: keys have a history.
     let all = CertificateQuery { user: Some(anna.user), limit: 10, ..CertificateQuery::default() };
     assert_eq!(query(all).await.unwrap().len(), 3);
+}
+
+pub(crate) async fn who_has_a_second_factor_shows_it_for_a_certificate<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let anna = person("anna", "anna@b", IdentityLevel::V1);
+    world.done(Change::SetPerson(anna.clone())).await;
+    let (first, second) = (SessionId([1; 32]), SessionId([2; 32]));
+    let secret = SealedSecret(vec![7; 48]);
+    world.done(Change::PendFactor { session: first, secret: secret.clone() }).await;
+    world.done(Change::ConfirmFactor { session: first, secret, step: 1, recovery: Vec::new() }).await;
+    // Confirming it was showing it; another session has not.
+    world.done(add(certificate(1, &anna, CertificateUse::Sign, "one"))).await;
+    world.done(Change::OpenSession(session(2, "anna", 1))).await;
+    let certificate = Box::new(certificate(2, &anna, CertificateUse::Sign, "two"));
+    let stolen = Change::AddCertificate { certificate, spki: NO_DEVICE, session: second };
+    world.refuses_change(stolen, Refusal::StepUpRequired).await;
+    assert_eq!(world.ledger.certificate(Serial([2; 16])).await.unwrap(), None);
 }
