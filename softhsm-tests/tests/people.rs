@@ -273,7 +273,7 @@ fn what_a_person_signs_openssl_verifies_up_to_the_peoples_ca() {
     fs::write(&file, "by alice").unwrap();
     let (key, cert) = (folder.join("sign.key"), folder.join("sign.crt"));
     let (file, key, cert) = (file.to_str().unwrap(), key.to_str().unwrap(), cert.to_str().unwrap());
-    let sign = ["sign", file, "--with", key, "--sign-cert", cert, "--sign-passphrase-file", passphrase];
+    let sign = ["sign", file, "--with", key, "--sign-cert", cert, "--key-password-file", passphrase];
     dev.envelope(Person::Operator, sign).expect(0);
     let (ca, _) = ca_and_list(&dev);
     let signature = format!("{file}.p7s");

@@ -17,9 +17,9 @@ pub(super) struct SignerArgs {
     /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
     #[arg(long, value_name = "FILE")]
     sign_cert: Option<PathBuf>,
-    /// File with the passphrase of the key, - for standard input. [default: asked for on the terminal, if it has one]
-    #[arg(long, value_name = "FILE")]
-    sign_passphrase_file: Option<PathBuf>,
+    /// A file with the password of the file with the key; - for standard input. [default: ask, if there is one]
+    #[arg(long, value_name = "F")]
+    key_password_file: Option<PathBuf>,
 }
 
 impl SignerArgs {
@@ -27,8 +27,9 @@ impl SignerArgs {
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
         match with {
             With::File(file) => {
-                let passphrase = PasswordSource::of(self.sign_passphrase_file.as_deref());
-                Ok(Box::new(LocalSigner::from_pem_under(file, self.sign_cert.as_deref(), &passphrase)?))
+                let source = PasswordSource::of(self.key_password_file.as_deref());
+                let password = || source.read(&format!("password of {}", file.display()));
+                Ok(Box::new(LocalSigner::open(file, self.sign_cert.as_deref(), &password)?))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
 mod binary;
+pub(crate) mod carried;
 mod cipher_key;
 pub mod cms;
 mod jobs;
@@ -12,6 +13,7 @@ mod own_key;
 mod read_at;
 mod recipient;
 pub mod sealed;
+mod sender_mark;
 mod source;
 mod zip;
 
@@ -19,6 +21,7 @@ pub use opened::Opened;
 pub use own_key::OwnKey;
 pub use read_at::ReadAt;
 pub use recipient::Recipient;
+pub use sender_mark::SenderMark;
 pub use source::{Body, Source};
 pub use zip::{Entry, EntryKind};
 

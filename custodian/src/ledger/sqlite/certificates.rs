@@ -124,7 +124,8 @@ pub(super) fn set_person(batch: &Batch<'_>, new: &Person) -> Made {
             level,
         ],
     )?;
-    Ok(Changed::Person(Person { evidence, since: batch.now, ..new.clone() }))
+    let recorded = person(batch.tx, &new.user)?.ok_or(Refusal::NotFound)?;
+    Ok(Changed::Person(recorded))
 }
 
 /// Adds a certificate that is true, of a key with one purpose.
