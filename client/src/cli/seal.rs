@@ -1,4 +1,4 @@
-//! `envelope seal`: offline.
+//! `envelope seal`: offline, but for addresses of people.
 
 use std::{
     cell::OnceCell,
