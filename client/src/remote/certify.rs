@@ -25,7 +25,7 @@ pub struct Certified {
     pub certificate: v1::Certificate,
     /// The new private key. It was never anywhere else.
     pub key: PathBuf,
-    /// The certificate, and that of the CA behind it.
+    /// The certificate; of a key that signs, with that of the CA behind it.
     pub cert: PathBuf,
 }
 
@@ -58,8 +58,11 @@ pub fn certify(
     let request = request_for(&key).map_err(ours)?;
     let certificate = remote.request_certificate(usage, &request, email)?;
     check(&certificate, &key)?;
-    let chain =
-        [pem(&certificate.certificate).map_err(ours)?, pem(&certificate.issuer).map_err(ours)?].concat();
+    let mut chain = pem(&certificate.certificate).map_err(ours)?;
+    // Who verifies a signature wants the chain; who seals to a certificate, that one alone.
+    if usage == v1::CertificateUse::Sign {
+        chain.push_str(&pem(&certificate.issuer).map_err(ours)?);
+    }
     cert_file.write(chain.as_bytes()).map_err(ours)?;
     Ok(Certified { certificate, key: key_file.keep(), cert: cert_file.keep() })
 }
