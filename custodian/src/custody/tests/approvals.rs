@@ -42,9 +42,12 @@ async fn waits(scene: &Scene, glass: Glass) -> ApprovalId {
 }
 
 async fn bob_approves(scene: &Scene, id: ApprovalId) {
-    let digest = scene.ledger.approval(id).await.unwrap().unwrap().request.digest();
+    let request = scene.ledger.approval(id).await.unwrap().unwrap().request;
+    let (digest, approves) = (request.digest(), request.operation);
     let (user, device) = (world::user_id("bob"), world::device_id("laptop-2"));
-    World { ledger: Arc::clone(&scene.ledger) }
+    let world = World { ledger: Arc::clone(&scene.ledger) };
+    world.done(Change::Approve { id, digest, approves, user, device }).await;
+}
         .done(Change::Approve { id, digest, approves: "Unwrap".to_owned(), user, device })
         .await;
 }
