@@ -169,6 +169,7 @@ targets!(
     cms,
     smime,
     openpgp,
+    signature,
     recipient,
     openpgp_recipient,
     approval,
