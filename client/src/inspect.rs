@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    envelope::{self, EntryKind, Format, cms, mtd, openpgp, sealed},
+    envelope::{self, EntryKind, Format, SenderMark, cms, mtd, openpgp, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
@@ -33,6 +33,9 @@ pub struct Inspection {
     pub authenticated: bool,
     /// Files, folders and links; `None` where the format keeps that secret.
     pub entries: Option<Vec<Entry>>,
+    /// Who must have signed it, if it says so.
+    #[serde(skip)]
+    pub sender_mark: Option<SenderMark>,
 }
 
 /// Somebody an envelope is sealed to.
@@ -83,20 +86,21 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
         encryption,
         authenticated: true,
         entries,
+        sender_mark: None,
     };
     let inspection = match format {
         Format::Mtd => {
             envelope.file().and_then(|file| mtd::read_header(file, &Limits::default())).map(|sealed| {
                 let entries = sealed.entries().iter().map(Entry::from).collect();
-                found(
-                    sealed.wrapped_keys(),
-                    "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)".to_owned(),
-                    Some(entries),
-                )
+                let how = "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)";
+                let inspection = found(sealed.wrapped_keys(), how.to_owned(), Some(entries));
+                Inspection { sender_mark: sealed.sender_mark(), ..inspection }
             })
         }
-        Format::Sealed => sealed::read_header(envelope.source(), envelope.len())
-            .map(|sealed| found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None)),
+        Format::Sealed => sealed::read_header(envelope.source(), envelope.len()).map(|sealed| {
+            let inspection = found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None);
+            Inspection { sender_mark: sealed.sender_mark(), ..inspection }
+        }),
         Format::Cms => envelope.file().and_then(|file| {
             let message = cms::Message::new(file, envelope.len())?;
             let sealed = message.read_header()?;
@@ -107,6 +111,7 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
             Ok(Inspection {
                 other_recipients: others,
                 authenticated: sealed.is_authenticated(),
+                sender_mark: sealed.sender_mark(),
                 ..inspection
             })
         }),

@@ -15,6 +15,7 @@ use crate::{
     input::Envelope,
     inspect::{self, Inspection},
     progress::Progress,
+    sender::Checked,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
 };
 
@@ -25,7 +26,7 @@ pub const SIGNATURE_SUFFIX: &str = ".p7s";
 pub struct VerifyJob {
     /// The file.
     pub file: Input,
-    /// Its signature; `None`: beside it, with [`SIGNATURE_SUFFIX`].
+    /// Its signature; `None`: in it, if it is an envelope that carries one, else beside it, with [`SIGNATURE_SUFFIX`].
     pub signature: Option<PathBuf>,
     /// Whose signatures count.
     pub accept: Accept,
@@ -73,6 +74,11 @@ pub struct Sender {
 /// something cannot be read; [`Kind::Interrupted`].
 pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
     let file = Envelope::open(&job.file, progress)?;
+    if job.signature.is_none()
+        && let Some(found) = carried(job, &file, progress)?
+    {
+        return Ok(found);
+    }
     let path = signature_file(job)?;
     let bytes = read_signature(&path)?;
     let signed = SignedData::read(&bytes.as_slice(), bytes.len() as u64)?;
@@ -93,6 +99,21 @@ pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> 
         Err(_) => None,
     };
     Ok(Verification { envelope, signer: Sender::of(&signature, standing) })
+}
+
+/// Verifies the signature that an envelope carries; `None` if it carries none.
+fn carried(job: &VerifyJob, file: &Envelope, progress: &dyn Progress) -> Result<Option<Verification>> {
+    if file.format().is_err() {
+        return Ok(None);
+    }
+    let named = |error| file.named(error);
+    // Whoever is accepted without a signature has none to verify.
+    let Some(checked) = Checked::carried(file, &job.accept, progress).map_err(named)? else {
+        return Ok(None);
+    };
+    let envelope = inspect::inspect(&job.file)?;
+    checked.confirm(envelope.sender_mark).map_err(named)?;
+    Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer }))
 }
 
 fn signature_file(job: &VerifyJob) -> Result<PathBuf> {

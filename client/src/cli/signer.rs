@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     error::Result,
+    password::PasswordSource,
     signed::{LocalSigner, Signer},
 };
 
@@ -16,13 +17,20 @@ pub(super) struct SignerArgs {
     /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
     #[arg(long, value_name = "FILE")]
     sign_cert: Option<PathBuf>,
+    /// A file with the password of the file with the key; - for standard input. [default: ask, if there is one]
+    #[arg(long, value_name = "F")]
+    key_password_file: Option<PathBuf>,
 }
 
 impl SignerArgs {
     /// The signer.
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
         match with {
-            With::File(file) => Ok(Box::new(LocalSigner::from_pem(file, self.sign_cert.as_deref())?)),
+            With::File(file) => {
+                let source = PasswordSource::of(self.key_password_file.as_deref());
+                let password = || source.read(&format!("password of {}", file.display()));
+                Ok(Box::new(LocalSigner::open(file, self.sign_cert.as_deref(), &password)?))
+            }
         }
     }
 }
