@@ -48,9 +48,6 @@ async fn bob_approves(scene: &Scene, id: ApprovalId) {
     let world = World { ledger: Arc::clone(&scene.ledger) };
     world.done(Change::Approve { id, digest, approves, user, device }).await;
 }
-        .done(Change::Approve { id, digest, approves: "Unwrap".to_owned(), user, device })
-        .await;
-}
 
 #[tokio::test]
 async fn a_key_is_released_once_somebody_else_has_approved() {
