@@ -238,7 +238,9 @@ fn measure(
 ) -> Vec<Vec<f64>> {
     let mut dice = Dice::new(u64::from_be_bytes(random(8).try_into().unwrap()));
     // What is warm afterwards is no class's doing.
-    classes.iter().for_each(|class| drop(ask(&class.pool[0])));
+    for class in &classes {
+        ask(&class.pool[0]);
+    }
     let begun = Instant::now();
     let mut rounds = Vec::new();
     while rounds.len() < samples && begun.elapsed() < time {
