@@ -238,7 +238,7 @@ fn measure(
 ) -> Vec<Vec<f64>> {
     let mut dice = Dice::new(u64::from_be_bytes(random(8).try_into().unwrap()));
     // What is warm afterwards is no class's doing.
-    for class in &classes {
+    for class in classes {
         ask(&class.pool[0]);
     }
     let begun = Instant::now();
