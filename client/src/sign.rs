@@ -59,7 +59,11 @@ pub fn sign(job: &SignJob, signer: &dyn Signer, progress: &dyn Progress) -> Resu
     Ok(file.len())
 }
 
-fn check_free(path: &Path) -> Result<()> {
+/// Checks that a file does not exist yet.
+///
+/// # Errors
+/// [`Kind::Local`] if it does.
+pub(crate) fn check_free(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(Error::new(Kind::Local, format!("cannot write {}", path.display()), "it exists already")
             .hint("existing files are not overwritten: move it away, or choose another name with -o"));
@@ -67,7 +71,11 @@ fn check_free(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file that must not exist yet, all of it or nothing.
+///
+/// # Errors
+/// [`Kind::Local`] if it exists or cannot be written.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
     let name = path.file_name().ok_or_else(|| {
         Error::new(Kind::Usage, format!("cannot write {}", path.display()), "it does not end in a file name")

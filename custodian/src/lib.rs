@@ -9,6 +9,7 @@ pub mod siem;
 pub mod token;
 
 pub mod pki;
+pub mod tsa;
 
 pub mod api;
 pub mod server;

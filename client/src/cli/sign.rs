@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct SignArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// The key: a file in PEM
+    /// The key: a file in PEM, or custodian:LABEL for a signing key in the custodian
     #[arg(long, value_name = "KEY")]
     with: With,
     #[command(flatten)]

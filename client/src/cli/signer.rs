@@ -5,8 +5,11 @@ use std::{
     str::FromStr,
 };
 
+use super::connection::Connection;
 use crate::{
     error::Result,
+    interrupt::Interrupt,
+    remote::{RemoteSigner, WhichKey},
     signed::{LocalSigner, Signer},
 };
 
@@ -16,12 +19,19 @@ pub(super) struct SignerArgs {
     /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
     #[arg(long, value_name = "FILE")]
     sign_cert: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 impl SignerArgs {
     /// The signer.
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
         match with {
+            With::Custodian(key) => {
+                // A second one beside that of the command: both hear of Ctrl-C.
+                let remote = self.connection.connect(&Interrupt::listen()?)?;
+                Ok(Box::new(RemoteSigner::open(remote, key)?))
+            }
             With::File(file) => Ok(Box::new(LocalSigner::from_pem(file, self.sign_cert.as_deref())?)),
         }
     }
@@ -32,6 +42,8 @@ impl SignerArgs {
 pub(super) enum With {
     /// In a file.
     File(PathBuf),
+    /// In the custodian: a label or an id.
+    Custodian(WhichKey),
 }
 
 impl FromStr for With {
@@ -43,6 +55,15 @@ impl FromStr for With {
             return Err(
                 "keys in PKCS #11 tokens cannot be used from here; give a file with the key".to_owned()
             );
+        }
+        if let Some(key) = text.strip_prefix("custodian:") {
+            return match key.parse() {
+                Ok(WhichKey::Like(like)) if like.is_empty() => {
+                    Err("name the key: custodian:LABEL or custodian:ID".to_owned())
+                }
+                Ok(which) => Ok(Self::Custodian(which)),
+                Err(never) => match never {},
+            };
         }
         Ok(Self::File(Path::new(text).to_owned()))
     }

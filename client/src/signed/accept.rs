@@ -218,7 +218,8 @@ fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     Ok(found.concat())
 }
 
-fn revocation_list(file: &Path) -> Result<Vec<u8>> {
+/// Reads a revocation list, PEM or DER.
+pub(crate) fn revocation_list(file: &Path) -> Result<Vec<u8>> {
     let cannot = |why: &dyn std::fmt::Display| {
         Error::new(Kind::Local, format!("cannot read the revocation list {}", file.display()), why)
     };

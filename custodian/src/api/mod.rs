@@ -18,6 +18,7 @@ mod session;
 mod status;
 mod streams;
 mod system;
+mod timestamp;
 mod tokens;
 mod users;
 mod without;
@@ -32,8 +33,8 @@ use custodian_proto::{
         device_service_server::DeviceServiceServer, factor_service_server::FactorServiceServer,
         key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
         policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, token_service_server::TokenServiceServer,
-        user_service_server::UserServiceServer,
+        status_service_server::StatusServiceServer, timestamp_service_server::TimestampServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -48,6 +49,7 @@ use crate::{
     pki::DeviceCa,
     siem::SiemState,
     token::Pool,
+    tsa::TsaRules,
 };
 
 pub(crate) use new_key::{GENERATION, NewKey};
@@ -70,6 +72,7 @@ pub struct Api {
     log: Arc<Log>,
     sealing: Arc<SealingKey>,
     siem: Option<watch::Receiver<SiemState>>,
+    timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -90,6 +93,8 @@ pub struct Signers {
     pub log: Arc<Log>,
     /// How the stream of records to a SIEM is, if there is one.
     pub siem: Option<watch::Receiver<SiemState>>,
+    /// What timestamps go by.
+    pub timestamps: TsaRules,
 }
 
 /// How long what the custodian issues is valid.
@@ -118,7 +123,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, log, siem }: Signers,
+        Signers { ca, log, siem, timestamps }: Signers,
         sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
@@ -133,6 +138,7 @@ impl Api {
             log,
             sealing: Arc::new(sealing),
             siem,
+            timestamps,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             tails: Arc::new(Semaphore::new(limits.tails)),
@@ -159,6 +165,7 @@ impl Api {
             };
         }
         Routes::new(service!(CustodyServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(TimestampServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(SessionServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(KeyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))

@@ -6,6 +6,7 @@ mod keys;
 mod read;
 mod release;
 mod sign;
+mod timestamp;
 mod unwrap;
 mod withheld;
 
@@ -20,6 +21,7 @@ use uuid::Uuid;
 pub use denial::{Denial, Fault, Pause, Unapproved};
 pub use keys::Attestation;
 pub use sign::{SignRequest, Signed};
+pub use timestamp::{Stamped, TimestampRequest};
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
 

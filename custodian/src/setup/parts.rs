@@ -77,7 +77,12 @@ impl Parts {
             Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
-            Signers { ca: Arc::clone(&ca), log: Arc::clone(&log), siem: siem_state },
+            Signers {
+                ca: Arc::clone(&ca),
+                log: Arc::clone(&log),
+                siem: siem_state,
+                timestamps: config.timestamps.clone(),
+            },
             sealing,
             config.lifetimes,
             config.api_limits,

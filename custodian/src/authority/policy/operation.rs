@@ -27,6 +27,7 @@ impl Group {
 pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("Unwrap", &[Open]),
     ("Sign", &[Open]),
+    ("Timestamp", &[Open]),
     ("ListRecords", &[Audit]),
     ("TailRecords", &[Audit]),
     ("GetCheckpoint", &[Audit]),
