@@ -299,8 +299,8 @@ impl RawConfig {
         let siem = self.siem.map(|siem| siem.check(folder, &ledger)).transpose()?;
         let log = self.log.unwrap_or_else(|| RawLog::of_key(""));
         let log_key = Some(log.key).filter(|key| !key.as_os_str().is_empty()).map(|key| folder.join(key));
-        let log_copy = log.copy.map(|copy| copy.check(folder));
-        let log_witnesses = check_witnesses(&log.witness)?;
+        let log_copy = log.copy.map(|copy| copy.check(folder)).transpose()?;
+        let log_witnesses = check_witnesses(&log.witness, folder)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.budget.is_some() {

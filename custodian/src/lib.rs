@@ -8,6 +8,7 @@ pub mod log;
 pub mod siem;
 pub mod token;
 
+pub mod net;
 pub mod pki;
 pub mod tsa;
 

@@ -66,15 +66,19 @@ impl Faults {
     }
 }
 
-/// The built module. It is a dependency of the tests, so cargo puts it beside them.
 fn module() -> PathBuf {
+    library("faulty_pkcs11")
+}
+
+/// A library built with the tests: it is a dependency of them, so cargo puts it beside them.
+pub(crate) fn library(name: &str) -> PathBuf {
     let mut folder = env::current_exe().unwrap();
     folder.pop();
     if !folder.ends_with("deps") {
         folder.push("deps");
     }
-    let path = folder.join("libfaulty_pkcs11.so");
-    assert!(path.exists(), "{} is not built: cargo build -p faulty-pkcs11", path.display());
+    let path = folder.join(format!("lib{name}.so"));
+    assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
     path
 }
 

@@ -4,6 +4,7 @@
 
 mod dev;
 mod dice;
+mod disk;
 mod faults;
 mod load;
 mod programs;
@@ -12,7 +13,9 @@ mod wire;
 
 pub use dev::{Dev, Person, Start, without_budgets};
 pub use dice::Dice;
+pub use disk::Disk;
 pub use faults::Faults;
+pub use faulty_disk::Fault as DiskFault;
 pub use faulty_pkcs11::{Act, Code, Control, Deed, Done, Function, TokenFlag, TokenLie, When};
 pub use load::{Load, Unwrapped};
 pub use programs::{Ran, bin, run, run_with_input};

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use sha2::{Digest, Sha256};
@@ -17,6 +18,8 @@ use crate::{Dev, Person, Wire, sealed_key};
 #[derive(Clone, Debug)]
 pub struct Unwrapped {
     pub request_id: String,
+    /// When it was asked for.
+    pub asked: Instant,
     /// SHA-256 of the wrapped key, hex.
     pub wrapped_sha256: String,
 }
@@ -34,6 +37,11 @@ impl Load {
     /// Calls that fail are simply made again.
     pub async fn start(dev: &Dev, callers: usize) -> Self {
         let wire = Wire::login(dev, Person::Operator).await;
+        Self::start_on(wire, dev.certificate(), callers)
+    }
+
+    /// As [`Load::start`], on this session; to the key of this certificate.
+    pub fn start_on(wire: Wire, certificate: PathBuf, callers: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (count, received) = watch::channel(0);
         let failed = Arc::default();
@@ -41,7 +49,7 @@ impl Load {
         for _ in 0..callers {
             set.spawn(call(
                 wire.clone(),
-                dev.certificate(),
+                certificate.clone(),
                 Arc::clone(&stop),
                 count.clone(),
                 Arc::clone(&failed),
@@ -89,10 +97,11 @@ async fn call(
         aws_lc_rs::rand::fill(&mut file_key).unwrap();
         let (key, wrapped) = sealed_key(&certificate, &file_key);
         let wrapped_sha256 = hex::encode(Sha256::digest(&wrapped));
+        let asked = Instant::now();
         match wire.unwrap(&key, wrapped).await {
             Ok(answer) => {
                 assert_eq!(answer.file_key, file_key, "a wrong key was returned");
-                received.push(Unwrapped { request_id: answer.request_id, wrapped_sha256 });
+                received.push(Unwrapped { request_id: answer.request_id, asked, wrapped_sha256 });
                 count.send_modify(|count| *count += 1);
             }
             // Refused or gone: let others run before asking again.

@@ -6,7 +6,7 @@ use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncrypti
 use custodian_proto::v1::{
     self, audit_service_client::AuditServiceClient, custody_service_client::CustodyServiceClient,
     device_service_client::DeviceServiceClient, key_service_client::KeyServiceClient,
-    session_service_client::SessionServiceClient,
+    log_service_client::LogServiceClient, session_service_client::SessionServiceClient,
 };
 use der::{Decode, Encode};
 use hyper_util::rt::TokioIo;
@@ -39,6 +39,26 @@ impl Identity {
         }
     }
 
+    /// A new device of this name, invited, enrolled and activated.
+    pub async fn enrolled(dev: &Dev, admin: &Wire, id: &str) -> Self {
+        let request = v1::InviteDeviceRequest { device_id: id.to_owned(), ttl_seconds: 0 };
+        let invited = admin.devices().invite_device(admin.request(request)).await.unwrap().into_inner();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([]).unwrap();
+        let request = v1::EnrollRequest {
+            code: invited.code,
+            certificate_request: params.serialize_request(&key).unwrap().der().to_vec(),
+        };
+        let pkcs8 = || PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        // A device without a certificate yet shows one of its own making.
+        let stranger = Self { certificate: params.self_signed(&key).unwrap().der().clone(), key: pkcs8() };
+        let stranger = Wire::connect(dev, &stranger).await.unwrap();
+        let enrolled = stranger.devices().enroll(request).await.unwrap().into_inner();
+        let request = v1::ActivateDeviceRequest { name: format!("devices/{id}") };
+        admin.devices().activate_device(admin.request(request)).await.unwrap();
+        Self { certificate: enrolled.certificate.into(), key: pkcs8() }
+    }
+
     /// The very key of a person's device, with a certificate that the device CA did not sign: its issuer has the CA's
     /// name, but another key. Another certificate at every call.
     pub fn forged(dev: &Dev, person: Person) -> Self {
@@ -69,6 +89,8 @@ impl Identity {
 pub struct Released {
     pub file_key: Vec<u8>,
     pub request_id: String,
+    /// The number of its record.
+    pub sequence: u64,
 }
 
 /// One connection, and the session on it.
@@ -106,7 +128,12 @@ impl Wire {
 
     /// Connects as a person's device and signs in as that person.
     pub async fn login(dev: &Dev, person: Person) -> Self {
-        let mut wire = Self::connect(dev, &Identity::of(dev, person)).await.unwrap();
+        Self::login_on(dev, &Identity::of(dev, person), person).await
+    }
+
+    /// Connects as any device and signs in as this person.
+    pub async fn login_on(dev: &Dev, device: &Identity, person: Person) -> Self {
+        let mut wire = Self::connect(dev, device).await.unwrap();
         let password = fs::read_to_string(dev.dir().join(person.name()).join("password")).unwrap();
         wire.sign_in(person.name(), &password).await.unwrap();
         wire
@@ -153,9 +180,15 @@ impl Wire {
                 reason: "test".into(),
             }),
         };
-        let v1::UnwrapResponse { file_key, request_id, .. } =
+        let v1::UnwrapResponse { file_key, request_id, sequence } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
-        Ok(Released { file_key, request_id })
+        Ok(Released { file_key, request_id, sequence })
+    }
+
+    /// The receipt of a record.
+    pub async fn receipt(&self, sequence: u64) -> Result<String, tonic::Status> {
+        let request = self.request(v1::GetReceiptRequest { sequence });
+        Ok(LogServiceClient::new(self.channel()).get_receipt(request).await?.into_inner().receipt)
     }
 
     /// Every record of the log, oldest first, as the auditor reads them.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     authority::{Amounts, Budget, Budgets},
-    log::OnFailure,
+    log::{BucketConfig, OnFailure, Place},
     token::{PinSource, TokenSelect},
 };
 
@@ -44,7 +44,7 @@ fn a_limit_that_is_not_given_is_the_usual_one() {
 fn a_second_place_says_what_depends_on_it() {
     let with =
         |copy: &str| read(&LEAST.replace("[[token]]", &format!("[log]\nkey = \"k\"\n{copy}\n[[token]]")));
-    let copy = |on_failure| Some(CopyConfig { directory: "/mnt/log".into(), on_failure });
+    let copy = |on_failure| Some(CopyConfig { place: Place::Folder("/mnt/log".into()), on_failure });
     let given = |on_failure: &str| format!("[log.copy]\ndirectory = \"/mnt/log\"\n{on_failure}");
     let require = with(&given("on_failure = \"require\"")).ok().unwrap();
     assert_eq!(require.log_copy, copy(OnFailure::Require));
@@ -54,6 +54,43 @@ fn a_second_place_says_what_depends_on_it() {
         ["", "on_failure = \"hope\"", "on_failure = { lag = -1 }", "on_failure = \"require\"\nlag = 3"]
     {
         assert!(with(&given(wrong)).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn the_second_place_may_be_a_bucket() {
+    const GOOD: &str = r#"
+        endpoint = "https://s3.example.com/store"
+        name = "evidence"
+        region = "eu-central-1"
+        prefix = "custodian/one"
+        credentials = "s3.toml"
+    "#;
+    let with = |bucket: &str, beside: &str| {
+        let log = format!("[log]\nkey = \"k\"\n[log.copy]\non_failure = \"require\"\n{beside}\n");
+        read(&LEAST.replace("[[token]]", &format!("{log}[log.copy.bucket]\n{bucket}\n[[token]]")))
+    };
+    let bucket = BucketConfig {
+        endpoint: "https://s3.example.com/store".parse().unwrap(),
+        name: "evidence".to_owned(),
+        region: "eu-central-1".to_owned(),
+        prefix: "custodian/one/".to_owned(),
+        credentials: "/etc/custodian/s3.toml".into(),
+        ca: None,
+    };
+    let place = Place::Bucket(bucket);
+    assert_eq!(with(GOOD, "").ok().unwrap().log_copy.unwrap().place, place);
+    assert_eq!(place.to_string(), "s3://evidence/custodian/one");
+    assert!(with(GOOD, "directory = \"/mnt/log\"").is_err(), "two places");
+    for (right, wrong) in [
+        ("https://", "ftp://"),
+        ("https://s3.example.com/store", "s3.example.com"),
+        ("\"evidence\"", "\"\""),
+        ("custodian/one", "custodian/../one"),
+        ("custodian/one", "/custodian"),
+        ("region = \"eu-central-1\"", ""),
+    ] {
+        assert!(GOOD.contains(right) && with(&GOOD.replace(right, wrong), "").is_err(), "{wrong}");
     }
 }
 

@@ -24,7 +24,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use key::{LogKeyError, make_log_key};
-pub use second::{Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, SecondPlace};
+pub use second::{
+    BucketConfig, Confirmed, Copier, CopyConfig, CopyError, CopyState, Copying, OnFailure, Place, SecondPlace,
+};
 pub use witness::{Cosigned, Cosigners, WitnessConfig, WitnessState, WitnessUrl};
 
 use crate::{

@@ -8,6 +8,7 @@ use super::{Parts, files};
 use crate::{
     authority::KeyState,
     config::Config,
+    log::Place,
     pki::peer::CertificateFacts,
     token::{Token as _, TokenReport},
     trouble::Trouble,
@@ -30,7 +31,7 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     ));
     lines.push(format!("log            {}", parts.log.verifier().name()));
     if let Some(copy) = &config.log_copy {
-        lines.push(second_place(&copy.directory, &parts)?);
+        lines.push(second_place(&copy.place, &parts)?);
     }
     let looked = look(&parts, &mut lines).await;
     parts.tokens.shutdown().await;
@@ -38,11 +39,11 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
 }
 
 /// The copy of the log; the trouble if it cannot be written now.
-fn second_place(directory: &Path, parts: &Parts) -> Result<String, Trouble> {
+fn second_place(place: &Place, parts: &Parts) -> Result<String, Trouble> {
     match parts.custodian.second_place().state().and_then(|state| state.trouble) {
-        None => Ok(format!("second place   {}", directory.display())),
-        Some(why) => Err(Trouble::new(format!("cannot copy the log to {}", directory.display()), why)
-            .hint("the folder must be there, and this account must be able to write to it")),
+        None => Ok(format!("second place   {place}")),
+        Some(why) => Err(Trouble::new(format!("cannot copy the log to {place}"), why)
+            .hint("the folder or bucket must be there, and this account must be able to write to it")),
     }
 }
 

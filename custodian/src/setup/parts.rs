@@ -17,7 +17,7 @@ use crate::{
     log::{Copier, CopyError, Cosigners, Log, SecondPlace},
     pki::DeviceCa,
     server::Tls,
-    siem::{self, Siem, SiemConfig, SyslogTarget},
+    siem::{Siem, SiemConfig, SyslogTarget},
     token::{Drain, Pool, Token, WorkerCommand},
     trouble::Trouble,
 };
@@ -134,7 +134,7 @@ async fn open_copy(
 ) -> Result<(Option<Copier>, SecondPlace), Trouble> {
     let Some(copy) = config.log_copy.clone() else { return Ok((None, SecondPlace::none())) };
     let on_failure = copy.on_failure;
-    let what = format!("cannot copy the log to {}", copy.directory.display());
+    let what = format!("cannot copy the log to {}", copy.place);
     let copier = Copier::open(Arc::clone(ledger), Arc::clone(log), copy).await;
     let copier = copier.map_err(|error| {
         let hint = match error {
@@ -155,7 +155,7 @@ fn open_siem(config: &Config, ledger: &Arc<dyn Ledger>, log: &Log) -> Result<Opt
         SiemAddress::Tcp(address) => SyslogTarget::Tcp(address),
         SiemAddress::Unix(path) => SyslogTarget::Unix(path),
         SiemAddress::Tls(address, ca) => {
-            let trusted = siem::Tls::trusting(files::certificates(&ca)?);
+            let trusted = crate::net::Tls::trusting_those_of(Some(&ca));
             SyslogTarget::Tls(
                 address,
                 trusted.map_err(|error| Trouble::new(what, error).hint("check siem.ca"))?,

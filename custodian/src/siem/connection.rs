@@ -1,13 +1,13 @@
 //! Where syslog messages go: a TCP stream, maybe with TLS (RFC 5425), or a local socket.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadHalf, WriteHalf},
     net::{TcpStream, UnixDatagram},
 };
-use tokio_rustls::TlsConnector;
+
+use crate::net::Tls;
 
 /// How long connecting, and each write, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,33 +19,6 @@ pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// Whom to trust, and what to call it.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    config: Arc<ClientConfig>,
-}
-
-impl Tls {
-    /// Trusts what these CAs signed.
-    ///
-    /// # Errors
-    /// If there is no usable CA certificate.
-    pub fn trusting(
-        authorities: impl IntoIterator<Item = rustls::pki_types::CertificateDer<'static>>,
-    ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        for authority in authorities {
-            roots.add(authority)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { config: Arc::new(config) })
-    }
-}
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -78,10 +51,7 @@ impl SyslogTarget {
             Self::Tcp(address) => Box::new(tcp(address).await?),
             Self::Tls(address, tls) => {
                 let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-                let connector = TlsConnector::from(Arc::clone(&tls.config));
-                Box::new(connector.connect(name, tcp(address).await?).await?)
+                Box::new(tls.connect(host, tcp(address).await?).await?)
             }
         };
         let (reader, writer) = tokio::io::split(stream);

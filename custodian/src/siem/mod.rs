@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use connection::{SyslogTarget, Tls};
+pub use connection::SyslogTarget;
 
 use self::{connection::Connection, cursor::Cursor, message::Format};
 use crate::ledger::{Ledger, RecordQuery};

@@ -1,8 +1,8 @@
 //! The copier: brings each record to the second place as soon as it is durable in the ledger, and each checkpoint after it.
 //!
-//! It has a thread of its own: a folder on another machine can hang for ever, and nothing else may hang with it.
+//! It has a thread of its own: another machine can hang for ever, and nothing else may hang with it.
 
-use std::{io, path::Path, sync::Arc, thread, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use custodian_proto::tlog::{
     Checkpoint,
@@ -15,8 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CopyConfig, CopyError, CopyState,
-    folder::{Folder, Root},
+    CopyConfig, CopyError, CopyState, Place,
+    growing::Growing,
+    store::{self, Store},
 };
 use crate::{
     ledger::{Ledger, LedgerError},
@@ -26,19 +27,19 @@ use crate::{
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long the folder may take to be looked at, at the start.
+/// How long the second place may take to be looked at, at the start.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// How long the last records may take to get there, at the end.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
-/// Copies the log into a folder.
+/// Copies the log to the second place.
 pub struct Copier {
     ledger: Arc<dyn Ledger>,
     log: Arc<Log>,
     config: CopyConfig,
     /// `None` until it was looked at, and after a failure.
-    folder: Option<Folder>,
+    copy: Option<Growing>,
     state: watch::Sender<CopyState>,
     runtime: Handle,
 }
@@ -55,23 +56,23 @@ impl From<LedgerError> for CopyError {
 }
 
 impl Copier {
-    /// Looks at the folder. One that cannot be reached is tried again later.
+    /// Looks at the second place. One that cannot be reached is tried again later.
     ///
     /// # Errors
     /// [`CopyError::Foreign`]: what is there is not the beginning of this log.
     pub async fn open(ledger: Arc<dyn Ledger>, log: Arc<Log>, config: CopyConfig) -> Result<Self, CopyError> {
         let state = watch::Sender::new(CopyState::default());
-        let mut copier = Self { ledger, log, config, folder: None, state, runtime: Handle::current() };
+        let mut copier = Self { ledger, log, config, copy: None, state, runtime: Handle::current() };
         let (sender, looked) = oneshot::channel();
         let look = {
             let (ledger, log) = (Arc::clone(&copier.ledger), Arc::clone(&copier.log));
             let (config, runtime) = (copier.config.clone(), copier.runtime.clone());
             move || {
                 // Who waited may have given up.
-                sender.send(resume(&config.directory, ledger.as_ref(), &log, &runtime)).ok();
+                sender.send(resume(&config.place, ledger.as_ref(), &log, &runtime)).ok();
             }
         };
-        let io = |error| CopyError::Io { path: copier.config.directory.clone(), error };
+        let io = |error| CopyError::Io { path: PathBuf::from(copier.config.place.to_string()), error };
         thread::Builder::new().name("log-copy-look".to_owned()).spawn(look).map_err(io)?;
         let looked = match tokio::time::timeout(FIRST_LOOK, looked).await {
             Ok(Ok(looked)) => looked,
@@ -80,9 +81,9 @@ impl Copier {
         match looked {
             Err(foreign @ CopyError::Foreign(_)) => return Err(foreign),
             looked => {
-                let looked = looked.map(|folder| {
-                    copier.state.send_modify(|state| state.copied = folder.durable());
-                    copier.folder = Some(folder);
+                let looked = looked.map(|copy| {
+                    copier.state.send_modify(|state| state.copied = copy.durable());
+                    copier.copy = Some(copy);
                 });
                 copier.note(looked);
             }
@@ -144,27 +145,27 @@ impl Copier {
     /// Copies the records up to number `last`, and then the checkpoint.
     fn copy(&mut self, last: u64, newest: Option<(&Checkpoint, &str)>) -> Result<(), CopyError> {
         // Out of here while it is worked with: a failure leaves it behind, to be looked at again.
-        let mut folder = match self.folder.take() {
-            Some(folder) => folder,
-            None => resume(&self.config.directory, self.ledger.as_ref(), &self.log, &self.runtime)?,
+        let mut copy = match self.copy.take() {
+            Some(copy) => copy,
+            None => resume(&self.config.place, self.ledger.as_ref(), &self.log, &self.runtime)?,
         };
-        while folder.size() < last {
-            let count = u64::try_from(folder.room()).unwrap_or(u64::MAX).min(last - folder.size());
+        while copy.size() < last {
+            let count = u64::try_from(copy.room()).unwrap_or(u64::MAX).min(last - copy.size());
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            let entries = self.runtime.block_on(self.ledger.entries(folder.size(), count))?;
+            let entries = self.runtime.block_on(self.ledger.entries(copy.size(), count))?;
             if entries.is_empty() {
-                return Err(CopyError::Ledger(format!("record {} is gone", folder.size() + 1)));
+                return Err(CopyError::Ledger(format!("record {} is gone", copy.size() + 1)));
             }
-            folder.append(&entries)?;
-            self.state.send_modify(|state| state.copied = folder.durable());
+            copy.append(&entries)?;
+            self.state.send_modify(|state| state.copied = copy.durable());
         }
         if let Some((checkpoint, note)) = newest
-            && folder.note() != Some(note)
-            && folder.size() >= checkpoint.size
+            && copy.note() != Some(note)
+            && copy.size() >= checkpoint.size
         {
-            folder.sign(checkpoint, note)?;
+            copy.sign(checkpoint, note)?;
         }
-        self.folder = Some(folder);
+        self.copy = Some(copy);
         Ok(())
     }
 
@@ -186,7 +187,7 @@ impl Copier {
 }
 
 impl Copying {
-    /// Waits until the last records are there, once it was told to end. Not for ever: the folder may hang.
+    /// Waits until the last records are there, once it was told to end. Not for ever: the second place may hang.
     pub async fn end(self) {
         if !matches!(tokio::time::timeout(LAST_RECORDS, self.ended).await, Ok(Ok(()))) {
             tracing::error!("the last records of the log are not in the second place yet; they will follow");
@@ -194,19 +195,19 @@ impl Copying {
     }
 }
 
-/// Goes on with what is in the folder, if it is the beginning of our log: the records that its checkpoint is of by their
+/// Goes on with what is in the second place, if it is the beginning of our log: the records that its checkpoint is of by their
 /// tree, and those after it one by one.
-fn resume(path: &Path, ledger: &dyn Ledger, log: &Log, runtime: &Handle) -> Result<Folder, CopyError> {
-    let root = Root::open(path)?;
-    let note = root.checkpoint()?;
+fn resume(place: &Place, ledger: &dyn Ledger, log: &Log, runtime: &Handle) -> Result<Growing, CopyError> {
+    let mut store = store::open(place, runtime)?;
+    let note = store.checkpoint()?;
     let signed = match &note {
-        Some(note) => the_beginning(path, note, ledger, log, runtime)?,
+        Some(note) => the_beginning(store.as_ref(), note, ledger, log, runtime)?,
         None => 0,
     };
     let first = signed / WIDTH as u64;
     let mut found = signed;
     for index in first.. {
-        let Some(copied) = root.bundle(index)? else { break };
+        let Some(copied) = store.bundle(index)? else { break };
         let before = index * WIDTH as u64;
         let count = u32::try_from(copied.len()).unwrap_or(u32::MAX);
         let ours = runtime.block_on(ledger.entries(before, count))?;
@@ -217,12 +218,12 @@ fn resume(path: &Path, ledger: &dyn Ledger, log: &Log, runtime: &Handle) -> Resu
                 format!(
                     "{} has record {record}, and the ledger does not: an old copy of the ledger is in its place. Keep both; \
                      docs/operations.md tells what to do",
-                    path.display()
+                    store.shown()
                 )
             } else {
                 format!(
                     "{} has another record {record} than the ledger: one of them was changed. Keep both",
-                    path.display()
+                    store.shown()
                 )
             }));
         }
@@ -234,18 +235,18 @@ fn resume(path: &Path, ledger: &dyn Ledger, log: &Log, runtime: &Handle) -> Resu
     let edge = Edge::load(first * WIDTH as u64, |tile| {
         runtime.block_on(ledger.tile(tile)).map_err(|error| EdgeError(error.0))
     });
-    Ok(Folder::new(root, edge.map_err(|error| CopyError::Ledger(error.0))?, note, found))
+    Ok(Growing::new(store, edge.map_err(|error| CopyError::Ledger(error.0))?, note, found))
 }
 
-/// The size of the checkpoint in the folder, which must be ours and of the beginning of the ledger's log.
+/// The size of the checkpoint in the second place, which must be ours and of the beginning of the ledger's log.
 fn the_beginning(
-    path: &Path,
+    store: &dyn Store,
     note: &str,
     ledger: &dyn Ledger,
     log: &Log,
     runtime: &Handle,
 ) -> Result<u64, CopyError> {
-    let foreign = |why: String| Err(CopyError::Foreign(format!("{}: {why}", path.display())));
+    let foreign = |why: String| Err(CopyError::Foreign(format!("{}: {why}", store.shown())));
     let checkpoint = match Checkpoint::open(note, log.verifier()) {
         Ok(checkpoint) => checkpoint,
         Err(flaw) => {

@@ -1,19 +1,22 @@
-//! The second place: a copy of the log in another folder, best on another machine, that grows with it. What leaves the
+//! The second place: a copy of the log in another folder, best on another machine, or in a bucket, that grows with it. What leaves the
 //! custodian can be made to wait for it: then a record is durable in two places before its file key goes (law 1).
 //!
 //! The copy has the layout of C2SP tlog-tiles: `custodianctl audit verify FOLDER` reads it as it is.
 
+mod bucket;
 mod copier;
 mod folder;
+mod growing;
+mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
+pub use bucket::BucketConfig;
 pub use copier::{Copier, Copying};
-pub use folder::CopyError;
 
 use crate::{custody::Fault, ledger::Release};
 
@@ -38,10 +41,47 @@ impl OnFailure {
 /// Where the second place is, and how much depends on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopyConfig {
-    /// The folder. It must be there: one that is made anew could be the empty mount point of a machine that is away.
-    pub directory: PathBuf,
+    /// Where.
+    pub place: Place,
     /// What to do while it lags.
     pub on_failure: OnFailure,
+}
+
+/// Where the second place is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// A folder. It must be there: one that is made anew could be the empty mount point of a machine that is away.
+    Folder(PathBuf),
+    /// A bucket of an object store.
+    Bucket(BucketConfig),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Bucket(bucket) => bucket.fmt(f),
+        }
+    }
+}
+
+/// Why the second place takes no records.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A file, folder or object cannot be read or written. This may pass.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// What is there is not the beginning of our log. This does not pass.
+    #[error("{0}")]
+    Foreign(String),
+    /// The ledger does not give what is to be copied.
+    #[error("the ledger does not answer: {0}")]
+    Ledger(String),
 }
 
 /// How the second place is.

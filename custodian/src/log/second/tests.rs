@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(200);
 
 /// A log with a second place in the folder `copy`.
-struct Place {
+struct Copied {
     scene: Scene,
     ends: CancellationToken,
     copying: Copying,
@@ -25,15 +25,19 @@ struct Place {
     state: watch::Receiver<CopyState>,
 }
 
+fn folder(scene: &Scene) -> PathBuf {
+    scene.directory.path().join("copy")
+}
+
 fn config(scene: &Scene) -> CopyConfig {
-    CopyConfig { directory: scene.directory.path().join("copy"), on_failure: OnFailure::Require }
+    CopyConfig { place: Place::Folder(folder(scene)), on_failure: OnFailure::Require }
 }
 
 async fn open(scene: &Scene) -> Result<Copier, CopyError> {
     Copier::open(scene.ledger.clone(), scene.log.clone(), config(scene)).await
 }
 
-impl Place {
+impl Copied {
     async fn new() -> Self {
         let scene = Scene::new().await;
         fs::create_dir(scene.directory.path().join("copy")).unwrap();
@@ -74,7 +78,7 @@ impl Place {
 
 /// The folder is the ledger's log, and each file that tlog-tiles asks for is there.
 async fn is_whole(scene: &Scene) -> Checkpoint {
-    let folder = config(scene).directory;
+    let folder = folder(scene);
     let note = fs::read_to_string(folder.join("checkpoint")).unwrap();
     let checkpoint = Checkpoint::open(&note, scene.log.verifier()).unwrap();
     let mut edge = Edge::default();
@@ -110,25 +114,25 @@ fn files(folder: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_place_has_every_record_in_the_layout_of_tlog_tiles() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     for records in [1, 2, 252, 1, 1, 300] {
         settle(&place.scene, records).await;
         place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
     }
     let scene = place.end().await;
     assert_eq!(is_whole(&scene).await.size, 557 + 6);
-    let folder = config(&scene).directory;
+    let folder = folder(&scene);
     assert_eq!(files(&folder.join("tile/entries/000.p")), 0, "narrow ones go once the full one is there");
     assert_eq!(files(&folder.join("tile/0/001.p")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_released_unless_its_record_is_in_the_second_place() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
     let scene = place.end().await;
-    let mut place = Place::of(scene, OnFailure::Require, SOON).await;
-    let (copy, away) = (config(&place.scene).directory, place.scene.directory.path().join("away"));
+    let mut place = Copied::of(scene, OnFailure::Require, SOON).await;
+    let (copy, away) = (folder(&place.scene), place.scene.directory.path().join("away"));
     fs::rename(&copy, &away).unwrap();
     // The first one finds out; it is recorded in the ledger, and does not leave.
     let fault = place.confirm().await.err().unwrap();
@@ -154,18 +158,18 @@ fn hangs(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_place_that_hangs_is_told_in_time_and_hangs_nothing_else() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
     let scene = place.end().await;
-    let copy = config(&scene).directory;
-    let place = Place::of(scene, OnFailure::Require, SOON).await;
-    hangs(&copy.join("tile/entries/000.p/2.new"));
+    let copy = folder(&scene);
+    let place = Copied::of(scene, OnFailure::Require, SOON).await;
+    hangs(&copy.join("tile/entries/000.p/2"));
     let fault = tokio::time::timeout(PATIENCE, place.confirm()).await.unwrap().unwrap_err();
     assert!(fault.detail().contains("it took longer than 200ms"), "{fault}");
     // Records go on, and are signed for: revocations among them.
     place.scene.covered(place.scene.settle().await).await;
     // Nor does the custodian's end wait for ever. The next start looks at the folder, not for ever either.
-    let Place { scene, ends, copying, .. } = place;
+    let Copied { scene, ends, copying, .. } = place;
     ends.cancel();
     tokio::time::timeout(PATIENCE, copying.end()).await.unwrap();
     fs::remove_file(copy.join("checkpoint")).unwrap();
@@ -177,11 +181,11 @@ async fn a_second_place_that_hangs_is_told_in_time_and_hangs_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_lag_so_many_records_may_be_missing_and_no_more() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
     let scene = place.end().await;
-    let mut place = Place::of(scene, OnFailure::Lag(3), SOON).await;
-    let copy = config(&place.scene).directory;
+    let mut place = Copied::of(scene, OnFailure::Lag(3), SOON).await;
+    let copy = folder(&place.scene);
     fs::rename(&copy, place.scene.directory.path().join("away")).unwrap();
     for _ in 0..3 {
         place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"));
@@ -193,10 +197,10 @@ async fn with_a_lag_so_many_records_may_be_missing_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_crash_left_is_finished_by_the_next_run() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     settle(&place.scene, 300).await;
     let mut scene = place.end().await;
-    let copy = config(&scene).directory;
+    let copy = folder(&scene);
     let (narrow, torn) = (copy.join("tile/entries/001.p"), copy.join("tile/entries/001.p/45.new"));
     for damage in 0..4 {
         match damage {
@@ -209,7 +213,7 @@ async fn what_a_crash_left_is_finished_by_the_next_run() {
             // Hashes of full bundles are not looked for again: an auditor finds that. All else is there.
             fs::remove_file(copy.join("checkpoint")).unwrap();
         }
-        let place = Place::of(scene, OnFailure::Require, PATIENCE).await;
+        let place = Copied::of(scene, OnFailure::Require, PATIENCE).await;
         settle(&place.scene, 1).await;
         scene = place.end().await;
         assert_eq!(is_whole(&scene).await.size, 301 + damage);
@@ -226,16 +230,16 @@ async fn refused(scene: &Scene, told: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_copy_of_another_log_or_a_fork_is_refused_and_stays_as_it_is() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     settle(&place.scene, 270).await;
     let scene = place.end().await;
-    let copy = config(&scene).directory;
+    let copy = folder(&scene);
     let note = fs::read(copy.join("checkpoint")).unwrap();
 
     // Another log.
     let other = Scene::new().await;
     settle(&other, 300).await;
-    let there = config(&other).directory;
+    let there = folder(&other);
     fs::rename(&copy, &there).unwrap();
     refused(&other, "is not one of this log").await;
     fs::remove_file(there.join("checkpoint")).unwrap();
@@ -263,10 +267,10 @@ async fn the_copy_of_another_log_or_a_fork_is_refused_and_stays_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_that_lacks_records_of_the_second_place_is_refused_even_if_they_were_not_signed_for() {
-    let place = Place::new().await;
+    let place = Copied::new().await;
     settle(&place.scene, 20).await;
     let scene = place.end().await;
-    let copy = config(&scene).directory;
+    let copy = folder(&scene);
     // As if one more record had got there, and the ledger had then lost it.
     let mut bundle = fs::read(copy.join("tile/entries/000.p/20")).unwrap();
     bundle.extend([0, 1, 7]);
@@ -287,9 +291,9 @@ async fn a_ledger_that_lacks_records_of_the_second_place_is_refused_even_if_they
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_that_somebody_else_put_there_is_noticed_while_it_runs() {
-    let mut place = Place::new().await;
+    let mut place = Copied::new().await;
     place.scene.covered(place.confirm().await.unwrap_or_else(|fault| panic!("{fault}"))).await;
-    let checkpoint = config(&place.scene).directory.join("checkpoint");
+    let checkpoint = folder(&place.scene).join("checkpoint");
     fs::write(&checkpoint, "an older one").unwrap();
     place.scene.settle().await;
     let state = place.until(|state| state.trouble.is_some()).await;

@@ -8,7 +8,7 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use custodian_proto::tlog::{Cosignature, CosignerKey, cosignature};
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +24,8 @@ pub struct WitnessConfig {
     pub key: CosignerKey,
     /// Where it listens.
     pub url: WitnessUrl,
+    /// With https: a PEM file with the CAs to trust. `None`: those that this system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// How a witness is.

@@ -11,8 +11,14 @@ use hyper::StatusCode;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{WitnessConfig, post::post};
-use crate::log::{Log, SignedCheckpoint};
+use super::{
+    WitnessConfig, WitnessState,
+    post::{post, way},
+};
+use crate::{
+    log::{Log, SignedCheckpoint},
+    net::Http,
+};
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -23,32 +29,45 @@ const REST: Duration = Duration::from_secs(10);
 /// How often a witness may tell that it is further than we thought, in one round.
 const CORRECTIONS: usize = 2;
 
+/// What we remember of one witness between the rounds.
+struct Watcher {
+    /// Records of the tree that it cosigned last, as far as is known.
+    known: u64,
+    /// Until when it is left alone.
+    rests: Option<Instant>,
+    /// The way to it, once there is one.
+    http: Option<Http>,
+}
+
 /// What one witness answered.
 struct Asked {
     place: usize,
-    /// Records of the tree that it cosigned last, as far as is known.
     known: u64,
+    http: Option<Http>,
     outcome: Result<Cosignature, String>,
 }
 
 impl Log {
     /// Asks the witnesses for cosignatures of each new checkpoint, and for a new one of the same after `refresh`, until `ends`.
     pub async fn keep_cosigned(self: Arc<Self>, refresh: Duration, ends: CancellationToken) {
-        let mut known: Vec<u64> = self.state.borrow().witnesses.iter().map(|witness| witness.size).collect();
-        let mut resting: Vec<Option<Instant>> = vec![None; known.len()];
+        let new = |witness: &WitnessState| Watcher { known: witness.size, rests: None, http: None };
+        let mut watchers: Vec<Watcher> = self.state.borrow().witnesses.iter().map(new).collect();
         let mut news = self.state();
         let mut asked: Option<(u64, Instant)> = None;
         while !ends.is_cancelled() && !self.witnesses.is_empty() {
             let newest = news.borrow_and_update().newest.clone();
             let is_due = |newest: &SignedCheckpoint| {
                 asked.is_none_or(|(size, when)| size != newest.checkpoint.size || when.elapsed() >= refresh)
-                    || resting.iter().flatten().any(|until| *until <= Instant::now())
+                    || watchers
+                        .iter()
+                        .filter_map(|watcher| watcher.rests)
+                        .any(|until| until <= Instant::now())
             };
             // There is nothing to witness in an empty log.
             let newest = newest.filter(|newest| newest.checkpoint.size > 0 && is_due(newest));
             if let Some(newest) = newest {
                 asked = Some((newest.checkpoint.size, Instant::now()));
-                self.round(&newest, &mut known, &mut resting).await;
+                self.round(&newest, &mut watchers).await;
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
@@ -57,30 +76,28 @@ impl Log {
         }
     }
 
-    async fn round(
-        &self,
-        signed: &Arc<SignedCheckpoint>,
-        known: &mut [u64],
-        resting: &mut [Option<Instant>],
-    ) {
+    async fn round(&self, signed: &Arc<SignedCheckpoint>, watchers: &mut [Watcher]) {
         let mut asking = JoinSet::new();
-        for (place, witness) in self.witnesses.iter().enumerate() {
-            if resting[place].is_some_and(|until| until > Instant::now()) {
+        for (place, (witness, watcher)) in self.witnesses.iter().zip(watchers.iter_mut()).enumerate() {
+            if watcher.rests.is_some_and(|until| until > Instant::now()) {
                 continue;
             }
             let (ledger, witness) = (Arc::clone(&self.ledger), witness.clone());
-            let (signed, old) = (Arc::clone(signed), known[place]);
+            let (signed, mut known, kept) = (Arc::clone(signed), watcher.known, watcher.http.take());
             asking.spawn(async move {
-                let mut known = old;
-                let outcome = ask(ledger.as_ref(), &witness, &signed, &mut known).await;
-                Asked { place, known, outcome }
+                let mut http = match kept.map_or_else(|| way(&witness), Ok) {
+                    Ok(http) => http,
+                    Err(why) => return Asked { place, known, http: None, outcome: Err(why) },
+                };
+                let outcome = ask(ledger.as_ref(), &witness, &mut http, &signed, &mut known).await;
+                Asked { place, known, http: Some(http), outcome }
             });
         }
         let mut lines = BTreeMap::new();
         while let Some(asked) = asking.join_next().await {
-            let Ok(Asked { place, known: now, outcome }) = asked else { continue };
-            known[place] = now;
-            resting[place] = outcome.is_err().then(|| Instant::now() + REST);
+            let Ok(Asked { place, known, http, outcome }) = asked else { continue };
+            let rests = outcome.is_err().then(|| Instant::now() + REST);
+            watchers[place] = Watcher { known, rests, http };
             let trouble = outcome.as_ref().err().cloned();
             if let Ok(cosignature) = outcome {
                 lines.insert(place, cosignature);
@@ -131,6 +148,7 @@ impl Log {
 async fn ask(
     ledger: &dyn crate::ledger::Ledger,
     witness: &WitnessConfig,
+    http: &mut Http,
     signed: &SignedCheckpoint,
     known: &mut u64,
 ) -> Result<Cosignature, String> {
@@ -140,7 +158,7 @@ async fn ask(
         let old = *known;
         let proof = ledger.consistency(old, size).await.map_err(|error| error.0)?;
         let request = witness::AddCheckpoint { old, proof, checkpoint: plain.clone() };
-        let (status, answer) = post(&witness.url, request.to_string()).await?;
+        let (status, answer) = post(http, &witness.url, request.to_string()).await?;
         match status {
             StatusCode::OK => {
                 let cosigned = witness.key.cosigned(&format!("{plain}{answer}"));

@@ -52,7 +52,7 @@ impl Double {
         let key = CosignerKey::new(name, pair.public_key().as_ref().try_into().unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/{name}", listener.local_addr().unwrap()).parse().unwrap();
-        let config = WitnessConfig { key: key.clone(), url };
+        let config = WitnessConfig { key: key.clone(), url, ca: None };
         let last = Mutex::new((0, Hash::of_empty_tree()));
         let double = Arc::new(Self { pair, key, log: log.clone(), last, mood: Mutex::new(Mood::Honest) });
         let served = Arc::clone(&double);
