@@ -16,6 +16,7 @@ use crate::{
     inspect::{self, Inspection},
     progress::Progress,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
+    timestamp::{Stamped, TrustedAuthorities, attached},
 };
 
 /// What a signature in a file of its own is called, after the file that it is of.
@@ -39,6 +40,9 @@ pub struct Verification {
     pub envelope: Option<Inspection>,
     /// Who signed.
     pub signer: Sender,
+    /// When an authority says that the signature was there, if one whose word counts does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Stamped>,
 }
 
 /// Who signed, when, and why that counts.
@@ -66,12 +70,24 @@ pub struct Sender {
     pub standing: &'static str,
 }
 
-/// Verifies a file of any length, in constant memory.
+/// Verifies a file of any length, in constant memory. A timestamp of its signature counts nothing.
+///
+/// # Errors
+/// As [`verify_stamped`].
+pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
+    verify_stamped(job, &TrustedAuthorities::default(), progress)
+}
+
+/// Verifies a file of any length, in constant memory. `trusted`: whose timestamps count.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the signature is wrong, or its signer is not accepted; [`Kind::Local`] if there is none, or
 /// something cannot be read; [`Kind::Interrupted`].
-pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
+pub fn verify_stamped(
+    job: &VerifyJob,
+    trusted: &TrustedAuthorities,
+    progress: &dyn Progress,
+) -> Result<Verification> {
     let file = Envelope::open(&job.file, progress)?;
     let path = signature_file(job)?;
     let bytes = read_signature(&path)?;
@@ -86,12 +102,27 @@ pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> 
     progress.total(file.len());
     let now = SystemTime::now();
     let signature = Signature::verify(&signed, now, |hash| hash_of(file.file(), file.len(), hash, progress))?;
-    let standing = job.accept.check(&signature, now)?;
+    let timestamp = timestamp_of(&signature, trusted, now)?;
+    let stamped = timestamp.as_ref().map(|stamped| stamped.at);
+    let standing = job.accept.check_stamped(&signature, stamped, now)?;
     let envelope = match file.format() {
         Ok(_) => Some(inspect::inspect(&job.file)?),
         Err(_) => None,
     };
-    Ok(Verification { envelope, signer: Sender::of(&signature, standing) })
+    Ok(Verification { envelope, signer: Sender::of(&signature, standing), timestamp })
+}
+
+/// The timestamp that a signature brings along (RFC 3161 appendix A). Where nobody said whose count, none does.
+fn timestamp_of(
+    signature: &Signature,
+    trusted: &TrustedAuthorities,
+    now: SystemTime,
+) -> Result<Option<Stamped>> {
+    let token = attached(signature.unsigned_attributes(), signature.value())?;
+    match token {
+        Some(token) if !trusted.is_empty() => token.verify(trusted, now).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn signature_file(job: &VerifyJob) -> Result<PathBuf> {

@@ -9,11 +9,13 @@ use super::{
     inspect::input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
+    timestamp::AuthorityArgs,
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    sign::{SignJob, SignTo, sign},
+    sign::{SignJob, SignTo, sign_stamped},
+    timestamp::Authority,
     verify::beside,
 };
 
@@ -27,6 +29,11 @@ pub(super) struct SignArgs {
     with: With,
     #[command(flatten)]
     signer: SignerArgs,
+    /// Have it said by a time-stamping authority when it was signed: the custodian, or that of --tsa
+    #[arg(long)]
+    timestamp: bool,
+    #[command(flatten)]
+    authority: AuthorityArgs,
     /// The signature; - for standard output. [default: FILE.p7s, beside the file]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -38,10 +45,21 @@ pub(super) struct SignArgs {
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
     let job = SignJob { file: input(&args.file), output: output(args)? };
     let signer = args.signer.open(&args.with)?;
+    let authority = authority(args)?;
     let bar = Bar::start(args.talk, interrupt);
-    let bytes = sign(&job, signer.as_ref(), &bar).inspect_err(|_| bar.clear())?;
+    let bytes =
+        sign_stamped(&job, signer.as_ref(), authority.as_deref(), &bar).inspect_err(|_| bar.clear())?;
     bar.finish("signed", 1, bytes);
     Ok(())
+}
+
+/// Who says when it was signed.
+fn authority(args: &SignArgs) -> Result<Option<Box<dyn Authority>>> {
+    match args.authority.named()? {
+        Some(other) => Ok(Some(Box::new(other))),
+        None if args.timestamp => Ok(Some(Box::new(args.signer.custodian()?))),
+        None => Ok(None),
+    }
 }
 
 fn output(args: &SignArgs) -> Result<SignTo> {

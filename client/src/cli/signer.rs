@@ -9,7 +9,7 @@ use super::connection::Connection;
 use crate::{
     error::Result,
     interrupt::Interrupt,
-    remote::{RemoteSigner, WhichKey},
+    remote::{Remote, RemoteSigner, WhichKey},
     signed::{LocalSigner, Signer},
 };
 
@@ -24,14 +24,16 @@ pub(super) struct SignerArgs {
 }
 
 impl SignerArgs {
+    /// The custodian.
+    pub(super) fn custodian(&self) -> Result<Remote> {
+        // A second one beside that of the command: both hear of Ctrl-C.
+        self.connection.connect(&Interrupt::listen()?)
+    }
+
     /// The signer.
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
         match with {
-            With::Custodian(key) => {
-                // A second one beside that of the command: both hear of Ctrl-C.
-                let remote = self.connection.connect(&Interrupt::listen()?)?;
-                Ok(Box::new(RemoteSigner::open(remote, key)?))
-            }
+            With::Custodian(key) => Ok(Box::new(RemoteSigner::open(self.custodian()?, key)?)),
             With::File(file) => Ok(Box::new(LocalSigner::from_pem(file, self.sign_cert.as_deref())?)),
         }
     }

@@ -28,9 +28,9 @@ impl TimestampService for Api {
                 let detail = format!("{}: {}", rejection.name(), rejection.meaning());
                 let denial = Denial::Refused { refusal: Refusal::InvalidArgument, detail };
                 // Recorded as any request that makes no sense; the answer has a form of its own.
-                match self.custodian.refuse::<()>(&accepted.call, OPERATION, denial).await {
-                    Err(Denial::Failed(fault)) => return Err(accepted.status(fault.into())),
-                    Ok(()) | Err(_) => {}
+                let refused = self.custodian.refuse::<()>(&accepted.call, OPERATION, denial).await;
+                if let Err(Denial::Failed(fault)) = refused {
+                    return Err(accepted.status(fault.into()));
                 }
                 let response = rejected(rejection).map_err(|denial| accepted.status(denial))?;
                 return Ok(Response::new(v1::TimestampResponse { response, request_id, sequence: 0 }));
