@@ -21,9 +21,12 @@ use crate::{
     inspect,
     output::{self, Case, SafePath, Tree},
     progress::Progress,
+    sender::Checked,
+    signed::Accept,
     single,
     target::TargetFolder,
     unwrapper::{KeyName, Unwrapper},
+    verify::Sender,
 };
 
 /// What to extract, and where to.
@@ -88,6 +91,8 @@ pub struct ExtractReport {
     pub swept: u64,
     /// What would be extracted, if only that was asked for.
     pub listed: Vec<inspect::Entry>,
+    /// Who signed the envelope, if somebody did.
+    pub sender: Option<Sender>,
 }
 
 /// Extracts an envelope of any format.
@@ -104,25 +109,44 @@ pub fn extract(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
+    extract_from(job, &Accept::Anything, unwrapper, progress)
+}
+
+/// Extracts an envelope of any format, if its sender is accepted. Its signature is verified before the key is asked for, which
+/// takes reading all of it once.
+///
+/// # Errors
+/// Those of [`extract`]; [`Kind::Integrity`] if the signature is wrong or was taken away, or the sender is not accepted.
+pub fn extract_from(
+    job: &ExtractJob,
+    accept: &Accept,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
     let envelope = Envelope::open(&job.envelope, progress)?;
     let chosen = Chosen::from_globs(&job.only)?;
-    let result = match envelope.format()? {
-        Format::Mtd => extract_mtd(job, &envelope, &chosen, unwrapper, progress),
-        Format::Sealed => extract_sealed(job, &envelope, &chosen, unwrapper, progress),
-        Format::Cms => extract_cms(job, &envelope, &chosen, unwrapper, progress),
+    let format = envelope.format()?;
+    let checked = Checked::new(&envelope, accept, progress).map_err(|error| envelope.named(error))?;
+    let result = match format {
+        Format::Mtd => extract_mtd(job, &envelope, &checked, &chosen, unwrapper, progress),
+        Format::Sealed => extract_sealed(job, &envelope, &checked, &chosen, unwrapper, progress),
+        Format::Cms => extract_cms(job, &envelope, &checked, &chosen, unwrapper, progress),
         Format::OpenPgp => extract_openpgp(job, &envelope, &chosen, unwrapper, progress),
     };
-    result.map_err(|error| envelope.named(error))
+    let report = result.map_err(|error| envelope.named(error))?;
+    Ok(ExtractReport { sender: checked.sender(), ..report })
 }
 
 fn extract_mtd(
     job: &ExtractJob,
     envelope: &Envelope,
+    checked: &Checked,
     chosen: &Chosen,
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
     let sealed = mtd::read_header(envelope.file(), &job.limits)?;
+    checked.confirm(sealed.sender_mark())?;
     let entries = chosen.of(sealed.entries())?;
     match &job.output {
         ExtractTo::Folder(folder) => {
@@ -147,11 +171,13 @@ fn extract_mtd(
 fn extract_sealed(
     job: &ExtractJob,
     envelope: &Envelope,
+    checked: &Checked,
     chosen: &Chosen,
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
     let sealed = sealed::read_header(envelope.file(), envelope.len())?;
+    checked.confirm(sealed.sender_mark())?;
     let mut target = match &job.output {
         ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
         ExtractTo::Stdout | ExtractTo::List => None,
@@ -175,12 +201,14 @@ fn extract_sealed(
 fn extract_cms(
     job: &ExtractJob,
     envelope: &Envelope,
+    checked: &Checked,
     chosen: &Chosen,
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
     let message = cms::Message::new(envelope.file(), envelope.len())?;
     let sealed = message.read_header()?;
+    checked.confirm(sealed.sender_mark())?;
     sealed.check(job.unauthenticated)?;
     if sealed.content_len() > job.limits.content_bytes {
         let why = format!(
@@ -269,7 +297,7 @@ fn fill(
         entries: entries.len() as u64,
         content_bytes,
         swept: target.swept(),
-        listed: Vec::new(),
+        ..ExtractReport::default()
     })
 }
 
@@ -289,7 +317,7 @@ fn print(opened: &Opened<'_>, entries: &[usize], progress: &dyn Progress) -> Res
 fn listed(entries: &[Entry], chosen: &[usize]) -> ExtractReport {
     let listed: Vec<_> = of(entries, chosen).map(inspect::Entry::from).collect();
     let content_bytes = content_bytes(of(entries, chosen));
-    ExtractReport { entries: listed.len() as u64, content_bytes, swept: 0, listed }
+    ExtractReport { entries: listed.len() as u64, content_bytes, listed, ..ExtractReport::default() }
 }
 
 fn of<'e>(entries: &'e [Entry], chosen: &[usize]) -> impl Iterator<Item = &'e Entry> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    envelope::{self, EntryKind, Format, cms, mtd, openpgp, sealed},
+    envelope::{self, EntryKind, Format, SenderMark, cms, mtd, openpgp, sealed},
     error::Result,
     extract::{Input, Limits},
     input::Envelope,
@@ -32,6 +32,9 @@ pub struct Inspection {
     pub encryption: String,
     /// Files, folders and links; `None` where the format keeps that secret.
     pub entries: Option<Vec<Entry>>,
+    /// Who must have signed it, if it says so.
+    #[serde(skip)]
+    pub sender_mark: Option<SenderMark>,
 }
 
 /// Somebody an envelope is sealed to.
@@ -83,21 +86,26 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
         other_recipients: Vec::new(),
         encryption,
         entries,
+        sender_mark: None,
     };
     let inspection = match format {
         Format::Mtd => mtd::read_header(envelope.file(), &Limits::default()).map(|sealed| {
             let entries = sealed.entries().iter().map(Entry::from).collect();
-            found(sealed.wrapped_keys(), "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)".to_owned(), Some(entries))
+            let how = "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)";
+            let inspection = found(sealed.wrapped_keys(), how.to_owned(), Some(entries));
+            Inspection { sender_mark: sealed.sender_mark(), ..inspection }
         }),
-        Format::Sealed => sealed::read_header(envelope.file(), envelope.len())
-            .map(|sealed| found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None)),
+        Format::Sealed => sealed::read_header(envelope.file(), envelope.len()).map(|sealed| {
+            let inspection = found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None);
+            Inspection { sender_mark: sealed.sender_mark(), ..inspection }
+        }),
         Format::Cms => cms::Message::new(envelope.file(), envelope.len()).and_then(|message| {
             let sealed = message.read_header()?;
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let others = sealed.other_recipients().to_vec();
             let mut inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
             inspection.recipients.extend(sealed.named().map(Recipient::named));
-            Ok(Inspection { other_recipients: others, ..inspection })
+            Ok(Inspection { other_recipients: others, sender_mark: sealed.sender_mark(), ..inspection })
         }),
         Format::OpenPgp => openpgp::Message::new(envelope.file(), envelope.len()).and_then(|message| {
             let sealed = message.read_header(&Silent)?;

@@ -10,6 +10,7 @@ pub mod log;
 pub mod output;
 pub mod progress;
 pub mod seal;
+mod sender;
 pub mod sign;
 pub mod signed;
 mod single;

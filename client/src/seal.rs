@@ -1,7 +1,8 @@
 //! Seal: paths in, one envelope out. Offline.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -9,10 +10,13 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
-    envelope::{Format, MAX_RECIPIENTS, Recipient, Source, Written, cms, mtd, openpgp, sealed},
+    envelope::{
+        Format, MAX_RECIPIENTS, Recipient, SenderMark, Source, Written, carried, cms, mtd, openpgp, sealed,
+    },
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
+    signed::{Enclosing, Signer},
     sources,
 };
 
@@ -71,6 +75,26 @@ pub struct SealReport {
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
 /// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
 pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
+    seal_as(job, None, progress)
+}
+
+/// Seals, and signs the envelope.
+///
+/// # Errors
+/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP.
+pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<SealReport> {
+    if job.format == Format::OpenPgp {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot sign",
+            "OpenPGP envelopes are not signed by this program",
+        )
+        .hint("choose another --format, or sign the envelope when it is sealed: envelope sign FILE"));
+    }
+    seal_as(job, Some(signer), progress)
+}
+
+fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) -> Result<SealReport> {
     let recipients = Recipients::of(job)?;
     if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
@@ -83,8 +107,8 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, progress)?,
+        SealTo::File(path) => to_file(path, &sources, &recipients, signer, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, signer, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
@@ -159,6 +183,7 @@ fn to_file(
     path: &Path,
     sources: &[Source],
     recipients: &Recipients,
+    signer: Option<&dyn Signer>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
@@ -169,10 +194,16 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
+    let sender = signer.and_then(SenderMark::of);
     let written = match recipients {
-        Recipients::Mtd(to) => mtd::seal(sources, to, &file, progress)?,
-        Recipients::Sealed(to) => sealed::seal(sources, to, sealed::Output::File(&file), progress)?,
-        Recipients::Cms(to, how) => cms::seal(sources, to, *how, &mut &file, progress)?,
+        Recipients::Mtd(to) => {
+            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signer, progress)?
+        }
+        Recipients::Sealed(to) => {
+            let written = sealed::seal(sources, to, sender, sealed::Output::File(&file), progress)?;
+            signed_archive(&file, written, signer, progress)?
+        }
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut &file, progress)?,
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
@@ -181,20 +212,61 @@ fn to_file(
     Ok(written)
 }
 
-fn to_stdout(sources: &[Source], recipients: &Recipients, progress: &dyn Progress) -> Result<Written> {
+fn to_stdout(
+    sources: &[Source],
+    recipients: &Recipients,
+    signer: Option<&dyn Signer>,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let sender = signer.and_then(SenderMark::of);
+    // A header of MTD is completed when its content is known, and a signature when all is: so the output must be seekable
+    // until the end.
+    let spooled = |write: &dyn Fn(&File) -> Result<Written>| {
+        let mut spool = output::spool()?;
+        let written = signed_archive(&spool, write(&spool)?, signer, progress)?;
+        output::copy_to_stdout(&mut spool)?;
+        Ok(written)
+    };
     match recipients {
-        Recipients::Mtd(to) => {
-            // A header is completed when its content is known, so the output must be seekable until the end.
-            let mut spool = output::spool()?;
-            let written = mtd::seal(sources, to, &spool, progress)?;
-            output::copy_to_stdout(&mut spool)?;
-            Ok(written)
+        Recipients::Mtd(to) => spooled(&|spool| mtd::seal(sources, to, sender, spool, progress)),
+        Recipients::Sealed(to) if signer.is_some() => {
+            spooled(&|spool| sealed::seal(sources, to, sender, sealed::Output::File(spool), progress))
         }
         Recipients::Sealed(to) => {
             let stdout = &mut io::stdout().lock();
-            sealed::seal(sources, to, sealed::Output::Stream(stdout), progress)
+            sealed::seal(sources, to, None, sealed::Output::Stream(stdout), progress)
         }
-        Recipients::Cms(to, how) => cms::seal(sources, to, *how, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut io::stdout().lock(), progress),
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
     }
+}
+
+/// Signs an envelope that is a ZIP, if somebody signs: the signature comes after all else.
+fn signed_archive(
+    file: &File,
+    written: Written,
+    signer: Option<&dyn Signer>,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let Some(signer) = signer else { return Ok(written) };
+    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signer, progress)?;
+    Ok(Written { envelope_bytes, ..written })
+}
+
+/// Writes a CMS message, with its signature around it if somebody signs.
+fn seal_cms(
+    sources: &[Source],
+    recipients: &[Recipient],
+    protection: cms::Protection,
+    signer: Option<&dyn Signer>,
+    out: &mut dyn Write,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let Some(signer) = signer else {
+        return cms::seal(sources, recipients, protection, None, out, progress);
+    };
+    let mut enclosing = Enclosing::start(out, signer)?;
+    let sender = SenderMark::of(signer);
+    let written = cms::seal(sources, recipients, protection, sender, &mut enclosing, progress)?;
+    Ok(Written { envelope_bytes: enclosing.finish(SystemTime::now())?, ..written })
 }

@@ -15,6 +15,7 @@ use crate::{
     input::Envelope,
     inspect::{self, Inspection},
     progress::Progress,
+    sender::Checked,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
     timestamp::{Stamped, TrustedAuthorities, attached},
 };
@@ -26,7 +27,7 @@ pub const SIGNATURE_SUFFIX: &str = ".p7s";
 pub struct VerifyJob {
     /// The file.
     pub file: Input,
-    /// Its signature; `None`: beside it, with [`SIGNATURE_SUFFIX`].
+    /// Its signature; `None`: in it, if it is an envelope that carries one, else beside it, with [`SIGNATURE_SUFFIX`].
     pub signature: Option<PathBuf>,
     /// Whose signatures count.
     pub accept: Accept,
@@ -89,6 +90,11 @@ pub fn verify_stamped(
     progress: &dyn Progress,
 ) -> Result<Verification> {
     let file = Envelope::open(&job.file, progress)?;
+    if job.signature.is_none()
+        && let Some(found) = carried(job, &file, progress)?
+    {
+        return Ok(found);
+    }
     let path = signature_file(job)?;
     let bytes = read_signature(&path)?;
     let signed = SignedData::read(&bytes.as_slice(), bytes.len() as u64)?;
@@ -123,6 +129,21 @@ fn timestamp_of(
         Some(token) if !trusted.is_empty() => token.verify(trusted, now).map(Some),
         _ => Ok(None),
     }
+}
+
+/// Verifies the signature that an envelope carries; `None` if it carries none.
+fn carried(job: &VerifyJob, file: &Envelope, progress: &dyn Progress) -> Result<Option<Verification>> {
+    if file.format().is_err() {
+        return Ok(None);
+    }
+    let named = |error| file.named(error);
+    // Whoever is accepted without a signature has none to verify.
+    let Some(checked) = Checked::carried(file, &job.accept, progress).map_err(named)? else {
+        return Ok(None);
+    };
+    let envelope = inspect::inspect(&job.file)?;
+    checked.confirm(envelope.sender_mark).map_err(named)?;
+    Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer, timestamp: None }))
 }
 
 fn signature_file(job: &VerifyJob) -> Result<PathBuf> {

@@ -22,7 +22,7 @@ use custodian::{
         Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod,
         WrappingKey,
     },
-    ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
+    ledger::{Change, Grant, Identity, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
 };
 use custodian_proto::{
     key::{KeyId, KeyWrapping, WrappedKey},
@@ -98,7 +98,8 @@ impl Scene {
         };
         let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), certificate };
         let identity = ledger.identify(SPKI, Some(SESSION)).await.unwrap();
-        let caller = Caller { peer, device: identity.device, session: identity.session, user: identity.user };
+        let Identity { device, session, user, policy } = identity;
+        let caller = Caller { peer, device, session, user, policy };
         Self { ledger, authority, caller, key }
     }
 }

@@ -413,7 +413,7 @@ fn caller() -> Caller {
         created: now,
         updated: now,
     };
-    Caller { peer, device: Some(device), session: Some(session), user: Some(user) }
+    Caller { peer, device: Some(device), session: Some(session), user: Some(user), policy: 0 }
 }
 
 fn median(values: &mut [f64]) -> f64 {

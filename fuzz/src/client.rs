@@ -7,6 +7,7 @@ use custodian_client::{
     envelope::{Format, Recipient, cms, detect, mtd, openpgp, sealed},
     extract::Limits,
     progress::Silent,
+    signed::{Signature, SignedData},
 };
 use custodian_proto::{
     approval::{Bound, Glass},
@@ -36,6 +37,16 @@ fn file_of(bytes: &[u8]) -> File {
     let mut file = memory_file();
     file.write_all(bytes).expect("written");
     file
+}
+
+/// A signature, detached or with its content in it.
+pub(crate) fn signature(bytes: &[u8]) {
+    let Ok(signed) = SignedData::read(&bytes, bytes.len() as u64) else { return };
+    Signature::check_nothing_else(&signed).ok();
+    if let Ok(signature) = Signature::verify(&signed, SystemTime::now(), |hash| Ok(hash.of(bytes))) {
+        let certificate = signature.certificate();
+        let _told = (certificate.subject(), certificate.emails(), certificate.identity_level());
+    }
 }
 
 /// An envelope of any format, as far as it goes, with keys that do not fit.

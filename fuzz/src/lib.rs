@@ -10,7 +10,7 @@ mod server;
 pub type Target = fn(&[u8]);
 
 /// All targets, each by the name of its folder of seeds.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("mtd", client::envelope),
     ("sealed", client::envelope),
     ("sealed_inside", client::sealed_inside),
@@ -18,6 +18,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("cms", client::envelope),
     ("smime", client::envelope),
     ("openpgp", client::envelope),
+    ("signature", client::signature),
     ("recipient", client::recipient),
     ("openpgp_recipient", client::openpgp_recipient),
     ("approval", client::approval),

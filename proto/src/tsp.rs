@@ -21,9 +21,9 @@ pub const ID_AA_SIGNATURE_TIME_STAMP_TOKEN: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.2.14");
 
 /// The policy of a custodian that was not given another: it issues by its own clock, under a key in its token, and records
-/// each. [`crate::identity::ARC`], 2 for timestamps, and 1.
+/// each. [`crate::identity::ARC`], 3 for timestamps, and 1.
 pub const USUAL_POLICY: &str =
-    "1.2.840.113556.1.8000.2554.43576.23831.8521.17637.39966.10363675.12816695.2.1";
+    "1.2.840.113556.1.8000.2554.43576.23831.8521.17637.39966.10363675.12816695.3.1";
 
 /// The media types of §3.4.
 pub const QUERY_TYPE: &str = "application/timestamp-query";
@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn the_usual_policy_is_in_our_arc() {
-        assert_eq!(USUAL_POLICY, format!("{}.2.1", crate::identity::ARC));
+        assert_eq!(USUAL_POLICY, format!("{}.3.1", crate::identity::ARC));
         assert_eq!(ObjectIdentifier::new(USUAL_POLICY).unwrap().to_string(), USUAL_POLICY);
     }
 

@@ -177,6 +177,8 @@ async fn with_the_shipped_policy_no_administrator_changes_anything_alone() {
         waits(dev.ctl(Person::Admin, args));
     }
     waits(apply(&dev, USUAL));
+    dev.ctl(Person::Admin, ["device", "uninvite", "laptop-9"]).expect(0);
+    dev.ctl(Person::Admin, ["device", "uninvite", "laptop-9"]).expect(3).says("NOT_FOUND");
     dev.ctl(Person::Admin, ["device", "suspend", "operator-laptop", "--reason", "test"]).expect(0);
     dev.ctl(Person::Admin, ["user", "disable", "operator", "--reason", "test"]).expect(0);
 

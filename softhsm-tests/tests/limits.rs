@@ -1,7 +1,11 @@
 //! Too much, or too little room: quick, clear answers, no key without a record, and recovery without a restart.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
+use custodian_proto::v1;
 use softhsm_tests::{Dev, Person, Wire, sealed_key};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -52,6 +56,47 @@ async fn beyond_the_limit_of_calls_the_answer_is_to_come_back_later() {
     }
     assert!(served >= 2 && shed >= 1, "{served} served, {shed} shed");
     wire.unwrap(&key, wrapped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_all_the_room_can_still_be_stopped() {
+    let dev = Dev::start_in(configured(|text| text.replace("\ncalls = 512", "\ncalls = 2")));
+    let (admin, operator) =
+        (Wire::login(&dev, Person::Admin).await, Wire::login(&dev, Person::Operator).await);
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[4; 32]);
+    // A worker that hangs keeps those two calls where they are, until their deadline.
+    let worker = dev.worker().expect("there is a worker");
+    Dev::signal(worker, "STOP");
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let (operator, key, wrapped) = (operator.clone(), key.clone(), wrapped.clone());
+            tokio::spawn(async move {
+                loop {
+                    match operator.unwrap(&key, wrapped.clone()).await {
+                        // One of the calls below had the place.
+                        Err(status) if status.code() == Code::ResourceExhausted => {}
+                        ended => return ended,
+                    }
+                }
+            })
+        })
+        .collect();
+    let revoke = || v1::RevokeDeviceRequest { name: "devices/operator-laptop".into(), reason: "lost".into() };
+    let until = Instant::now() + Duration::from_secs(60);
+    // No room, and none in that lane for who is no administrator.
+    while operator.devices().revoke_device(operator.request(revoke())).await.unwrap_err().code()
+        != Code::ResourceExhausted
+    {
+        assert!(Instant::now() < until, "there is always room");
+    }
+    let list = admin.devices().list_devices(admin.request(v1::ListDevicesRequest::default())).await;
+    assert_eq!(reason(&list.unwrap_err()), "OVERLOADED");
+    let revoked = admin.devices().revoke_device(admin.request(revoke())).await.unwrap().into_inner();
+    assert_eq!(revoked.state(), v1::DeviceState::Revoked);
+    Dev::signal(worker, "CONT");
+    for call in calls {
+        call.await.unwrap().expect_err("a key left after the revocation");
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,11 @@ pub(super) enum DeviceCommand {
         #[command(flatten)]
         style: Style,
     },
+    /// Take an invitation back: its code is void
+    Uninvite {
+        /// laptop-7 or devices/laptop-7
+        id: String,
+    },
     /// List them
     Ls {
         #[command(flatten)]
@@ -127,6 +132,12 @@ impl DeviceCommand {
                 let next = "on that workstation: envelope enroll".to_owned();
                 let code = view.code.clone();
                 style.one(&view, &[("device", name), ("code", code), ("good until", expires), ("next", next)])
+            }
+            Self::Uninvite { id } => {
+                let name = device_name(&id);
+                remote.withdraw_invitation(id_of(&name))?;
+                note(&format!("the invitation of {name} is void"));
+                Ok(())
             }
             Self::Ls { style } => {
                 let devices = remote.devices()?;

@@ -13,17 +13,19 @@ use custodian_proto::{
 };
 
 use super::{
+    accept::AcceptArgs,
     connection::Connection,
     inspect::{ENTRY_COLUMNS, entry_row, input},
     output::Style,
     progress::{Bar, Talk},
     several,
     text::printable,
+    verify::signed_by,
 };
 use crate::{
     envelope::cms::Unauthenticated,
     error::{Error, Kind, Result},
-    extract::{ExtractJob, ExtractTo, Limits, extract},
+    extract::{ExtractJob, ExtractTo, Limits, extract_from},
     interrupt::Interrupt,
     log::{prove_receipt, read_log_key, record_of, write_receipt},
     password::PasswordSource,
@@ -60,6 +62,8 @@ pub(super) struct ExtractArgs {
     /// Only list what would be extracted. Where the list is secret, that is recorded as opening the envelope
     #[arg(long, conflicts_with_all = ["folder", "to_stdout", "receipt"])]
     list: bool,
+    #[command(flatten)]
+    accept: AcceptArgs,
     #[command(flatten)]
     style: Style,
     /// Refuse envelopes with more entries
@@ -145,10 +149,14 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
     let opener = Opener { custodian, what, receipt };
 
     let bar = Bar::start(args.talk, &custodian.interrupt);
-    let report = extract(&job, &opener, &bar).inspect_err(|_| bar.clear())?;
+    let accept = args.accept.accept(&custodian.settings)?;
+    let report = extract_from(&job, &accept, &opener, &bar).inspect_err(|_| bar.clear())?;
     if args.list {
         bar.clear();
         return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
+    }
+    if let Some(sender) = &report.sender {
+        bar.remark(&signed_by(sender));
     }
     if report.swept > 0 {
         bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));

@@ -53,6 +53,9 @@ fn facts(found: &Inspection) -> Vec<(&'static str, String)> {
     }
     facts.extend(found.other_recipients.iter().map(|other| ("not served", other.clone())));
     facts.push(("encryption", found.encryption.clone()));
+    if found.sender_mark.is_some() {
+        facts.push(("signed", "by its sender; envelope verify tells who that is".to_owned()));
+    }
     facts.push(match &found.entries {
         Some(entries) => {
             let bytes: u64 = entries.iter().map(|entry| entry.size).sum();

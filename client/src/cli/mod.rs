@@ -53,9 +53,11 @@ Settings: flag > environment > ~/.config/custodian/client.toml
   --key FILE         CUSTODIAN_KEY            PEM; this device's private key
   --user ID          CUSTODIAN_USER           who signs in
   --password-file F  CUSTODIAN_PASSWORD_FILE  else the terminal is asked
-  --log-key FILE     CUSTODIAN_LOG_KEY        the log's public key (environment or flag)";
+  --log-key FILE     CUSTODIAN_LOG_KEY        the log's public key (environment or flag)
+  --accept-from ...  [accept] in the files    whose signatures count: docs/formats/signature.md";
 
 /// What every `--help` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 local failure, 2 usage, 3 refused, 4 waits for approval,
-  5 damaged envelope (nothing released) or log, 6 custodian unreachable, 130 interrupted";
+  5 damaged envelope or sender not accepted (nothing released), damaged log,
+  6 custodian unreachable, 130 interrupted";

@@ -9,13 +9,14 @@ use std::{
 use super::{
     message::note,
     progress::{Bar, Talk},
+    signer::{SignerArgs, With},
 };
 use crate::{
     envelope::{self, cms::Protection},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     remote,
-    seal::{SealJob, SealTo, Symlinks, seal},
+    seal::{SealJob, SealTo, Symlinks, seal, seal_signed},
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -38,6 +39,11 @@ pub(super) struct SealArgs {
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
+    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates
+    #[arg(long, value_name = "KEY")]
+    sign_with: Option<With>,
+    #[command(flatten)]
+    signer: SignerArgs,
     #[command(flatten)]
     talk: Talk,
     /// Name of the file that standard input becomes in the envelope. [default: stdin]
@@ -101,8 +107,13 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let format = args.format.into();
     let job = SealJob { recipients, paths, stdin, format, output, symlinks, protection };
 
+    let signer = args.sign_with.as_ref().map(|with| args.signer.open(with)).transpose()?;
     let bar = Bar::start(args.talk, interrupt);
-    let report = seal(&job, &bar).inspect_err(|_| bar.clear())?;
+    let report = match &signer {
+        Some(signer) => seal_signed(&job, signer.as_ref(), &bar),
+        None => seal(&job, &bar),
+    };
+    let report = report.inspect_err(|_| bar.clear())?;
     bar.finish("sealed", report.entries, report.content_bytes);
     if args.legacy {
         // Not even --quiet keeps this back.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    connection::Connection,
     inspect::input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
@@ -24,7 +25,7 @@ use crate::{
 pub(super) struct SignArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// The key: a file in PEM, or custodian:LABEL for a signing key in the custodian
+    /// The key: a file in PEM, or PKCS #12, with its certificates; or custodian:LABEL, for a signing key in the custodian
     #[arg(long, value_name = "KEY")]
     with: With,
     #[command(flatten)]
@@ -34,6 +35,8 @@ pub(super) struct SignArgs {
     timestamp: bool,
     #[command(flatten)]
     authority: AuthorityArgs,
+    #[command(flatten)]
+    connection: Connection,
     /// The signature; - for standard output. [default: FILE.p7s, beside the file]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -44,8 +47,8 @@ pub(super) struct SignArgs {
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
     let job = SignJob { file: input(&args.file), output: output(args)? };
-    let signer = args.signer.open(&args.with)?;
-    let authority = authority(args)?;
+    let signer = args.signer.open_through(&args.with, || args.connection.connect(interrupt))?;
+    let authority = authority(args, interrupt)?;
     let bar = Bar::start(args.talk, interrupt);
     let bytes =
         sign_stamped(&job, signer.as_ref(), authority.as_deref(), &bar).inspect_err(|_| bar.clear())?;
@@ -54,10 +57,10 @@ pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
 }
 
 /// Who says when it was signed.
-fn authority(args: &SignArgs) -> Result<Option<Box<dyn Authority>>> {
+fn authority(args: &SignArgs, interrupt: &Interrupt) -> Result<Option<Box<dyn Authority>>> {
     match args.authority.named()? {
         Some(other) => Ok(Some(Box::new(other))),
-        None if args.timestamp => Ok(Some(Box::new(args.signer.custodian()?))),
+        None if args.timestamp => Ok(Some(Box::new(args.connection.connect(interrupt)?))),
         None => Ok(None),
     }
 }

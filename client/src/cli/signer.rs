@@ -9,6 +9,7 @@ use super::connection::Connection;
 use crate::{
     error::Result,
     interrupt::Interrupt,
+    password::PasswordSource,
     remote::{Remote, RemoteSigner, WhichKey},
     signed::{LocalSigner, Signer},
 };
@@ -19,22 +20,31 @@ pub(super) struct SignerArgs {
     /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
     #[arg(long, value_name = "FILE")]
     sign_cert: Option<PathBuf>,
-    #[command(flatten)]
-    connection: Connection,
+    /// A file with the password of the file with the key; - for standard input. [default: ask, if there is one]
+    #[arg(long, value_name = "F")]
+    key_password_file: Option<PathBuf>,
 }
 
 impl SignerArgs {
-    /// The custodian.
-    pub(super) fn custodian(&self) -> Result<Remote> {
-        // A second one beside that of the command: both hear of Ctrl-C.
-        self.connection.connect(&Interrupt::listen()?)
+    /// The signer. A custodian is the one of the settings.
+    pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
+        // A second interrupt beside that of the command: both hear of Ctrl-C.
+        self.open_through(with, || Connection::default().connect(&Interrupt::listen()?))
     }
 
-    /// The signer.
-    pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
+    /// The signer, if it is in the custodian, over this connection.
+    pub(super) fn open_through(
+        &self,
+        with: &With,
+        custodian: impl FnOnce() -> Result<Remote>,
+    ) -> Result<Box<dyn Signer>> {
         match with {
-            With::Custodian(key) => Ok(Box::new(RemoteSigner::open(self.custodian()?, key)?)),
-            With::File(file) => Ok(Box::new(LocalSigner::from_pem(file, self.sign_cert.as_deref())?)),
+            With::Custodian(key) => Ok(Box::new(RemoteSigner::open(custodian()?, key)?)),
+            With::File(file) => {
+                let source = PasswordSource::of(self.key_password_file.as_deref());
+                let password = || source.read(&format!("password of {}", file.display()));
+                Ok(Box::new(LocalSigner::open(file, self.sign_cert.as_deref(), &password)?))
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct VerifyArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// Its signature (CMS, DER or PEM). [default: FILE.p7s, beside the file]
+    /// Its signature (CMS, DER or PEM). [default: the one that an envelope carries; else FILE.p7s, beside the file]
     #[arg(long, value_name = "FILE.p7s")]
     signature: Option<PathBuf>,
     /// Verify its timestamp (RFC 3161) instead, which is in this file
@@ -71,10 +71,19 @@ fn facts(found: &Verification) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// Who signed, in one line.
+pub(super) fn signed_by(sender: &Sender) -> String {
+    let whose = if sender.standing == "unknown" { ", who is not known here (--accept-from)" } else { "" };
+    format!("signed by {}{}{whose}", sender.subject, in_brackets(&sender.emails))
+}
+
+fn in_brackets(emails: &[String]) -> String {
+    if emails.is_empty() { String::new() } else { format!(" <{}>", emails.join(", ")) }
+}
+
 /// What is told of a sender, a line for each fact.
 pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
-    let emails =
-        if sender.emails.is_empty() { String::new() } else { format!(" <{}>", sender.emails.join(", ")) };
+    let emails = in_brackets(&sender.emails);
     let claimed = sender.signed.as_ref().map(|time| format!("{time}, as the signer says"));
     let level = match (sender.identity_level, sender.standing) {
         (Some(level), _) => format!("{level}: {}", level.meaning()),

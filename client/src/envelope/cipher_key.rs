@@ -27,7 +27,7 @@ use x509_cert::{attr::Attribute, ext::pkix::SubjectKeyIdentifier};
 use zeroize::Zeroizing;
 
 use crate::{
-    envelope::{MAX_RECIPIENTS, Recipient, damaged, oaep, unsupported},
+    envelope::{MAX_RECIPIENTS, Recipient, SenderMark, damaged, oaep, unsupported},
     error::{Error, Kind, Result},
 };
 
@@ -60,12 +60,18 @@ impl Purpose {
         }
     }
 
-    /// The authenticated attributes: the content's type, and the hint what it is.
-    fn attributes(self) -> der::Result<Option<AuthAttributes>> {
-        let Some(description) = self.description() else { return Ok(None) };
-        let hints = ContentHints { description: description.to_owned(), content_type: ID_DATA };
-        let attributes = [attribute(ID_CONTENT_TYPE, &ID_DATA)?, attribute(ID_CONTENT_HINTS, &hints)?];
-        AuthAttributes::try_from(attributes.to_vec()).map(Some)
+    /// The authenticated attributes: the content's type, the hint what it is, and who signs the envelope.
+    fn attributes(self, sender: Option<SenderMark>) -> der::Result<Option<AuthAttributes>> {
+        if self.description().is_none() && sender.is_none() {
+            return Ok(None);
+        }
+        let mut attributes = vec![attribute(ID_CONTENT_TYPE, &ID_DATA)?];
+        if let Some(description) = self.description() {
+            let hints = ContentHints { description: description.to_owned(), content_type: ID_DATA };
+            attributes.push(attribute(ID_CONTENT_HINTS, &hints)?);
+        }
+        attributes.extend(sender.map(SenderMark::attribute).transpose()?);
+        AuthAttributes::try_from(attributes).map(Some)
     }
 }
 
@@ -105,20 +111,26 @@ pub(super) struct CipherKey {
     additional: Vec<u8>,
     /// The encrypted secret, followed by its tag.
     sealed: Vec<u8>,
+    sender: Option<SenderMark>,
 }
 
 /// Encrypts a secret under a new file key and wraps that for the recipients. The file key does not survive.
 ///
 /// # Errors
 /// [`Kind::Local`] if the cryptographic library refuses.
-pub(super) fn seal(recipients: &[Recipient], purpose: Purpose, secret: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn seal(
+    recipients: &[Recipient],
+    purpose: Purpose,
+    sender: Option<SenderMark>,
+    secret: &[u8],
+) -> Result<Vec<u8>> {
     let mut key = Zeroizing::new([0; FILE_KEY_LEN]);
     let mut nonce = [0; NONCE_LEN];
     let random = rand::fill(key.as_mut_slice()).and_then(|()| rand::fill(&mut nonce));
     random.map_err(|_| cannot_seal("the system gives no random numbers"))?;
     let file_key = FileKey::new(*key);
 
-    let attributes = purpose.attributes().map_err(cannot_seal)?;
+    let attributes = purpose.attributes(sender).map_err(cannot_seal)?;
     let additional = additional_data(attributes.as_ref()).map_err(cannot_seal)?;
     let mut sealed = Zeroizing::new(secret.to_vec());
     let tag = gcm(&file_key)
@@ -148,7 +160,9 @@ impl CipherKey {
             return Err(unsupported("CIPHER.KEY is not an AuthEnvelopedData"));
         }
         let data: AuthEnvelopedData = info.content.decode_as().map_err(no_cms)?;
-        if data.auth_attrs != purpose.attributes().map_err(cannot_read)? {
+        let attributes = data.auth_attrs.iter().flat_map(|attributes| attributes.iter());
+        let sender = SenderMark::find(attributes).map_err(cannot_read)?;
+        if data.auth_attrs != purpose.attributes(sender).map_err(cannot_read)? {
             return Err(unsupported(match purpose {
                 Purpose::MtdPassword => "CIPHER.KEY has authenticated attributes",
                 Purpose::SealedInputKey => {
@@ -184,12 +198,17 @@ impl CipherKey {
                 "none of its recipients is an RSA-OAEP key named by a 20-byte key identifier",
             ));
         }
-        Ok(Self { wrapped, nonce, additional, sealed })
+        Ok(Self { wrapped, nonce, additional, sealed, sender })
     }
 
     /// The file key, wrapped: once for each recipient that a custodian can serve.
     pub(super) fn wrapped_keys(&self) -> &[WrappedKey] {
         &self.wrapped
+    }
+
+    /// Who must have signed the envelope.
+    pub(super) fn sender_mark(&self) -> Option<SenderMark> {
+        self.sender
     }
 
     /// Decrypts the secret.

@@ -1,6 +1,7 @@
 //! Envelope formats: a closed set. Each has a module with the same verbs: `read_header`, `open`, `seal`.
 
 mod binary;
+pub(crate) mod carried;
 mod cipher_key;
 pub mod cms;
 mod jobs;
@@ -11,12 +12,14 @@ pub mod openpgp;
 mod read_at;
 mod recipient;
 pub mod sealed;
+mod sender_mark;
 mod source;
 mod zip;
 
 pub use opened::Opened;
 pub use read_at::ReadAt;
 pub use recipient::Recipient;
+pub use sender_mark::SenderMark;
 pub use source::{Body, Source};
 pub use zip::{Entry, EntryKind};
 

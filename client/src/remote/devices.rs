@@ -24,6 +24,17 @@ impl Remote {
         Ok(self.call(&what, async |service| client(service).invite_device(request.clone()).await)?)
     }
 
+    /// Takes an invitation back: its code is void.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub fn withdraw_invitation(&self, id: &str) -> Result<()> {
+        let request = v1::WithdrawInvitationRequest { device_id: id.to_owned() };
+        let what = format!("cannot withdraw the invitation of devices/{id}");
+        self.call(&what, async |service| client(service).withdraw_invitation(request.clone()).await)?;
+        Ok(())
+    }
+
     /// All devices, in the order of their ids.
     ///
     /// # Errors

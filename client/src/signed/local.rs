@@ -14,10 +14,16 @@ use aws_lc_rs::{
         KeyPair, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair,
     },
 };
+use custodian_proto::secret::Secret;
+use der::Decode;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use super::{Algorithm, Hash, Signer, SignerCertificate, scheme};
+use super::{
+    Algorithm, Hash, Signer, SignerCertificate, pbes2, pem,
+    pkcs12::{self, Contents, EncryptedPrivateKey},
+    scheme,
+};
 use crate::error::{Error, Kind, Result};
 
 /// Largest file with a key, in bytes.
@@ -38,28 +44,33 @@ enum Key {
 }
 
 impl LocalSigner {
-    /// Reads an unencrypted private key in PEM, and its certificates from `certificates`, or from the same file.
+    /// Reads a private key and its certificates from a file: PEM, also with the key encrypted (PBES2), or PKCS #12. The
+    /// certificates come from `certificates` instead, if that is given. `password` is asked if there is need for it.
     ///
     /// # Errors
-    /// [`Kind::Local`] if a file cannot be read or used, other users can read the key, or none of the certificates is the
-    /// key's.
-    pub fn from_pem(key_file: &Path, certificates: Option<&Path>) -> Result<Self> {
-        let cannot = |why: &dyn std::fmt::Display| cannot_use(key_file, why);
-        let bytes = read_private(key_file)?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|why| {
-            cannot(&why).hint("it must be an unencrypted private key in PEM, alone or with its certificates")
-        })?;
+    /// [`Kind::Local`] if a file cannot be read or used, other users can read the key, the password is wrong, or none of the
+    /// certificates is the key's; and those of `password`.
+    pub fn open(
+        file: &Path,
+        certificates: Option<&Path>,
+        password: &dyn Fn() -> Result<Secret>,
+    ) -> Result<Self> {
+        let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
+        let bytes = read_private(file)?;
+        let Contents { key, certificates: own } = if is_pem(&bytes) {
+            from_pem(&bytes, file, password)?
+        } else {
+            pkcs12::open(&bytes, password()?.expose()).map_err(|why| cannot(&why))?
+        };
         let chain = match certificates {
             Some(file) => crate::remote::certificates(file)?,
-            None => CertificateDer::pem_slice_iter(&bytes)
-                .map(|found| found.map(|der| der.to_vec()).map_err(|why| cannot(&why)))
-                .collect::<Result<_>>()?,
+            None => own,
         };
         if chain.is_empty() {
             return Err(cannot(&"its certificate is not in the same file")
                 .hint("name the file with the certificate and its chain: --sign-cert FILE"));
         }
-        Self::new(key.secret_der(), chain).map_err(|why| cannot(&why))
+        Self::new(&key, chain).map_err(|why| cannot(&why))
     }
 
     /// Takes a private key (PKCS #8, or the older forms for RSA and EC) and certificates, all in DER. The key's own
@@ -139,6 +150,32 @@ impl Signer for LocalSigner {
             Key::Ed25519(key) => Ok(key.try_sign(message).map_err(failed)?.as_ref().to_vec()),
         }
     }
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    const MARK: &[u8] = b"-----BEGIN ";
+    bytes.windows(MARK.len()).any(|window| window == MARK)
+}
+
+fn from_pem(bytes: &[u8], file: &Path, password: &dyn Fn() -> Result<Secret>) -> Result<Contents> {
+    const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+    let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
+    let certificates = CertificateDer::pem_slice_iter(bytes)
+        .map(|found| found.map(|der| der.to_vec()).map_err(|why| cannot(&why)))
+        .collect::<Result<_>>()?;
+    let text = std::str::from_utf8(bytes).map_err(|why| cannot(&why))?;
+    let key = if text.contains(&format!("-----BEGIN {ENCRYPTED}-----")) {
+        let der = pem::decode(bytes.to_vec(), &[ENCRYPTED]).map_err(|why| cannot(&why))?;
+        let encrypted = EncryptedPrivateKey::from_der(&der).map_err(|why| cannot(&why))?;
+        let password = password()?;
+        pbes2::decrypt(&encrypted.algorithm, encrypted.data.as_bytes(), password.expose().as_bytes())
+            .map_err(|why| cannot(&why))?
+    } else {
+        let key = PrivateKeyDer::from_pem_slice(bytes)
+            .map_err(|why| cannot(&why).hint("it must hold a private key, in PEM or PKCS #12"))?;
+        Zeroizing::new(key.secret_der().to_vec())
+    };
+    Ok(Contents { key, certificates })
 }
 
 /// A file with a key, which nobody but its owner may read.

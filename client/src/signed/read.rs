@@ -25,6 +25,7 @@ const MAX_CERTIFICATES: usize = 32;
 
 /// What was found.
 pub struct SignedData {
+    pub(super) version: u8,
     pub(super) content_type: ObjectIdentifier,
     /// Where the content is, if it is in the message.
     pub(super) content: Option<Vec<Run>>,
@@ -51,6 +52,11 @@ impl SignedData {
         self.content.is_none()
     }
 
+    /// Where in the message its content is, piece by piece; `None` if it is somewhere else.
+    pub(crate) fn content_runs(&self) -> Option<&[Run]> {
+        self.content.as_deref()
+    }
+
     fn parse(source: &dyn ReadAt, len: u64) -> Result<Self> {
         let mut budget = MAX_LEN;
         let mut reader = Reader::new(source, len);
@@ -61,9 +67,10 @@ impl SignedData {
         reader.enter(context_constructed(0))?;
         reader.enter(SEQUENCE)?;
         let version = reader.element(&mut { MAX_SMALL })?;
-        if version.first() != Some(&INTEGER) || !matches!(content_of(&version), [1 | 3..=5]) {
-            return Err(unreadable("it has a version that is not known here"));
-        }
+        let version = match (version.first(), content_of(&version)) {
+            (Some(&INTEGER), [version @ (1 | 3..=5)]) => *version,
+            _ => return Err(unreadable("it has a version that is not known here")),
+        };
         let hashes =
             Vec::<AlgorithmIdentifierOwned>::from_der(&as_sequence(reader.element(&mut budget)?, SET)?)
                 .map_err(unreadable)?;
@@ -121,7 +128,7 @@ impl SignedData {
         reader.leave()?;
         reader.leave()?;
         reader.finish()?;
-        Ok(Self { content_type, content, certificates, signer, hashes, has_lists })
+        Ok(Self { version, content_type, content, certificates, signer, hashes, has_lists })
     }
 }
 

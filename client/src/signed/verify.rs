@@ -12,6 +12,7 @@ use super::{
     attributes::{Attributes, ID_DATA},
     read::{SignedData, unreadable},
     scheme::{self, Scheme},
+    write::VERSION,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -102,7 +103,7 @@ impl Signature {
         if signer.unsigned_attrs.is_some() {
             return too_much("unsigned attributes");
         }
-        if signed.hashes.as_slice() != [signer.digest_alg.clone()] || signer.version != CmsVersion::V1 {
+        if signed.version != VERSION || signed.hashes.as_slice() != [signer.digest_alg.clone()] {
             return too_much("a form that we do not write");
         }
         let attributes = signer.signed_attrs.as_ref().map(Attributes::read).transpose()?;

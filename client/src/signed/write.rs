@@ -30,7 +30,7 @@ use crate::{
 pub(super) const ID_SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 
 /// RFC 5652 §5.1: content of type `id-data`, X.509 certificates, signers named by issuer and serial number.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// Signs content that is somewhere else, and makes a whole message of the signature, in DER. `digest` is the content's, by
 /// [`Algorithm::hash`](super::Algorithm::hash) of the signer.

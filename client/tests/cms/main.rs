@@ -11,7 +11,12 @@ mod foreign;
 mod hostile;
 mod legacy;
 mod peers;
+#[path = "../signed/people.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod people;
 mod roundtrip;
+#[path = "../every_format/senders.rs"]
+mod senders;
 
 /// What the shared helpers run with.
 const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Cms;

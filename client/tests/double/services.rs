@@ -250,6 +250,14 @@ impl v1::device_service_server::DeviceService for Services {
         Ok(Response::new(v1::InviteDeviceResponse { code: CODE.into(), expire_time }))
     }
 
+    async fn withdraw_invitation(
+        &self,
+        request: Request<v1::WithdrawInvitationRequest>,
+    ) -> Answer<v1::WithdrawInvitationResponse> {
+        self.check(&request)?;
+        Err(refusal("NOT_FOUND", Code::NotFound))
+    }
+
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Answer<v1::EnrollResponse> {
         let shown = x509_cert::Certificate::from_der(&certificate(&request)).unwrap();
         let v1::EnrollRequest { code, certificate_request } = request.into_inner();

@@ -13,11 +13,16 @@ mod hostile;
 #[path = "../every_format/killed.rs"]
 mod killed;
 mod peers;
+#[path = "../signed/people.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod people;
 #[path = "../every_format/pipes.rs"]
 mod pipes;
 mod recipients;
 #[path = "../every_format/roundtrip.rs"]
 mod roundtrip;
+#[path = "../every_format/senders.rs"]
+mod senders;
 #[path = "../every_format/sources.rs"]
 mod sources;
 

@@ -14,11 +14,16 @@ mod hostile;
 mod killed;
 mod pack;
 mod peers;
+#[path = "../signed/people.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod people;
 #[path = "../every_format/pipes.rs"]
 mod pipes;
 mod robust;
 #[path = "../every_format/roundtrip.rs"]
 mod roundtrip;
+#[path = "../every_format/senders.rs"]
+mod senders;
 #[path = "../every_format/sources.rs"]
 mod sources;
 #[path = "../common/vector.rs"]

@@ -11,7 +11,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::{
     peers::{signed, verified},
-    people::{People, Person},
+    people::{People, Person, opened},
 };
 
 fn rules(table: AcceptTable) -> Accept {
@@ -132,7 +132,7 @@ fn a_certificate_for_something_else_signs_nothing() {
     let people = People::new();
     let other = Person { purpose: Some(ExtendedKeyUsagePurpose::ServerAuth), ..Person::named("server") };
     let key = people.issue(&other);
-    let error = custodian_client::signed::LocalSigner::from_pem(&key, None).err().expect("refused");
+    let error = opened(&key).err().expect("refused");
     assert!(error.why.contains("extendedKeyUsage"), "{error}");
     let mail = Person { purpose: Some(ExtendedKeyUsagePurpose::EmailProtection), ..Person::named("mail") };
     let (file, signature) = signed(&people, &people.issue(&mail), b"content");

@@ -4,8 +4,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod accepted;
+mod command;
 mod peers;
 mod people;
+mod vectors;
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "shared by several programs; each uses a part of it")]

@@ -15,9 +15,11 @@ use custodian_client::{
     verify::{Verification, VerifyJob, verify},
 };
 
+use custodian_proto::secret::Secret;
+
 use crate::{
     common::{run, tree},
-    people::{KINDS, People, Person},
+    people::{KINDS, People, Person, opened},
 };
 
 /// Signs a file, and returns the signature.
@@ -27,7 +29,7 @@ pub(crate) fn signed(people: &People, key: &Path, content: &[u8]) -> (PathBuf, P
     if signature.exists() {
         fs::remove_file(&signature).expect("removed");
     }
-    let signer = LocalSigner::from_pem(key, None).expect("signer");
+    let signer = opened(key).expect("signer");
     let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
     assert_eq!(sign(&job, &signer, &Silent).expect("signed"), content.len() as u64);
     (file, signature)
@@ -130,4 +132,61 @@ fn sha1_and_signatures_without_attributes_are_not_read() {
         let error = verified(&file, &signature, Accept::Anything).expect_err("refused");
         assert!(error.why.contains(says), "{options:?}: {error}");
     }
+}
+
+#[test]
+fn keys_from_files_with_a_password_sign() {
+    let people = People::new();
+    let file = people.path("content");
+    fs::write(&file, "content").expect("written");
+    people.issue(&Person { kind: "rsa", ..Person::named("anna") });
+    let [key, certificate, chain] =
+        ["anna.key", "anna.crt", "intermediate.crt"].map(|name| people.path(name));
+    let openssl = |args: &[&str], out: &str| {
+        let out = people.path(out);
+        let mut command = Command::new("openssl");
+        command
+            .args(args)
+            .arg("-inkey")
+            .arg(&key)
+            .arg("-passout")
+            .arg("pass:correct horse")
+            .arg("-out")
+            .arg(&out);
+        command.arg("-in").arg(&certificate).arg("-certfile").arg(&chain);
+        run(&mut command);
+        out
+    };
+    let encrypted = people.path("encrypted.pem");
+    let mut command = Command::new("openssl");
+    command
+        .args(["pkcs8", "-topk8", "-passout", "pass:correct horse", "-in"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&encrypted);
+    run(&mut command);
+    let pem = [&encrypted, &certificate, &chain].map(|file| fs::read_to_string(file).expect("read")).concat();
+    fs::write(&encrypted, pem).expect("written");
+    let new = openssl(&["pkcs12", "-export"], "new.p12");
+    let old_mac = openssl(&["pkcs12", "-export", "-macalg", "sha1", "-iter", "1000"], "mac.p12");
+    let old = openssl(&["pkcs12", "-export", "-legacy"], "old.p12");
+
+    let open = |path: &Path, password: &'static str| {
+        LocalSigner::open(path, None, &|| Ok(Secret::new(password.to_owned())))
+    };
+    for path in [&encrypted, &new, &old_mac] {
+        let signer = open(path, "correct horse").expect("opened");
+        let signature = people.path("content.p7s");
+        let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
+        sign(&job, &signer, &Silent).expect("signed");
+        verified(&file, &signature, Accept::Anything).expect("verified");
+        fs::remove_file(signature).expect("removed");
+        let error = open(path, "wrong horse").err().expect("wrong password");
+        assert!(error.why.contains("password is wrong"), "{error}");
+    }
+    let error = open(&old, "correct horse").err().expect("RC2 or triple DES");
+    assert!(error.why.contains("openssl pkcs12 -legacy"), "{error}");
+    let damaged = fs::read(&new).expect("read");
+    fs::write(&new, &damaged[..damaged.len() / 2]).expect("written");
+    assert!(open(&new, "correct horse").is_err());
 }

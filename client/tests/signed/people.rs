@@ -1,7 +1,13 @@
 //! People who sign, and the CA that vouches for them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use custodian_client::{error::Result, signed::LocalSigner};
 use custodian_proto::identity::IdentityLevel;
 use der::{Encode, asn1::ObjectIdentifier};
 use rcgen::{
@@ -32,6 +38,11 @@ pub(crate) struct People {
 struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// The signer of a file that has no password.
+pub(crate) fn opened(file: &Path) -> Result<LocalSigner> {
+    LocalSigner::open(file, None, &|| panic!("it has no password"))
 }
 
 /// Somebody's certificate, before it is issued.
@@ -89,6 +100,8 @@ impl People {
 
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, *name);
+        // With it comes the key identifier.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.serial_number = Some(SerialNumber::from(person.serial));
         params.subject_alt_names =
             vec![SanType::Rfc822Name(format!("{name}@example.org").try_into().expect("address"))];

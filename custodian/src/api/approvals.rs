@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    call::{Accepted, invalid},
+    call::{Accepted, invalid, is_admin},
     resource::{approval_id, page, page_size, required_reason, rows_for, timestamp},
 };
 use crate::{
@@ -75,6 +75,7 @@ impl ApprovalService for Api {
         let (id, digest) = self.parsed(&accepted, "Approve", parsed).await?;
         let found = self.custodian.ledger().approval(id).await;
         let found = found.map_err(|error| accepted.status(error.into()))?;
+        let is_there = found.is_some();
         // The policy is asked with what is to be approved.
         let intent = Intent {
             target: id.resource_name(),
@@ -84,6 +85,10 @@ impl ApprovalService for Api {
         };
         let who = approver(&accepted.call.caller);
         let approve = async move {
+            if !is_there {
+                // One that is made meanwhile under this number, which anybody can guess, the policy has not looked at.
+                return Err(Refusal::NotFound.into());
+            }
             let (user, device) = who?;
             Ok(Change::Approve { id, digest, user, device })
         };
@@ -91,7 +96,7 @@ impl ApprovalService for Api {
     }
 
     async fn deny(&self, request: Request<v1::DenyRequest>) -> Result<Response<v1::Approval>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::DenyRequest { name, reason } = request.into_inner();
         let parsed = approval_id(&name).and_then(|id| Ok((id, required_reason(reason)?)));
         let (id, reason) = self.parsed(&accepted, "Deny", parsed).await?;
@@ -146,10 +151,6 @@ impl Api {
             Err(denial) => Err(accepted.status(denial)),
         }
     }
-}
-
-fn is_admin(caller: &Caller) -> bool {
-    caller.user.as_ref().is_some_and(|user| user.roles.contains(Role::Admin))
 }
 
 /// Who approves, denies or withdraws, and on which device. Both are known once the caller is judged.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Api, status::to_status};
 use crate::{
-    authority::{Asked, AskedRequest, Caller, DeviceState, Need, Peer},
+    authority::{Asked, AskedRequest, Caller, Need, Peer, Role},
     custody::{Call, Denial, Fault},
 };
 
@@ -37,6 +37,12 @@ impl Api {
         self.accept_as(request, T::encode_to_vec).await
     }
 
+    /// [`Api::accept`] for an administrator's call that stops somebody or something. With no room left it has a lane of its
+    /// own: who must be stopped may be the one who takes the room.
+    pub(super) async fn accept_stop<T: Message>(&self, request: &Request<T>) -> Result<Accepted, Status> {
+        self.accept_in(Lane::Stopping, request, T::encode_to_vec).await
+    }
+
     /// [`Api::accept`] for requests with a password: `without` is the message without it. Approvals are bound to that,
     /// since its hash is kept, and passwords can be guessed by their hash.
     pub(super) async fn accept_as<T>(
@@ -44,20 +50,37 @@ impl Api {
         request: &Request<T>,
         without: impl FnOnce(&T) -> Vec<u8>,
     ) -> Result<Accepted, Status> {
+        self.accept_in(Lane::Common, request, without).await
+    }
+
+    async fn accept_in<T>(
+        &self,
+        lane: Lane,
+        request: &Request<T>,
+        without: impl FnOnce(&T) -> Vec<u8>,
+    ) -> Result<Accepted, Status> {
         let arrived = Instant::now();
         let request_id = Uuid::now_v7();
         let denied = |denial: Denial| to_status(&denial, request_id);
-        let place =
-            self.in_flight.clone().try_acquire_owned().map_err(|_| denied(Refusal::Overloaded.into()))?;
+        let (place, lane) = match (self.in_flight.clone().try_acquire_owned(), lane) {
+            (Ok(place), _) => (Ok(place), Lane::Common),
+            (Err(_), Lane::Stopping) => (self.stopping.clone().try_acquire_owned(), Lane::Stopping),
+            (full, Lane::Common) => (full, Lane::Common),
+        };
+        let place = place.map_err(|_| denied(Refusal::Overloaded.into()))?;
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| denied(Fault::Internal("the connection has no peer".into()).into()))?;
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
-        let caller = self.custodian.authority().identify(peer, token).await.map_err(denied)?;
-        if !has_standing(&caller) && !self.strangers.admit(caller.peer.certificate.spki) {
+        let authority = self.custodian.authority();
+        let caller = authority.identify(peer, token).await.map_err(denied)?;
+        if lane == Lane::Stopping && !(authority.has_session(&caller) && is_admin(&caller)) {
             return Err(denied(Refusal::Overloaded.into()));
         }
-        let asked = match self.custodian.authority().policy().asks_for_approvals() {
+        if !authority.has_session(&caller) && !self.strangers.admit(&caller) {
+            return Err(denied(Refusal::Overloaded.into()));
+        }
+        let asked = match authority.policy().asks_for_approvals() {
             true => {
                 let glass = glass(request).map_err(denied)?;
                 Asked::Kept(Arc::new(AskedRequest {
@@ -102,9 +125,16 @@ impl Api {
     }
 }
 
-fn has_standing(caller: &Caller) -> bool {
-    let active = caller.device.as_ref().is_some_and(|device| device.state == DeviceState::Active);
-    active && caller.session.is_some()
+/// Where a call finds room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Common,
+    /// Only administrators stay in it: others would fill it.
+    Stopping,
+}
+
+pub(super) fn is_admin(caller: &Caller) -> bool {
+    caller.user.as_ref().is_some_and(|user| user.roles.contains(Role::Admin))
 }
 
 /// Whether a request asks to break the glass.

@@ -41,11 +41,8 @@ impl DeviceService for Api {
     ) -> Result<Response<v1::InviteDeviceResponse>, Status> {
         let accepted = self.accept(&request).await?;
         let request = request.into_inner();
-        let parsed = request
-            .device_id
-            .parse::<DeviceId>()
-            .map_err(|error| invalid(format!("device_id: {error}")))
-            .and_then(|id| Ok((id, invitation_ttl(request.ttl_seconds)?)));
+        let parsed =
+            invited(&request.device_id).and_then(|id| Ok((id, invitation_ttl(request.ttl_seconds)?)));
         let (device, ttl) = self.parsed(&accepted, "InviteDevice", parsed).await?;
         let intent = Intent { target: device.resource_name(), ..accepted.call.intent("InviteDevice") };
         let invited_by = accepted.call.caller.user.as_ref().map(|user| user.id.clone());
@@ -62,6 +59,21 @@ impl DeviceService for Api {
             code: code.expose().to_owned(),
             expire_time: Some(timestamp(expires)),
         }))
+    }
+
+    async fn withdraw_invitation(
+        &self,
+        request: Request<v1::WithdrawInvitationRequest>,
+    ) -> Result<Response<v1::WithdrawInvitationResponse>, Status> {
+        let accepted = self.accept_stop(&request).await?;
+        let parsed = invited(&request.into_inner().device_id);
+        let device = self.parsed(&accepted, "WithdrawInvitation", parsed).await?;
+        let intent = Intent { target: device.resource_name(), ..accepted.call.intent("WithdrawInvitation") };
+        let withdraw = async move { Ok((Change::WithdrawInvitation(device), ())) };
+        let admin = Need::Role(Role::Admin);
+        let withdrawn = self.custodian.change(accepted.call.clone(), admin, intent, withdraw).await;
+        withdrawn.map_err(|denial| accepted.status(denial))?;
+        Ok(Response::new(v1::WithdrawInvitationResponse {}))
     }
 
     async fn enroll(
@@ -117,10 +129,15 @@ impl DeviceService for Api {
             let spki = SpkiHash(Sha256::digest(&spki).into());
             Ok((Change::RenewDevice { was, spki, certificate: certificate.clone(), expires }, certificate))
         };
-        let renewed = self.custodian.change(accepted.call.clone(), Need::Device, intent, renew).await;
+        let streams = self.streams.clone();
+        let put_in_force = move |_: &Changed, certificate| {
+            streams.cut(was, Refusal::NotLoggedIn);
+            certificate
+        };
+        let call = accepted.call.clone();
+        let renewed = self.custodian.change_and(call, Need::Device, intent, renew, put_in_force).await;
         match renewed.map_err(|denial| accepted.status(denial))? {
             (Changed::Device(device), certificate) => {
-                self.streams.cut(was, Refusal::NotLoggedIn);
                 Ok(Response::new(v1::RenewDeviceResponse { device: Some(device.into()), certificate }))
             }
             _ => Err(accepted.status(no_device())),
@@ -215,7 +232,7 @@ impl DeviceService for Api {
         &self,
         request: Request<v1::SuspendDeviceRequest>,
     ) -> Result<Response<v1::Device>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::SuspendDeviceRequest { name, reason: why, end_time } = request.into_inner();
         let until = || end_time.map(|time| future(from_timestamp(time, "end_time")?)).transpose();
         let parsed = device_id(&name).and_then(|id| Ok((id, reason(why)?, until()?)));
@@ -232,7 +249,7 @@ impl DeviceService for Api {
         &self,
         request: Request<v1::RevokeDeviceRequest>,
     ) -> Result<Response<v1::Device>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::RevokeDeviceRequest { name, reason: why } = request.into_inner();
         let parsed = device_id(&name).and_then(|id| Ok((id, required_reason(why)?)));
         let (id, reason) = self.parsed(&accepted, "RevokeDevice", parsed).await?;
@@ -253,14 +270,18 @@ impl Api {
     ) -> Result<Response<v1::Device>, Status> {
         let intent = Intent { target: id.resource_name(), reason, ..accepted.call.intent(operation) };
         let step = async move { Ok((step, ())) };
-        match self.custodian.change(accepted.call.clone(), Need::Role(Role::Admin), intent, step).await {
-            Ok((Changed::Device(device), ())) => Ok(Response::new(device.into())),
-            Ok((Changed::Stopped(device, sessions), ())) => {
-                let why = match device.state {
-                    DeviceState::Revoked => Refusal::DeviceRevoked,
-                    _ => Refusal::DeviceSuspended,
-                };
-                let streams = self.streams.cut(device.spki, why);
+        let streams = self.streams.clone();
+        let put_in_force = move |changed: &Changed, ()| match changed {
+            Changed::Stopped(device, _) if device.state == DeviceState::Revoked => {
+                streams.cut(device.spki, Refusal::DeviceRevoked)
+            }
+            Changed::Stopped(device, _) => streams.cut(device.spki, Refusal::DeviceSuspended),
+            _ => 0,
+        };
+        let (call, admin) = (accepted.call.clone(), Need::Role(Role::Admin));
+        match self.custodian.change_and(call, admin, intent, step, put_in_force).await {
+            Ok((Changed::Device(device), _)) => Ok(Response::new(device.into())),
+            Ok((Changed::Stopped(device, sessions), streams)) => {
                 let stopped = v1::Stopped {
                     sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
                     streams: u32::try_from(streams).unwrap_or(u32::MAX),
@@ -310,6 +331,10 @@ impl Api {
     async fn issue(&self, id: &DeviceId, spki: &[u8]) -> Result<Vec<u8>, Denial> {
         Ok(self.ca.issue_device(id, spki, Validity::days(self.lifetimes.device_days)?).await?)
     }
+}
+
+fn invited(id: &str) -> Result<DeviceId, Denial> {
+    id.parse().map_err(|error| invalid(format!("device_id: {error}")))
 }
 
 fn invitation_ttl(seconds: u32) -> Result<Duration, Denial> {

@@ -166,7 +166,7 @@ impl KeyService for Api {
         &self,
         request: Request<v1::SuspendKeyRequest>,
     ) -> Result<Response<v1::Key>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::SuspendKeyRequest { name, reason: why } = request.into_inner();
         self.step(&accepted, "SuspendKey", KeyStep::Suspend, &name, reason(why)).await
     }
@@ -175,7 +175,7 @@ impl KeyService for Api {
         &self,
         request: Request<v1::DeactivateKeyRequest>,
     ) -> Result<Response<v1::Key>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::DeactivateKeyRequest { name, reason: why } = request.into_inner();
         self.step(&accepted, "DeactivateKey", KeyStep::Deactivate, &name, reason(why)).await
     }
@@ -184,7 +184,7 @@ impl KeyService for Api {
         &self,
         request: Request<v1::CompromiseKeyRequest>,
     ) -> Result<Response<v1::Key>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::CompromiseKeyRequest { name, reason: why } = request.into_inner();
         self.step(&accepted, "CompromiseKey", KeyStep::Compromise, &name, required_reason(why)).await
     }

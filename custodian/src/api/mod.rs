@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    authority::{Floodgate, LoginThrottle, Passwords, SealingKey, SpkiHash},
+    authority::{LoginThrottle, Passwords, SealingKey, Strangers},
     custody::Custodian,
     log::Log,
     pki::DeviceCa,
@@ -56,10 +56,8 @@ pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
 
-/// Calls a minute, of each certificate and of all, that are let in without an active device and a session: logins,
-/// enrolments, and attempts of the revoked.
-const STRANGERS_EACH: u32 = 60;
-const STRANGERS_ALL: u32 = 1_200;
+/// Calls that stop somebody or something, at once, while there is no room for others.
+const STOPPING: usize = 8;
 
 /// What the services share.
 #[derive(Clone)]
@@ -75,9 +73,11 @@ pub struct Api {
     timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
+    /// Beyond those: calls that stop somebody or something.
+    stopping: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     streams: streams::Streams,
-    strangers: Arc<Floodgate<SpkiHash>>,
+    strangers: Arc<Strangers>,
     /// Whose key for OpenPGP is being made.
     openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
@@ -141,16 +141,17 @@ impl Api {
             timestamps,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
+            stopping: Arc::new(Semaphore::new(STOPPING)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
-            strangers: Arc::new(Floodgate::new(STRANGERS_EACH, STRANGERS_ALL)),
+            strangers: Arc::default(),
             openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),
         }
     }
 
-    /// Begins a new minute for callers without standing. How many calls the old one turned away unrecorded.
+    /// Begins a new minute for callers without a session. How many calls the old one turned away unrecorded.
     pub fn roll_strangers(&self) -> u64 {
         self.strangers.roll()
     }

@@ -1,6 +1,6 @@
 //! `PolicyService`.
 
-use std::{collections::HashMap, net::IpAddr, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr, net::Ipv4Addr, sync::Arc};
 
 use custodian_proto::{
     limits::MAX_PAGE_SIZE,
@@ -114,12 +114,12 @@ impl PolicyService for Api {
             Ok((Change::ApplyPolicy { policy: policy_text, approvers }, policy))
         };
         let need = Need::Role(Role::Admin);
-        let applied = self.custodian.change(accepted.call.clone(), need, intent, apply).await;
+        let custodian = Arc::clone(&self.custodian);
+        let put_in_force = move |_: &Changed, policy| custodian.authority().set_policy(policy);
+        let applied =
+            self.custodian.change_and(accepted.call.clone(), need, intent, apply, put_in_force).await;
         match applied.map_err(|denial| accepted.status(denial))? {
-            (Changed::Policy(text), policy) => {
-                self.custodian.authority().set_policy(policy);
-                Ok(Response::new(text.into()))
-            }
+            (Changed::Policy(text), ()) => Ok(Response::new(text.into())),
             _ => Err(accepted.status(Fault::Internal("the ledger returned no policy".into()).into())),
         }
     }
@@ -186,7 +186,7 @@ fn days_back(days: u32) -> Result<Timestamp, Denial> {
 
 impl Api {
     /// The policy of a request's text, or the one in force.
-    async fn policy_or_read(&self, text: String) -> Result<std::sync::Arc<Policy>, Denial> {
+    async fn policy_or_read(&self, text: String) -> Result<Arc<Policy>, Denial> {
         if text.is_empty() {
             Ok(self.custodian.authority().policy())
         } else {

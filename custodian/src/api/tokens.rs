@@ -17,7 +17,7 @@ use super::{
 use crate::{
     authority::{Need, Role},
     custody::Denial,
-    ledger::{Change, Intent},
+    ledger::{Change, Changed, Intent},
     token::{Drain, Pool, TokenName, TokenReport},
 };
 
@@ -68,7 +68,7 @@ impl TokenService for Api {
             }
             Ok((Change::DrainToken(drain.clone()), (drain, alone)))
         };
-        let put_in_force = move |(drain, alone)| {
+        let put_in_force = move |_: &Changed, (drain, alone)| {
             tokens.drain(drain);
             drop(alone);
         };
@@ -93,7 +93,7 @@ impl TokenService for Api {
             known(&tokens, &resumed)?;
             Ok((Change::ResumeToken(resumed.clone()), (tokens, resumed, alone)))
         };
-        let put_in_force = |(tokens, resumed, alone): (Arc<Pool>, TokenName, _)| {
+        let put_in_force = |_: &Changed, (tokens, resumed, alone): (Arc<Pool>, TokenName, _)| {
             tokens.resume(&resumed);
             drop(alone);
         };

@@ -82,7 +82,7 @@ impl UserService for Api {
         &self,
         request: Request<v1::DisableUserRequest>,
     ) -> Result<Response<v1::User>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_stop(&request).await?;
         let v1::DisableUserRequest { name, reason: why, end_time } = request.into_inner();
         let until = || end_time.map(|time| from_timestamp(time, "end_time")).transpose();
         let parsed = user_id(&name).and_then(|id| Ok((id, reason(why)?, until()?)));

@@ -50,4 +50,6 @@ pub struct Caller {
     pub session: Option<Session>,
     /// Whose session that is.
     pub user: Option<User>,
+    /// The version of the policy that was in force then: no older one may judge.
+    pub policy: u64,
 }

@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Answer, ApprovalRequest, ApprovalRules, ApprovalState, ApprovalUse, Asked, Budgets, Caller, Charge,
-    DeviceState, KeyPurpose, KeyTask, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, Question, Role,
-    SessionId, Spenders, Standing, WrappingKey,
+    DeviceState, KeyPurpose, KeyTask, MayLack, PasswordState, Peer, PeerKind, Permit, Policy, PolicyText,
+    Question, Role, SessionId, Spenders, Standing, WrappingKey,
 };
 use crate::{
     custody::{Denial, Fault, Unapproved},
@@ -103,6 +103,8 @@ pub struct Authority {
     ledger: Arc<dyn Ledger>,
     rules: RwLock<Rules>,
     policy: RwLock<Arc<Policy>>,
+    /// Held while the policy is read again.
+    reading: tokio::sync::Mutex<()>,
     cosigners: OnceLock<Cosigners>,
 }
 
@@ -113,6 +115,7 @@ impl Authority {
             ledger,
             rules: RwLock::new(rules),
             policy: RwLock::new(Arc::new(policy)),
+            reading: tokio::sync::Mutex::default(),
             cosigners: OnceLock::new(),
         }
     }
@@ -163,8 +166,35 @@ impl Authority {
     }
 
     async fn caller(&self, peer: Peer, session: Option<SessionId>) -> Result<Caller, Denial> {
-        let Identity { device, session, user } = self.ledger.identify(peer.certificate.spki, session).await?;
-        Ok(Caller { peer, device, session, user })
+        let identity = self.ledger.identify(peer.certificate.spki, session).await?;
+        let Identity { device, session, user, policy } = identity;
+        Ok(Caller { peer, device, session, user, policy })
+    }
+
+    /// The policy in force, of this version at least. Whoever applied it may have hung up, or been told that the ledger is too
+    /// slow, before it came here: then it is read from the ledger now.
+    async fn policy_since(&self, version: u64) -> Result<Arc<Policy>, Denial> {
+        let policy = self.policy();
+        if policy.version() >= version {
+            return Ok(policy);
+        }
+        let _one_reads = self.reading.lock().await;
+        if self.policy().version() < version {
+            let text = self.ledger.policy().await?.unwrap_or_else(PolicyText::initial);
+            let read = tokio::task::spawn_blocking(move || Policy::parse(text.version, &text.text)).await;
+            let read = read.map_err(|error| error.to_string());
+            let policy = read.and_then(|read| read.map_err(|error| error.to_string())).map_err(|error| {
+                Fault::Internal(format!("the policy in the ledger cannot be read: {error}"))
+            })?;
+            self.set_policy(policy);
+        }
+        Ok(self.policy())
+    }
+
+    /// Whether a caller is signed in on an active device, whatever else an operation asks for.
+    pub fn has_session(&self, caller: &Caller) -> bool {
+        let now = Timestamp::now();
+        device(caller, now).is_ok() && self.session(caller, MayLack::Everything, None, now).is_ok()
     }
 
     /// Certificate AND device AND session AND role AND budget AND key AND policy, or the first that is missing (law 3).
@@ -211,6 +241,7 @@ impl Authority {
         }
         if standing.policy.is_some() {
             standing.factor = caller.session.as_ref().and_then(|session| session.factor);
+            standing.roles = caller.user.as_ref().map(|user| user.roles);
             standing.groups = match (&caller.user, &caller.device) {
                 (Some(user), Some(device)) => Some((user.groups.clone(), device.groups.clone())),
                 _ => None,
@@ -219,7 +250,8 @@ impl Authority {
         Ok(Permit::new(standing))
     }
 
-    /// Asks the policy. The standing gets the version that allows this, and the approval if it takes one.
+    /// Asks the policy. The standing gets the version that allows this, and the approval if it takes one; nothing, if no policy
+    /// is asked: then none that is applied meanwhile can be in the way either.
     async fn ask(
         &self,
         caller: &Caller,
@@ -228,7 +260,10 @@ impl Authority {
         now: Timestamp,
         standing: &mut Standing,
     ) -> Result<(), Denial> {
-        let policy = self.policy();
+        if Policy::is_never_asked(intent.operation) {
+            return Ok(());
+        }
+        let policy = self.policy_since(caller.policy).await?;
         let question = Question::of(caller, intent.operation, now)
             .ok_or_else(|| Fault::Internal("a policy was asked about nobody".to_owned()))?;
         let question = Question {

@@ -4,7 +4,8 @@ use custodian_proto::{key::KeyId, refusal::Refusal};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ApprovalUse, Charge, FactorRule, FactorState, Groups, KeyTask, PasswordState, Role, SessionId, SpkiHash,
+    ApprovalUse, Charge, FactorRule, FactorState, Groups, KeyTask, PasswordState, Role, Roles, SessionId,
+    SpkiHash,
 };
 use crate::log::Cosigned;
 
@@ -109,6 +110,8 @@ pub struct Standing {
     pub(crate) task: KeyTask,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
+    /// The user must have just these roles still: the policy looked at them.
+    pub(crate) roles: Option<Roles>,
     /// The user and the device must be in these groups still: the policy looked at them.
     pub(crate) groups: Option<(Groups, Groups)>,
     /// This session must have shown the second factor then or later: the policy looked at it. `None`: it had not.

@@ -20,7 +20,7 @@ impl Custodian {
         intent: Intent,
         prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
     ) -> Result<(Changed, T), Denial> {
-        self.change_and(call, need, intent, prepare, |made| made).await
+        self.change_and(call, need, intent, prepare, |_, made| made).await
     }
 
     /// As [`Custodian::change`]. Once the change is recorded, `put_in_force` does what follows from it outside the ledger:
@@ -31,7 +31,7 @@ impl Custodian {
         need: Need<'static>,
         intent: Intent,
         prepare: impl Future<Output = Result<(Change, T), Denial>> + Send + 'static,
-        put_in_force: impl FnOnce(T) -> U + Send + 'static,
+        put_in_force: impl FnOnce(&Changed, T) -> U + Send + 'static,
     ) -> Result<(Changed, U), Denial> {
         let custodian = Arc::clone(self);
         to_the_end(call.place.clone(), async move {
@@ -42,7 +42,8 @@ impl Custodian {
             };
             let (outcome, made) = split(prepared);
             let (_, changed) = custodian.ledger.settle(attempt, outcome).await?;
-            Ok((changed, put_in_force(made?)))
+            let in_force = put_in_force(&changed, made?);
+            Ok((changed, in_force))
         })
         .await
     }

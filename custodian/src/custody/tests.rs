@@ -1,6 +1,7 @@
 //! The sequence, with a real ledger and a token in memory that does things at the worst moment.
 
 mod approvals;
+mod policy;
 mod sign;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
         SpkiHash, WrappingKey,
     },
     ledger::{
-        Change, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
+        Change, Changed, Intent, Ledger, OK, Outcome, RecordQuery, SqliteLedger,
         contract::world::{self, World},
     },
     token::{
@@ -182,6 +183,7 @@ impl Scene {
             device: identity.device,
             session: identity.session,
             user: identity.user,
+            policy: identity.policy,
         };
         Call {
             request_id: Uuid::now_v7(),

@@ -26,6 +26,7 @@ impl About {
         match change {
             Change::OpenSession(_) | Change::CloseSession(_) => Self::default(),
             Change::Invite(invitation) => Self::device(&invitation.device),
+            Change::WithdrawInvitation(device) => Self::device(device),
             Change::Enroll { device, invited_by, .. } => {
                 let certificate = hex::encode(Sha256::digest(&device.certificate));
                 let inviter = invited_by.as_ref().map_or("the set-up".to_owned(), UserId::resource_name);

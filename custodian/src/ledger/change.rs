@@ -30,6 +30,8 @@ pub enum Change {
     /// Adds an invitation, in the place of an earlier one for that id, whose code is void from then on. A device that has
     /// the id may be renewed with it, unless it is revoked (STATE_CONFLICT).
     Invite(Invitation),
+    /// Takes the open invitation for this id back (NOT_FOUND if there is none).
+    WithdrawInvitation(DeviceId),
     /// Uses the invitation up and adds the device, ENROLLED. A device that has the id gets the new key and certificate
     /// instead, is ENROLLED again, and its sessions end. No other device may have the key.
     Enroll {

@@ -15,13 +15,14 @@ macro_rules! ledger_keeps_its_contract {
         ledger_keeps_its_contract! { $make;
             approvals: what_others_approved_passes_once, the_same_request_waits_for_the_same_approval,
                 an_approval_is_for_what_was_asked_and_by_whom, nobody_counts_twice_and_the_requester_never,
-                whoever_was_stopped_does_not_count, a_denied_request_stays_denied_for_its_time, an_approval_ends_on_time,
+                whoever_was_stopped_does_not_count, a_device_whose_suspension_has_ended_counts_as_any_other,
+                a_denied_request_stays_denied_for_its_time, an_approval_ends_on_time,
                 of_two_at_once_one_uses_the_approval, what_fails_does_not_use_the_approval_up,
                 the_requests_of_one_user_that_wait_are_bounded, breaking_the_glass_stands_out_in_the_log,
                 a_request_is_withdrawn_by_who_made_it_and_nobody_else,
                 a_policy_needs_enough_administrators_for_the_next_one;
             changes: an_invitation_is_used_once, an_invitation_is_for_one_device, an_expired_invitation_is_replaced,
-                an_open_invitation_is_replaced_by_the_next, a_device_is_renewed_with_an_invitation,
+                an_open_invitation_is_replaced_by_the_next, an_invitation_is_withdrawn, a_device_is_renewed_with_an_invitation,
                 a_revoked_device_is_not_renewed, revoking_again_changes_nothing, the_last_administrator_stays,
                 the_last_active_device_stays,
                 ids_and_keys_of_devices_are_not_used_twice, a_device_lives_as_it_should,
@@ -42,7 +43,7 @@ macro_rules! ledger_keeps_its_contract {
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_clock_that_was_set_lets_nothing_live_for_ever, a_session_must_be_alive, a_session_works_on_its_device_alone,
                 a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows, a_signing_key_signs_while_it_is_active,
-                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other, other_groups_stop_what_the_policy_allowed,
+                a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other, other_roles_stop_what_the_policy_allowed, other_groups_stop_what_the_policy_allowed,
                 fewer_witnesses_stop_what_the_policy_allowed;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,
                 a_denied_attempt_is_recorded_and_denied;

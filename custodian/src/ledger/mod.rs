@@ -56,7 +56,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// queue it is forgotten.
     fn touch(&self, session: SessionId);
 
-    /// The device of this key, and the session with its user, if one is named: one read.
+    /// The device of this key, and the session with its user, if one is named; and the version of the policy: one read.
     async fn identify(&self, spki: SpkiHash, session: Option<SessionId>) -> Result<Identity, LedgerError>;
 
     /// One device.
@@ -155,7 +155,7 @@ pub struct TreeHead {
     pub root: Hash,
 }
 
-/// Who a certificate and a session belong to.
+/// Who a certificate and a session belong to, and by which policy they are judged.
 #[derive(Clone, Default)]
 pub struct Identity {
     /// The device of the certificate's key.
@@ -164,6 +164,8 @@ pub struct Identity {
     pub session: Option<Session>,
     /// The session's user.
     pub user: Option<User>,
+    /// The version of the policy in force; 0 for the one that comes with the program.
+    pub policy: u64,
 }
 
 /// What an unwrap would find now.

@@ -428,6 +428,7 @@ fn identify(
         }
         None => None,
     };
+    let policy = standing::policy_version(&state)?;
     state.finish()?;
-    Ok(Identity { device, session, user })
+    Ok(Identity { device, session, user, policy })
 }

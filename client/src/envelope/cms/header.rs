@@ -13,7 +13,7 @@ use super::{
     recipients::Recipients,
 };
 use crate::{
-    envelope::{damaged, unsupported},
+    envelope::{SenderMark, damaged, unsupported},
     error::Result,
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Authentication {
     /// What is authenticated besides the content: the authenticated attributes in DER, or nothing (RFC 5083 §2.2).
     pub(super) additional: Vec<u8>,
     pub(super) tag: Vec<u8>,
+    /// Who must have signed the message.
+    pub(super) sender: Option<SenderMark>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,7 +140,7 @@ impl<'f> Header<'f> {
 
 impl Authentication {
     fn read(reader: &mut Reader<'_>, algorithm: &Algorithm) -> Result<Self> {
-        let mut additional = Vec::new();
+        let (mut additional, mut sender) = (Vec::new(), None);
         if reader.next_tag()? == Some(context_constructed(1)) {
             reader.enter(context_constructed(1))?;
             let mut attributes = Vec::new();
@@ -147,7 +149,7 @@ impl Authentication {
                 attributes.push(reader.element(&mut budget)?);
             }
             reader.leave()?;
-            check_attributes(&attributes)?;
+            sender = check_attributes(&attributes)?;
             attributes.sort_unstable();
             // RFC 5083 §2.2: as a SET OF in DER, whatever they are in the message.
             additional = ber::element(SET, &attributes.concat());
@@ -159,16 +161,18 @@ impl Authentication {
             return Err(damaged("its tag has another length than it says"));
         }
         skip_if(reader, 2)?;
-        Ok(Self { additional, tag })
+        Ok(Self { additional, tag, sender })
     }
 }
 
-fn check_attributes(attributes: &[Vec<u8>]) -> Result<()> {
+/// Returns the sender's mark.
+fn check_attributes(attributes: &[Vec<u8>]) -> Result<Option<SenderMark>> {
     if attributes.is_empty() {
         return Err(no_cms());
     }
-    for attribute in attributes {
-        let attribute = Attribute::from_der(attribute).map_err(|_| no_cms())?;
+    let attributes = attributes.iter().map(|der| Attribute::from_der(der).map_err(|_| no_cms()));
+    let attributes = attributes.collect::<Result<Vec<_>>>()?;
+    for attribute in &attributes {
         let says_data = || {
             attribute.values.len() == 1
                 && attribute.values.iter().all(|value| value.decode_as() == Ok(ID_DATA))
@@ -177,7 +181,7 @@ fn check_attributes(attributes: &[Vec<u8>]) -> Result<()> {
             return Err(damaged("its attributes and its content disagree on the type of the content"));
         }
     }
-    Ok(())
+    SenderMark::find(attributes.iter()).map_err(|_| no_cms())
 }
 
 fn check_version(reader: &mut Reader<'_>, kind: Kind) -> Result<()> {

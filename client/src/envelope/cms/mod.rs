@@ -7,6 +7,7 @@
 mod algorithm;
 pub(crate) mod ber;
 mod cbc;
+mod enclosed;
 mod gcm;
 mod header;
 mod legacy;
@@ -20,14 +21,15 @@ use std::fs::File;
 
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 
-use self::{algorithm::Cipher, ber::Reader, header::Header, text::Text};
+use self::{algorithm::Cipher, ber::Reader, enclosed::Enclosed, header::Header, text::Text};
 pub use self::{
     open::Opened,
     seal::{Protection, seal},
 };
 use crate::{
-    envelope::{binary::Binary, unsupported},
+    envelope::{ReadAt, SenderMark, binary::Binary, unsupported},
     error::Result,
+    signed::SignedData,
     unwrapper::KeyName,
 };
 
@@ -49,16 +51,27 @@ fn is_binary(start: &[u8]) -> bool {
 }
 
 /// A message in binary.
-pub struct Message<'f>(Binary<'f>);
+pub struct Message<'f>(Form<'f>);
+
+enum Form<'f> {
+    Plain(Binary<'f>),
+    /// Signed as a whole.
+    Enclosed(Box<Enclosed<'f>>),
+}
 
 impl<'f> Message<'f> {
-    /// Takes a file of `len` bytes. Text is decoded into a temporary file.
+    /// Takes a file of `len` bytes. Text is decoded into a temporary file. If it is signed as a whole, the message is what is
+    /// inside; the signature is not verified here.
     ///
     /// # Errors
     /// [`Kind::Integrity`] if the text is damaged; [`Kind::Local`] if it is something else, or cannot be read.
     pub fn new(file: &'f File, len: u64) -> Result<Self> {
         let decode = |start: &[u8]| Text::detect(start).map(|text| text.decode(file, len)).transpose();
-        Binary::of(file, len, decode).map(Self)
+        let binary = Binary::of(file, len, decode)?;
+        if enclosed::is_signed(&binary) {
+            return Enclosed::read(binary).map(|enclosed| Self(Form::Enclosed(Box::new(enclosed))));
+        }
+        Ok(Self(Form::Plain(binary)))
     }
 
     /// Reads all that can be read without a key, and checks it.
@@ -67,14 +80,28 @@ impl<'f> Message<'f> {
     /// [`Kind::Integrity`] for what contradicts itself or is cut off; [`Kind::Local`] for what is unknown here, too much, or
     /// cannot be read.
     pub fn read_header(&self) -> Result<Sealed<'_>> {
-        let source = self.0.file();
-        Ok(Sealed { source, header: Header::read(Reader::new(source, self.0.len()))? })
+        let (source, len) = match &self.0 {
+            Form::Plain(binary) => (binary.file() as &dyn ReadAt, binary.len()),
+            Form::Enclosed(enclosed) => enclosed.message(),
+        };
+        Ok(Sealed { source, header: Header::read(Reader::new(source, len))? })
+    }
+
+    /// The signature around the message, with what is signed and how long that is; `None` if it is not signed as a whole.
+    pub(crate) fn signature(&self) -> Option<(&SignedData, &dyn ReadAt, u64)> {
+        match &self.0 {
+            Form::Plain(_) => None,
+            Form::Enclosed(enclosed) => {
+                let (content, len) = enclosed.content();
+                Some((&enclosed.signed, content, len))
+            }
+        }
     }
 }
 
 /// A message whose header was read and checked.
 pub struct Sealed<'f> {
-    source: &'f File,
+    source: &'f dyn ReadAt,
     header: Header<'f>,
 }
 
@@ -120,6 +147,11 @@ impl<'f> Sealed<'f> {
     /// The other recipients: who, and why no custodian can serve them.
     pub fn other_recipients(&self) -> &[String] {
         &self.header.recipients.others
+    }
+
+    /// Who must have signed it.
+    pub fn sender_mark(&self) -> Option<SenderMark> {
+        self.header.authentication.as_ref().and_then(|authentication| authentication.sender)
     }
 
     /// How the content is encrypted, in text.

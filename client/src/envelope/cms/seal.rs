@@ -8,7 +8,10 @@ use std::{io::Write, path::Path};
 
 use aws_lc_rs::rand;
 use custodian_proto::{key::FileKey, limits::FILE_KEY_LEN};
-use der::{Encode, asn1::ObjectIdentifier};
+use der::{
+    Encode,
+    asn1::{ObjectIdentifier, SetOfVec},
+};
 use zeroize::Zeroizing;
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     legacy, recipients,
 };
 use crate::{
-    envelope::{Body, Input, Recipient, Source, Written},
+    envelope::{Body, Input, Recipient, SenderMark, Source, Written},
     error::{Error, Kind, Result},
     output,
     progress::{self, Progress},
@@ -45,6 +48,7 @@ pub fn seal(
     sources: &[Source],
     recipients: &[Recipient],
     protection: Protection,
+    sender: Option<SenderMark>,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
@@ -56,12 +60,13 @@ pub fn seal(
     let recipients = recipients::write(&wrapped).map_err(cannot_seal)?;
     let out = Out { out, written: 0 };
     if protection == Protection::Legacy {
+        // Without authentication there is no place for the sender's mark: the signature alone must do.
         return legacy::seal(source, &recipients, &file_key, out, progress);
     }
 
     let mut nonce = [0; NONCE_LEN];
     random(&mut nonce)?;
-    let parts = Parts::authenticated(&recipients, &nonce).map_err(cannot_seal)?;
+    let parts = Parts::authenticated(&recipients, &nonce, sender).map_err(cannot_seal)?;
     let gcm = Gcm::new(&file_key, nonce);
     match &source.body {
         Body::File(path, size) => seal_file(path, *size, &parts, &gcm, out, progress),
@@ -93,7 +98,7 @@ fn seal_file(
     check_len(size)?;
     let input = Input::open(path, size)?;
     let frame = parts.frame(Some(size));
-    let mut tag = gcm.tag(&[]);
+    let mut tag = gcm.tag(&parts.additional);
     out.write(&frame.head)?;
     workers::in_order(
         workers::count(),
@@ -120,7 +125,7 @@ fn seal_file(
 
 fn seal_stdin(parts: &Parts, gcm: &Gcm, mut out: Out<'_>, progress: &dyn Progress) -> Result<Written> {
     let frame = parts.frame(None);
-    let mut tag = gcm.tag(&[]);
+    let mut tag = gcm.tag(&parts.additional);
     let mut stdin = Stdin::new(progress);
     let mut position = 0;
     let pieces = std::iter::from_fn(|| {
@@ -163,6 +168,8 @@ pub(super) struct Parts {
     what: Vec<u8>,
     /// Bytes of the tag behind the content, if there is one.
     tag_len: Option<u64>,
+    /// The authenticated attributes as they are authenticated: a `SET OF` in DER, or nothing.
+    additional: Vec<u8>,
 }
 
 /// What stands around the encrypted content.
@@ -177,10 +184,28 @@ const INDEFINITE: u8 = 0x80;
 const END: [u8; 2] = [0, 0];
 
 impl Parts {
-    fn authenticated(recipients: &[u8], nonce: &[u8; NONCE_LEN]) -> der::Result<Self> {
+    fn authenticated(
+        recipients: &[u8],
+        nonce: &[u8; NONCE_LEN],
+        sender: Option<SenderMark>,
+    ) -> der::Result<Self> {
         // RFC 5083 §2.1: the version is always 0.
         let what = (ID_AUTH_ENVELOPED_DATA, 0);
-        Self::new(what, recipients, &Algorithm::gcm(nonce)?, Some(TAG_LEN as u64))
+        let parts = Self::new(what, recipients, &Algorithm::gcm(nonce)?, Some(TAG_LEN as u64))?;
+        let Some(sender) = sender else { return Ok(parts) };
+        let attributes = SetOfVec::try_from(vec![sender.attribute()?])?;
+        Ok(Self { additional: attributes.to_der()?, ..parts })
+    }
+
+    /// What stands between the content and the tag's bytes.
+    fn before_tag(&self) -> Vec<u8> {
+        // RFC 5083 §2.1: in the message the attributes have the tag [1] in place of that of a SET.
+        let attributes = match self.additional.split_first() {
+            Some((_, rest)) => [&[context_constructed(1)], rest].concat(),
+            None => Vec::new(),
+        };
+        let tag = self.tag_len.map(|len| head(OCTET_STRING, len)).unwrap_or_default();
+        [attributes, tag].concat()
     }
 
     /// A message of this type and version.
@@ -192,14 +217,14 @@ impl Parts {
     ) -> der::Result<Self> {
         let whom = [ber::element(INTEGER, &[version]), recipients.to_vec()].concat();
         let how = [&ID_DATA.to_der()?, algorithm].concat();
-        Ok(Self { whom, how, what: what.to_der()?, tag_len })
+        Ok(Self { whom, how, what: what.to_der()?, tag_len, additional: Vec::new() })
     }
 
     /// `len` is how long the encrypted content is, if that is known.
     pub(super) fn frame(&self, len: Option<u64>) -> Frame {
-        let Self { whom, how, what, tag_len } = self;
+        let Self { whom, how, what, tag_len, .. } = self;
         let explicit = context_constructed(0);
-        let tag = tag_len.map(|len| head(OCTET_STRING, len)).unwrap_or_default();
+        let tag = self.before_tag();
         match len {
             Some(len) => {
                 // From the inside out, because each head tells the length of what it stands before.
@@ -285,7 +310,7 @@ mod tests {
 
     #[test]
     fn lengths_beyond_four_gigabytes_are_der() {
-        let parts = Parts::authenticated(&[0x31, 0], &[0; NONCE_LEN]).expect("encodes");
+        let parts = Parts::authenticated(&[0x31, 0], &[0; NONCE_LEN], None).expect("encodes");
         for len in [0, 127, 128, 65_535, 65_536, 1 << 32, MAX_LEN] {
             let frame = parts.frame(Some(len));
             let total = frame.head.len() as u64 + len + frame.before_tag.len() as u64 + TAG_LEN as u64;

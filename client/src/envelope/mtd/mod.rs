@@ -20,7 +20,8 @@ use custodian_proto::key::{FileKey, WrappedKey};
 use self::{directory_seal::DirectorySeal, password::Password};
 pub use self::{open::Opened, seal::seal};
 use super::{
-    CIPHER_KEY,
+    CIPHER_KEY, SenderMark,
+    carried::Unsigned,
     cipher_key::{CipherKey, Purpose},
     zip::{Directory, Entry},
 };
@@ -38,14 +39,17 @@ pub struct Sealed<'f> {
     cipher_key: CipherKey,
 }
 
-/// Reads all that can be read without a key, and checks it: limits, structure, names.
+/// Reads all that can be read without a key, and checks it: limits, structure, names. A signature that it carries is not
+/// verified here.
 ///
 /// # Errors
 /// [`Kind::Integrity`] for what contradicts itself or is unsafe; [`Kind::Local`] for what is too much, unknown here or
 /// cannot be read.
 pub fn read_header<'f>(file: &'f File, limits: &Limits) -> Result<Sealed<'f>> {
     let len = file.metadata().map_err(|why| Error::new(Kind::Local, "cannot read the envelope", why))?.len();
-    let (directory, cipher_key) = Directory::read_with_first(file, len, CIPHER_KEY.as_bytes(), limits)?;
+    let (unsigned, _) = Unsigned::of_zip(file, len)?;
+    let len = unsigned.len();
+    let (directory, cipher_key) = Directory::read_with_first(&unsigned, len, CIPHER_KEY.as_bytes(), limits)?;
     let cipher_key = CipherKey::parse(&cipher_key, Purpose::MtdPassword)?;
     Ok(Sealed { file, directory, cipher_key })
 }
@@ -54,6 +58,11 @@ impl<'f> Sealed<'f> {
     /// The file key, wrapped: once for each recipient that a custodian can serve.
     pub fn wrapped_keys(&self) -> &[WrappedKey] {
         self.cipher_key.wrapped_keys()
+    }
+
+    /// Who must have signed it.
+    pub fn sender_mark(&self) -> Option<SenderMark> {
+        self.cipher_key.sender_mark()
     }
 
     /// Files, folders and links.

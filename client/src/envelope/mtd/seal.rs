@@ -5,7 +5,7 @@ use std::{fs::File, sync::Arc};
 use super::{CIPHER_KEY, ae2, archive::Archive, password::Password};
 use crate::{
     envelope::{
-        Recipient, Written,
+        Recipient, SenderMark, Written,
         cipher_key::{self, Purpose},
         jobs::{self, Chunk, Content, Jobs},
         source::Source,
@@ -25,12 +25,13 @@ use crate::{
 pub fn seal(
     sources: &[Source],
     recipients: &[Recipient],
+    sender: Option<SenderMark>,
     out: &File,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let password = Password::random()?;
     let mut archive = Archive::new(out);
-    let cipher_key = cipher_key::seal(recipients, Purpose::MtdPassword, password.expose())?;
+    let cipher_key = cipher_key::seal(recipients, Purpose::MtdPassword, sender, password.expose())?;
     archive.write_plain(CIPHER_KEY, &cipher_key)?;
     workers::in_order(
         workers::count(),

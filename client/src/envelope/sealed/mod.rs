@@ -22,6 +22,8 @@ pub use self::{
     seal::{Output, seal},
 };
 use super::{
+    SenderMark,
+    carried::Unsigned,
     cipher_key::{CipherKey, Purpose},
     read_at::ReadAt,
     unsupported,
@@ -46,12 +48,14 @@ pub struct Sealed<'f> {
     cipher_key: CipherKey,
 }
 
-/// Reads all that can be read without a key of an envelope of `len` bytes, and checks it.
+/// Reads all that can be read without a key of an envelope of `len` bytes, and checks it. A signature that it carries is not
+/// verified here.
 ///
 /// # Errors
 /// [`crate::Kind::Integrity`] for what contradicts itself; [`crate::Kind::Local`] for what is unknown here or cannot be read.
 pub fn read_header(source: &dyn ReadAt, len: u64) -> Result<Sealed<'_>> {
-    let container = Container::read(source, len)?;
+    let (unsigned, _) = Unsigned::of_zip(source, len)?;
+    let container = Container::read(&unsigned, unsigned.len())?;
     let cipher_key = CipherKey::parse(&container.cipher_key, Purpose::SealedInputKey)?;
     Ok(Sealed { source, container, cipher_key })
 }
@@ -60,6 +64,11 @@ impl<'f> Sealed<'f> {
     /// The file key, wrapped: once for each recipient that a custodian can serve.
     pub fn wrapped_keys(&self) -> &[WrappedKey] {
         self.cipher_key.wrapped_keys()
+    }
+
+    /// Who must have signed it.
+    pub fn sender_mark(&self) -> Option<SenderMark> {
+        self.cipher_key.sender_mark()
     }
 
     /// Opens it: decrypts the list of entries, and nothing else yet.

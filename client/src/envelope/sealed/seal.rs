@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     envelope::{
-        Recipient, Written,
+        Recipient, SenderMark, Written,
         cipher_key::{self, Purpose},
         jobs::{self, CHUNK, Chunk, Content, Jobs},
         source::Source,
@@ -36,11 +36,12 @@ const HUGE: u64 = 4 * CHUNK;
 pub fn seal(
     sources: &[Source],
     recipients: &[Recipient],
+    sender: Option<SenderMark>,
     out: Output<'_>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let input_key = InputKey::random()?;
-    let cipher_key = cipher_key::seal(recipients, Purpose::SealedInputKey, input_key.expose())?;
+    let cipher_key = cipher_key::seal(recipients, Purpose::SealedInputKey, sender, input_key.expose())?;
     let cipher = Cipher::new(&input_key, &context(&cipher_key))?;
     let stream = Stream::start(out, &container::head(&cipher_key), cipher)?;
     let mut archive = Archive { stream, entries: 0, content_bytes: 0, directory: Vec::new(), open: None };

@@ -77,8 +77,16 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever
 /// policy somebody applied.
-pub(super) const ALWAYS_ALLOWED: &[&str] =
-    &["RevokeDevice", "SuspendDevice", "DisableUser", "SuspendKey", "DeactivateKey", "CompromiseKey", "Deny"];
+pub(super) const ALWAYS_ALLOWED: &[&str] = &[
+    "WithdrawInvitation",
+    "RevokeDevice",
+    "SuspendDevice",
+    "DisableUser",
+    "SuspendKey",
+    "DeactivateKey",
+    "CompromiseKey",
+    "Deny",
+];
 
 /// Approving is not itself approved: that would have no end.
 pub(super) const NEVER_APPROVED: &[&str] = &["ListApprovals", "GetApproval", "Approve"];

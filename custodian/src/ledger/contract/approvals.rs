@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 use super::world::*;
 use crate::{
     authority::{
-        Approval, ApprovalId, ApprovalRequest, ApprovalState, ApprovalUse, DeviceState, Ending, Role,
-        SessionId, SpkiHash, Standing, Weight,
+        Approval, ApprovalId, ApprovalRequest, ApprovalState, ApprovalUse, DeviceState, Ending, PolicyText,
+        Role, SessionId, SpkiHash, Standing, Weight,
     },
     custody::{Denial, Unapproved},
     ledger::{ApprovalQuery, Change, Changed, Ledger, OK, Outcome},
@@ -212,6 +212,48 @@ pub(crate) async fn whoever_was_stopped_does_not_count<L: Ledger>(ledger: Arc<L>
     world.unwraps_with(id, &asked).await.unwrap();
 }
 
+pub(crate) async fn a_device_whose_suspension_has_ended_counts_as_any_other<L: Ledger>(ledger: Arc<L>) {
+    let world = with_admins(ledger).await;
+    let suspend = |until| {
+        let id = device_id("laptop-bob");
+        Change::SuspendDevice { id, until, reason: "a holiday".to_owned() }
+    };
+    let applies = Change::ApplyPolicy { policy: policy(1), approvers: 2 };
+    let asked = request("it", 1);
+    let id = world.waits(asked.clone()).await;
+    world.approves(id, "bob").await.unwrap();
+    world.done(suspend(ahead(600))).await;
+    assert_eq!(world.unwraps_with(id, &asked).await, Err("APPROVAL_REQUIRED"));
+    world.sets_device("laptop-1", DeviceState::Suspended).await.unwrap();
+    world.refuses_change(applies.clone(), Refusal::StateConflict).await;
+    world.sets_device("laptop-bob", DeviceState::Active).await.unwrap();
+
+    let until = now() + SignedDuration::from_millis(300);
+    world.done(suspend(until)).await;
+    world.until(until).await;
+    assert_eq!(world.approval(id).await.votes[0].weight, Weight::Counts);
+    world.done(applies).await;
+    world.sets_device("laptop-1", DeviceState::Active).await.unwrap();
+    world.done(Change::OpenSession(session(1, "anna", 1))).await;
+    world.unwraps_with(id, &asked).await.unwrap();
+    // It is the last one that an administrator could use.
+    for laptop in ["laptop-1", "laptop-eve", "laptop-joe"] {
+        world.sets_device(laptop, DeviceState::Suspended).await.unwrap();
+    }
+    let denial = world.sets_device("laptop-bob", DeviceState::Suspended).await.err().unwrap();
+    assert_eq!(denial.code(), Refusal::StateConflict.code());
+}
+
+fn policy(version: u64) -> PolicyText {
+    PolicyText {
+        version,
+        text: "// text".to_owned(),
+        applied_by: Some(user_id("bob")),
+        applied: now(),
+        reason: String::new(),
+    }
+}
+
 pub(crate) async fn a_request_is_withdrawn_by_who_made_it_and_nobody_else<L: Ledger>(ledger: Arc<L>) {
     let world = with_admins(ledger).await;
     let asked = request("it", 1);
@@ -362,16 +404,7 @@ pub(crate) async fn breaking_the_glass_stands_out_in_the_log<L: Ledger>(ledger: 
 
 pub(crate) async fn a_policy_needs_enough_administrators_for_the_next_one<L: Ledger>(ledger: Arc<L>) {
     let world = with_admins(ledger).await;
-    let applies = |version, approvers| {
-        let policy = crate::authority::PolicyText {
-            version,
-            text: "// text".to_owned(),
-            applied_by: Some(user_id("bob")),
-            applied: now(),
-            reason: String::new(),
-        };
-        Change::ApplyPolicy { policy, approvers }
-    };
+    let applies = |version, approvers| Change::ApplyPolicy { policy: policy(version), approvers };
     world.refuses_change(applies(1, 3), Refusal::StateConflict).await;
     let record = world.last_record().await;
     assert!(record.detail.contains("3 enabled admins and 4 active devices"), "{}", record.detail);

@@ -10,8 +10,8 @@ use custodian_proto::refusal::Refusal;
 use super::world::*;
 use crate::{
     authority::{
-        Charge, DeviceState, Groups, KeyPurpose, KeyState, KeyStep, KeyTask, PolicyText, Role, Session,
-        SessionId, SigningScheme, SpkiHash, Standing, WrappingKey,
+        Charge, DeviceState, Groups, KeyPurpose, KeyState, KeyStep, KeyTask, PolicyText, Role, Roles,
+        Session, SessionId, SigningScheme, SpkiHash, Standing, WrappingKey,
     },
     ledger::{Change, Changed, Grant, Ledger, Outcome},
     log::{Cosigned, Cosigners},
@@ -238,6 +238,20 @@ pub(crate) async fn a_policy_that_changed_meanwhile_stops_what_it_allowed<L: Led
     world.done(applies(1)).await;
     world.refuses(by(0), Refusal::PolicyChanged).await;
     assert!(world.unwraps(by(1)).await.is_ok());
+}
+
+pub(crate) async fn other_roles_stop_what_the_policy_allowed<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let roles = |roles: &[Role]| roles.iter().copied().collect::<Roles>();
+    let seen = |seen: &[Role]| Standing { roles: Some(roles(seen)), ..world.standing() };
+    assert!(world.unwraps(seen(&[Role::Operator])).await.is_ok());
+    let both = [Role::Operator, Role::Auditor];
+    world.done(Change::SetRoles { id: user_id("anna"), roles: roles(&both) }).await;
+    world.refuses(seen(&[Role::Operator]), Refusal::PolicyChanged).await;
+    assert!(world.unwraps(seen(&both)).await.is_ok());
+    assert!(world.unwraps(world.standing()).await.is_ok(), "no policy looked at them");
+    world.done(Change::SetRoles { id: user_id("anna"), roles: roles(&[Role::Auditor]) }).await;
+    world.refuses(seen(&both), Refusal::RoleMissing).await;
 }
 
 pub(crate) async fn other_groups_stop_what_the_policy_allowed<L: Ledger>(ledger: Arc<L>) {

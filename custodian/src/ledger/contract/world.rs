@@ -238,6 +238,7 @@ impl<L: Ledger> World<L> {
             key: Some(key("main").id),
             task: KeyTask::Unwrap,
             policy: None,
+            roles: None,
             groups: None,
             factor: None,
             cosigned: None,

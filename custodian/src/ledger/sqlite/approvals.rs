@@ -14,13 +14,13 @@ use rusqlite::{Connection, Params, Row, Transaction, params};
 use super::{
     OpenError,
     changes::Made,
-    rows::{self, micros, parsed, time, unreadable},
+    rows::{self, DEVICE_IS_ACTIVE, USER_IS_ENABLED, micros, parsed, time, unreadable},
     writer::{Batch, Stop},
 };
 use crate::{
     authority::{
-        Approval, ApprovalId, ApprovalRequest, ApprovalState, ApprovalUse, DeviceId, DeviceState, Ending,
-        Role, Roles, UserId, Vote, Waiting, Weight,
+        Approval, ApprovalId, ApprovalRequest, ApprovalState, ApprovalUse, DeviceId, Ending, Role, Roles,
+        UserId, Vote, Waiting, Weight,
     },
     custody::{Denial, Unapproved},
     ledger::{ApprovalQuery, Changed, entry},
@@ -266,16 +266,14 @@ fn first(connection: &Connection, from: &str, params: impl Params) -> rusqlite::
 
 /// Whether an approval counts is what the tables say now.
 fn with_votes(connection: &Connection, approval: Approval) -> rusqlite::Result<Approval> {
-    let mut votes = connection.prepare_cached(
+    let mut votes = connection.prepare_cached(&format!(
         "SELECT votes.user, votes.device, votes.time,
-                coalesce((NOT users.disabled OR users.disabled_until <= ?4) AND users.roles & ?2 <> 0
-                         AND (devices.state = ?3 OR devices.suspended_until <= ?4), 0)
+                coalesce({USER_IS_ENABLED} AND users.roles & ?3 <> 0 AND {DEVICE_IS_ACTIVE}, 0)
          FROM votes LEFT JOIN users ON users.id = votes.user LEFT JOIN devices ON devices.id = votes.device
-         WHERE votes.approval = ?1 ORDER BY votes.time, votes.user",
-    )?;
+         WHERE votes.approval = ?2 ORDER BY votes.time, votes.user",
+    ))?;
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let now = micros(Timestamp::now());
-    let params = params![approval.id.0.cast_signed(), admin.bits(), DeviceState::Active.name(), now];
+    let params = params![micros(Timestamp::now()), approval.id.0.cast_signed(), admin.bits()];
     let votes = votes.query_map(params, |row| {
         let weight = if row.get(3)? { Weight::Counts } else { Weight::Void };
         Ok(Vote { user: parsed(row, 0)?, device: parsed(row, 1)?, time: time(row, 2)?, weight })

@@ -34,6 +34,11 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
             _ => Ok(Changed::Done),
         },
         Change::Invite(invitation) => batch.invite(invitation),
+        Change::WithdrawInvitation(device) => {
+            let open = "DELETE FROM invitations WHERE device = ? AND expires > ?";
+            batch.update(open, params![device.as_str(), micros(batch.now)])?;
+            Ok(Changed::Done)
+        }
         Change::Enroll { code_hash, device, .. } => batch.enroll(code_hash, device),
         Change::SetDeviceState { id, state, reason } => batch.set_device_state(id, *state, None, reason),
         Change::SuspendDevice { id, until, reason } => {

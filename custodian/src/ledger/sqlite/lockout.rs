@@ -4,14 +4,14 @@ use custodian_proto::refusal::Refusal;
 use rusqlite::params;
 
 use super::{
-    rows::micros,
+    rows::{DEVICE_IS_ACTIVE, USER_IS_ENABLED, micros},
     writer::{Batch, Stop},
 };
 use crate::authority::{Device, DeviceState, Role, Roles, User};
 
 /// Refuses what was just done to `before` if that was the last enabled administrator.
 pub(super) fn an_admin_remains(batch: &Batch<'_>, before: &User) -> Result<(), Stop> {
-    if before.disabled || !before.roles.contains(Role::Admin) || has_admin(batch)? {
+    if before.disabled || !before.roles.contains(Role::Admin) || admins(batch)? > 0 {
         return Ok(());
     }
     Err(Stop::refused(Refusal::StateConflict, "no enabled user with the role admin would remain"))
@@ -19,13 +19,10 @@ pub(super) fn an_admin_remains(batch: &Batch<'_>, before: &User) -> Result<(), S
 
 /// Refuses what was just done to `before` if that was the last device that an administrator could use.
 pub(super) fn a_device_remains(batch: &Batch<'_>, before: &Device) -> Result<(), Stop> {
-    if before.state != DeviceState::Active || before.expires <= batch.now || !has_admin(batch)? {
+    if before.state != DeviceState::Active || before.expires <= batch.now || admins(batch)? == 0 {
         return Ok(());
     }
-    let sql =
-        "SELECT EXISTS (SELECT 1 FROM devices WHERE (state = ?1 OR suspended_until <= ?2) AND expires > ?2)";
-    let mut active = batch.tx.prepare_cached(sql)?;
-    if active.query_row(params![DeviceState::Active.name(), micros(batch.now)], |row| row.get(0))? {
+    if active_devices(batch)? > 0 {
         return Ok(());
     }
     Err(Stop::refused(
@@ -39,13 +36,7 @@ pub(super) fn enough_admins(batch: &Batch<'_>, approvers: u32) -> Result<(), Sto
     if approvers == 0 {
         return Ok(());
     }
-    let admin: Roles = [Role::Admin].into_iter().collect();
-    let sql = "SELECT count(*) FROM users WHERE (NOT disabled OR disabled_until <= ?2) AND roles & ?1 <> 0";
-    let params = params![admin.bits(), micros(batch.now)];
-    let admins: u32 = batch.tx.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
-    let sql = "SELECT count(*) FROM devices WHERE state = ? AND expires > ?";
-    let params = params![DeviceState::Active.name(), micros(batch.now)];
-    let devices: u32 = batch.tx.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
+    let (admins, devices) = (admins(batch)?, active_devices(batch)?);
     if admins > approvers && devices > approvers {
         return Ok(());
     }
@@ -56,9 +47,15 @@ pub(super) fn enough_admins(batch: &Batch<'_>, approvers: u32) -> Result<(), Sto
     Err(Stop::refused(Refusal::StateConflict, detail))
 }
 
-fn has_admin(batch: &Batch<'_>) -> rusqlite::Result<bool> {
+/// Enabled users with the role.
+fn admins(batch: &Batch<'_>) -> rusqlite::Result<u32> {
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let sql = "SELECT EXISTS (SELECT 1 FROM users
-                               WHERE (NOT disabled OR disabled_until <= ?2) AND roles & ?1 <> 0)";
-    batch.tx.prepare_cached(sql)?.query_row(params![admin.bits(), micros(batch.now)], |row| row.get(0))
+    let sql = format!("SELECT count(*) FROM users WHERE {USER_IS_ENABLED} AND roles & ?2 <> 0");
+    batch.tx.prepare_cached(&sql)?.query_row(params![micros(batch.now), admin.bits()], |row| row.get(0))
+}
+
+/// Devices that are active, with a certificate that is good.
+fn active_devices(batch: &Batch<'_>) -> rusqlite::Result<u32> {
+    let sql = format!("SELECT count(*) FROM devices WHERE {DEVICE_IS_ACTIVE} AND expires > ?1");
+    batch.tx.prepare_cached(&sql)?.query_row([micros(batch.now)], |row| row.get(0))
 }

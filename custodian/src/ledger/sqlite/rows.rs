@@ -39,6 +39,12 @@ pub(super) fn drain(row: &Row<'_>) -> Result<Drain> {
     Ok(Drain { token: parsed(row, 0)?, reason: row.get(1)?, since: time(row, 2)? })
 }
 
+/// Whether a device is active at the time `?1`: as [`state_at`] says it.
+pub(super) const DEVICE_IS_ACTIVE: &str =
+    "(devices.state = 'active' OR devices.state = 'suspended' AND devices.suspended_until <= ?1)";
+/// Whether a user is enabled at the time `?1`.
+pub(super) const USER_IS_ENABLED: &str = "(NOT users.disabled OR users.disabled_until <= ?1)";
+
 /// A suspension that has ended by itself is none any more.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     let stored = named(row, 2, DeviceState::from_name)?;

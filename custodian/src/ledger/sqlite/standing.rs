@@ -135,8 +135,14 @@ fn user_may(batch: &Batch<'_>, session: &Session, standing: &Standing) -> Result
     if standing.groups.as_ref().is_some_and(|(seen, _)| seen.as_str() != groups) {
         return Err(regrouped("user"));
     }
-    match standing.role {
-        Some(role) if !Roles::from_bits(roles).contains(role) => Err(Refusal::RoleMissing.into()),
+    let roles = Roles::from_bits(roles);
+    if standing.role.is_some_and(|role| !roles.contains(role)) {
+        return Err(Refusal::RoleMissing.into());
+    }
+    match standing.roles {
+        Some(seen) if seen != roles => {
+            Err(Stop::refused(Refusal::PolicyChanged, "the user has other roles now"))
+        }
         _ => Ok(()),
     }
 }
