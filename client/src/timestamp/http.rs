@@ -127,7 +127,9 @@ impl Authority for HttpAuthority {
             |why: String| Error::new(Kind::Unreachable, format!("no timestamp from {}", self.url), why);
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|why| unreachable(why.to_string()))?;
-        let answer = runtime.block_on(tokio::time::timeout(PATIENCE, self.post(query.to_vec())));
+        // The clock of a timeout is the runtime's.
+        let answer =
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, self.post(query.to_vec())).await });
         answer
             .map_err(|_| unreachable(format!("no answer within {} s", PATIENCE.as_secs())))?
             .map_err(unreachable)

@@ -25,7 +25,12 @@ impl TrustedAuthorities {
         let authorities =
             authorities.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
         let lists = lists.iter().map(|file| revocation_list(file)).collect::<Result<_>>()?;
-        Ok(Self { authorities: authorities.concat(), lists })
+        Ok(Self::new(authorities.concat(), lists))
+    }
+
+    /// These certificates, and these revocation lists, in DER.
+    pub fn new(authorities: Vec<Vec<u8>>, lists: Vec<Vec<u8>>) -> Self {
+        Self { authorities, lists }
     }
 
     /// Whether nobody is trusted.
