@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "policies",
         "approvals",
         "budgets",
+        "certificates",
     ]
     .map(|name| format!("custodian/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;

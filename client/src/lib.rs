@@ -25,6 +25,7 @@ pub mod workers;
 
 pub mod interrupt;
 pub mod password;
+pub mod person;
 pub mod remote;
 pub mod settings;
 

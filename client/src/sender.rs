@@ -14,6 +14,9 @@ use crate::{
 /// What an envelope's own signature turned out to be.
 pub(crate) struct Checked(Option<Found>);
 
+/// Why OpenPGP messages count as unsigned.
+const OPENPGP: &str = "who signed an OpenPGP message is told inside of it, and is not verified";
+
 struct Found {
     signature: Signature,
     standing: Standing,
@@ -31,7 +34,10 @@ impl Checked {
     pub(crate) fn new(envelope: &Envelope, accept: &Accept, progress: &dyn Progress) -> Result<Self> {
         match Self::carried(envelope, accept, progress)? {
             Some(checked) => Ok(checked),
-            None => accept.check_unsigned().map(|()| Self(None)),
+            None => accept.check_unsigned().map(|()| Self(None)).map_err(|error| match envelope.format() {
+                Ok(Format::OpenPgp) => Error { why: OPENPGP.to_owned(), ..error },
+                _ => error,
+            }),
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// The device CA's certificate, PEM. Its key is in the token.
     pub ca_certificate: PathBuf,
+    /// The people's CA's certificate, PEM. Its key is in the token. `None`: nobody is certified.
+    pub people_ca_certificate: Option<PathBuf>,
     /// The tokens, at least one. New keys are made in the first that serves.
     pub tokens: Vec<MemberConfig>,
     /// How long one token operation may take, whichever tokens are tried.
@@ -130,6 +132,9 @@ pub(crate) struct RawTls {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCa {
     pub(crate) certificate: PathBuf,
+    /// Without it nobody gets a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) people_certificate: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -193,6 +198,7 @@ impl RawApprovals {
 pub(crate) struct RawCertificates {
     pub(crate) device_days: u32,
     pub(crate) wrapping_key_days: u32,
+    pub(crate) person_days: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -244,7 +250,7 @@ impl Default for RawApprovals {
 
 impl Default for RawCertificates {
     fn default() -> Self {
-        Self { device_days: 365, wrapping_key_days: 3650 }
+        Self { device_days: 365, wrapping_key_days: 3650, person_days: 365 }
     }
 }
 
@@ -319,6 +325,7 @@ impl RawConfig {
             ("limits.calls", self.limits.calls),
             ("certificates.device_days", self.certificates.device_days as usize),
             ("certificates.wrapping_key_days", self.certificates.wrapping_key_days as usize),
+            ("certificates.person_days", self.certificates.person_days as usize),
         ] {
             if value == 0 {
                 return Err(format!("{name}: must be at least 1"));
@@ -331,6 +338,7 @@ impl RawConfig {
             tls_certificate: folder.join(self.tls.certificate),
             tls_key: folder.join(self.tls.key),
             ca_certificate: folder.join(self.ca.certificate),
+            people_ca_certificate: self.ca.people_certificate.map(|path| folder.join(path)),
             tokens,
             token_deadline,
             second_factor_key: match self.second_factor.key {
@@ -359,6 +367,7 @@ impl RawConfig {
             lifetimes: Lifetimes {
                 device_days: self.certificates.device_days,
                 wrapping_key_days: self.certificates.wrapping_key_days,
+                person_days: self.certificates.person_days,
             },
             timestamps: self.timestamps.check()?,
             api_limits: ApiLimits { calls: self.limits.calls, tails: self.limits.tails },

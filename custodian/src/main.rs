@@ -12,7 +12,7 @@ use custodian::{
         accept_ledger, check,
         dev::{self, DevArgs},
         init::{self, InitArgs},
-        log_key, reset_factor, reset_policy, serve,
+        log_key, people_ca, reset_factor, reset_policy, serve,
     },
     token::{InitToken, worker},
     trouble::Trouble,
@@ -59,6 +59,17 @@ enum Job {
         /// Why; recorded
         #[arg(long)]
         reason: String,
+    },
+    /// Make a CA for people's certificates in the token, for a custodian that has none; prints what to configure
+    PeopleCa {
+        #[arg(long)]
+        config: PathBuf,
+        /// The organisation; stands in the CA's name
+        #[arg(long)]
+        organisation: String,
+        /// The certificate's file to make
+        #[arg(long)]
+        out: PathBuf,
     },
     /// Take a user's second factor away, if it is lost and no other administrator is left who could; recorded in the log
     ResetFactor {
@@ -163,6 +174,9 @@ async fn run(job: Job) -> Result<(), Trouble> {
         }
         Job::ResetPolicy { config, reason } => {
             reset_policy::reset_policy(&config, &reason).await.map(|next| print(&next))
+        }
+        Job::PeopleCa { config, organisation, out } => {
+            people_ca::people_ca(&config, &organisation, &out).await.map(|next| print(&next))
         }
         Job::ResetFactor { config, user, reason } => {
             reset_factor::reset_factor(&config, &user, &reason).await.map(|next| print(&next))

@@ -2,6 +2,7 @@
 //! that make sense.
 
 pub mod approval;
+pub mod email;
 pub mod identity;
 pub mod key;
 pub mod limits;

@@ -190,6 +190,10 @@ refusals! {
     EnrollmentRefused = "ENROLLMENT_REFUSED",
         "the enrolment code is wrong, used or expired",
         "ask an administrator for a new invitation";
+    /// No administrator has recorded who the user is.
+    IdentityUnknown = "IDENTITY_UNKNOWN",
+        "the custodian has no e-mail address of this user",
+        "ask an administrator: custodianctl user identity set";
     /// The message itself makes no sense.
     InvalidArgument = "INVALID_ARGUMENT",
         "the request is not valid",

@@ -10,6 +10,7 @@ use super::{
     approval::ApprovalCommand,
     audit::AuditCommand,
     budget::BudgetCommand,
+    certificate::CertificateCommand,
     connection::Connection,
     device::DeviceCommand,
     envelope::completions,
@@ -54,6 +55,9 @@ enum Command {
     /// How much may be unwrapped within an hour and a day
     #[command(subcommand)]
     Budget(BudgetCommand),
+    /// The certificates of people
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// What waits for the approval of others
     #[command(subcommand)]
     Approval(ApprovalCommand),
@@ -90,6 +94,7 @@ fn run(Custodianctl { connection, command }: Custodianctl) -> Result<()> {
         Command::Token(command) => command.run(&connection, interrupt),
         Command::Policy(command) => command.run(&connection, interrupt),
         Command::Budget(command) => command.run(&connection, interrupt),
+        Command::Certificate(command) => command.run(&connection, interrupt),
         Command::Approval(command) => command.run(&connection, interrupt),
         Command::Audit(command) => command.run(&connection, interrupt),
         Command::Status(args) => args.run(&connection, interrupt),

@@ -217,13 +217,13 @@ fn ended(stopped: &v1::Stopped) -> String {
 
 /// How a revocation list is written.
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     Der,
     Pem,
 }
 
 /// Whoever reads the file meanwhile has the old list or the new one.
-fn write_list(out: &Path, der: &[u8], form: Form) -> Result<()> {
+pub(super) fn write_list(out: &Path, der: &[u8], form: Form) -> Result<()> {
     let cannot = |error: &dyn std::fmt::Display| {
         Error::new(Kind::Local, format!("cannot write {}", out.display()), error)
     };

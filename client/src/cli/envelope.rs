@@ -7,6 +7,7 @@ use clap_complete::{Shell, generate};
 
 use super::{
     EXIT_CODES, SETTINGS,
+    certificate::OwnCertificateCommand,
     connection::Connection,
     enroll::EnrollArgs,
     extract::{self, ExtractArgs},
@@ -35,7 +36,7 @@ struct Envelope {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Seal(SealArgs),
+    Seal(Box<SealArgs>),
     Inspect(InspectArgs),
     Extract(Box<ExtractArgs>),
     Sign(Box<SignArgs>),
@@ -57,6 +58,9 @@ enum Command {
     Enroll(Networked<EnrollArgs>),
     /// Get a new key and certificate for this workstation, over the present one
     Renew(Networked<RenewArgs>),
+    /// Your own keys and certificates, and those of others
+    #[command(subcommand)]
+    Certificate(Box<OwnCertificateCommand>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -109,6 +113,7 @@ fn run(command: Command) -> Result<()> {
         Command::Whoami(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Enroll(Networked { args, connection }) => args.run(&connection, interrupt),
         Command::Renew(Networked { args, connection }) => args.run(&connection, interrupt),
+        Command::Certificate(command) => command.run(interrupt),
         Command::Completions { shell } => completions::<Envelope>(shell),
     }
 }

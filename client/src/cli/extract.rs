@@ -23,12 +23,13 @@ use super::{
     verify::signed_by,
 };
 use crate::{
-    envelope::cms::Unauthenticated,
+    envelope::{OwnKey, cms::Unauthenticated},
     error::{Error, Kind, Result},
     extract::{ExtractJob, ExtractTo, Limits, extract_from},
     interrupt::Interrupt,
     log::{prove_receipt, read_log_key, record_of, write_receipt},
     password::PasswordSource,
+    person::key_file,
     remote::Remote,
     settings::Settings,
     unwrapper::{KeyName, Unwrapper},
@@ -72,6 +73,12 @@ pub(super) struct ExtractArgs {
     /// Refuse envelopes with more bytes of content
     #[arg(long, value_name = "N", default_value_t = Limits::default().content_bytes)]
     max_bytes: u64,
+    /// Open what is sealed to your own key (PKCS #8 in PEM), here and without the custodian: nothing is recorded
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["receipt", "reason"])]
+    own_key: Option<PathBuf>,
+    /// File with the passphrase of that key, - for standard input. [default: asked for on the terminal, if it has one]
+    #[arg(long, value_name = "FILE", requires = "own_key")]
+    passphrase_file: Option<PathBuf>,
     /// Open a CMS envelope without authentication (AES-CBC) too: somebody may have changed its content
     #[arg(long)]
     allow_unauthenticated: bool,
@@ -90,15 +97,22 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         connection: args.connection.clone(),
         interrupt: interrupt.clone(),
         remote: Mutex::new(None),
+        own: args
+            .own_key
+            .as_deref()
+            .map(|path| own_key(path, args.passphrase_file.as_deref()))
+            .transpose()?,
     };
     let files = match args.files.as_slice() {
         [file] => return extract_one(args, file, &custodian, "extracted"),
         files => files,
     };
-    let wanted = several::wanted(files, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
-    if !wanted.is_empty() {
-        let what = format!("cannot extract these {} envelopes", files.len());
-        custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
+    if custodian.own.is_none() {
+        let wanted = several::wanted(files, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
+        if !wanted.is_empty() {
+            let what = format!("cannot extract these {} envelopes", files.len());
+            custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
+        }
     }
     several::each(files, |file| {
         let done = format!("{}: extracted", printable(&file.display().to_string()));
@@ -114,11 +128,14 @@ fn check(args: &ExtractArgs, settings: &Settings) -> Result<()> {
     };
     let wrong = |why: &str| Err(Error::new(Kind::Usage, what.clone(), why));
     let from_stdin = args.files.iter().any(|file| file == Path::new("-"));
-    if from_stdin && settings.password() == PasswordSource::Stdin {
+    if from_stdin && args.passphrase_file.as_deref() == Some(Path::new("-")) {
+        return wrong("standard input cannot be both envelope and passphrase");
+    }
+    if from_stdin && args.own_key.is_none() && settings.password() == PasswordSource::Stdin {
         return wrong("standard input cannot be both envelope and password")
             .map_err(|error| error.hint("log in first: envelope login --password-file -"));
     }
-    if from_stdin && settings.second_factor() == PasswordSource::Stdin {
+    if from_stdin && args.own_key.is_none() && settings.second_factor() == PasswordSource::Stdin {
         return wrong("standard input cannot be both envelope and code")
             .map_err(|error| error.hint("show the second factor first: envelope totp verify --totp-file -"));
     }
@@ -150,7 +167,11 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
 
     let bar = Bar::start(args.talk, &custodian.interrupt);
     let accept = args.accept.accept(&custodian.settings)?;
-    let report = extract_from(&job, &accept, &opener, &bar).inspect_err(|_| bar.clear())?;
+    let unwrapper: &dyn Unwrapper = match &custodian.own {
+        Some(own) => own,
+        None => &opener,
+    };
+    let report = extract_from(&job, &accept, unwrapper, &bar).inspect_err(|_| bar.clear())?;
     if args.list {
         bar.clear();
         return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
@@ -172,6 +193,14 @@ struct WhenNeeded {
     connection: Connection,
     interrupt: Interrupt,
     remote: Mutex<Option<Remote>>,
+    /// The person's own key: then the custodian is not asked at all.
+    own: Option<OwnKey>,
+}
+
+fn own_key(path: &Path, passphrase: Option<&Path>) -> Result<OwnKey> {
+    let key = key_file::read(path, &PasswordSource::of(passphrase))?;
+    OwnKey::new(key.as_bytes())
+        .map_err(|why| Error::new(Kind::Local, format!("cannot use the key {}", path.display()), why))
 }
 
 impl WhenNeeded {

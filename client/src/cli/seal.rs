@@ -1,21 +1,29 @@
-//! `envelope seal`: offline.
+//! `envelope seal`: offline, but for addresses of people.
 
 use std::{
+    cell::OnceCell,
     fs,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use custodian_proto::email::Email;
+use jiff::{SignedDuration, Timestamp};
+
 use super::{
+    connection::Connection,
     message::note,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
+    when::parse_duration,
 };
 use crate::{
     envelope::{self, cms::Protection},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    remote,
+    person::{Directory, Found, Freshness, OnChange, Pins, recipient},
+    remote::{self, Remote},
     seal::{SealJob, SealTo, Symlinks, seal, seal_signed},
 };
 
@@ -23,9 +31,15 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct SealArgs {
     /// Certificate of a wrapping key (X.509 in PEM or DER; OpenPGP for that format): whoever has that key can open the envelope.
-    /// May be repeated
-    #[arg(long, value_name = "CERT", required = true)]
+    /// Or the e-mail address of a person: the custodian is asked for the certificate, which is remembered. May be repeated
+    #[arg(long, value_name = "CERT|ADDRESS", required = true)]
     to: Vec<PathBuf>,
+    /// If an address has another certificate than it had, take it from now on
+    #[arg(long)]
+    accept_new_certificate: bool,
+    /// How long a remembered certificate is good while the custodian cannot be reached
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "7d")]
+    remembered_for: Duration,
     /// Format of the envelope
     #[arg(long, value_enum, default_value_t = Format::Mtd)]
     format: Format,
@@ -52,6 +66,8 @@ pub(super) struct SealArgs {
     /// Files and folders to seal; - for standard input
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// What standard input is called in an envelope if nobody says it better.
@@ -99,7 +115,12 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         Format::OpenPgp => openpgp_certificate(path),
         Format::Mtd | Format::Sealed | Format::Cms => certificate(path),
     };
-    let recipients = args.to.iter().map(read).collect::<Result<_>>()?;
+    let custodian = Custodian { args, interrupt, remote: OnceCell::new() };
+    let recipients = args.to.iter().map(|to| match address(to) {
+        Some(email) => custodian.certificate_of(&email),
+        None => read(to),
+    });
+    let recipients = recipients.collect::<Result<_>>()?;
     let (paths, stdin) = inputs(args)?;
     let output = output(args.output.as_deref(), &paths, args.name.as_deref(), args.format)?;
     let symlinks = if args.keep_symlinks { Symlinks::Keep } else { Symlinks::Refuse };
@@ -126,6 +147,45 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
 const LEGACY: &str = "warning: --legacy sealed it with AES-256-CBC, which is not authenticated: it keeps the content secret, but \
     whoever has it on the way can change what comes out, and nobody can see that. Send it a way that you trust, or leave \
     --legacy out for readers that know AES-GCM (openssl 3, envelope extract)";
+
+/// The address that this is, unless there is a file of that name.
+fn address(to: &Path) -> Option<Email> {
+    let email = to.to_str()?.parse().ok()?;
+    (!to.exists()).then_some(email)
+}
+
+/// The custodian, connected to when the first address is looked up.
+struct Custodian<'a> {
+    args: &'a SealArgs,
+    interrupt: &'a Interrupt,
+    remote: OnceCell<Remote>,
+}
+
+impl Custodian<'_> {
+    fn certificate_of(&self, email: &Email) -> Result<Vec<u8>> {
+        if self.args.format == Format::OpenPgp {
+            let why = "people's certificates are X.509, which OpenPGP does not know";
+            return Err(Error::new(Kind::Usage, format!("cannot seal to {email}"), why)
+                .hint("choose another --format"));
+        }
+        let on_change = if self.args.accept_new_certificate { OnChange::Accept } else { OnChange::Refuse };
+        let fresh = SignedDuration::try_from(self.args.remembered_for).unwrap_or(SignedDuration::MAX);
+        let pins = Pins::of_user()?;
+        let found = recipient(email, self, &pins, on_change, Freshness(fresh), Timestamp::now())?;
+        found.remarks.iter().for_each(|remark| note(remark));
+        Ok(found.certificate)
+    }
+}
+
+impl Directory for Custodian<'_> {
+    fn find(&self, email: &Email) -> Result<Found> {
+        if let Some(remote) = self.remote.get() {
+            return remote.find(email);
+        }
+        let remote = self.args.connection.connect(self.interrupt)?;
+        self.remote.get_or_init(|| remote).find(email)
+    }
+}
 
 /// The paths, and the name of standard input if `-` is among them.
 fn inputs(args: &SealArgs) -> Result<(Vec<PathBuf>, Option<String>)> {

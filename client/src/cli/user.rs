@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::{
     connection::Connection,
     extract::reason,
+    identity::IdentityCommand,
     output::Style,
     view::{UserView, id_of, user_name},
     when::{local, parse_future},
@@ -108,6 +109,9 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         style: Style,
     },
+    /// Who a user is, as certificates say it
+    #[command(subcommand)]
+    Identity(IdentityCommand),
     /// Replace a user's roles
     Roles {
         /// anna or users/anna
@@ -186,6 +190,7 @@ impl UserCommand {
             Self::Groups { id, groups, style } => {
                 tell(style, &connection.connect(interrupt)?.set_user_groups(&user_name(&id), &groups)?)
             }
+            Self::Identity(command) => command.run(connection, interrupt),
             Self::Roles { id, roles, style } => {
                 let roles: Vec<_> = roles.into_iter().map(v1::Role::from).collect();
                 tell(style, &connection.connect(interrupt)?.set_roles(&user_name(&id), &roles)?)

@@ -9,6 +9,7 @@ pub mod mtd;
 mod oaep;
 mod opened;
 pub mod openpgp;
+mod own_key;
 mod read_at;
 mod recipient;
 pub mod sealed;
@@ -17,6 +18,7 @@ mod source;
 mod zip;
 
 pub use opened::Opened;
+pub use own_key::OwnKey;
 pub use read_at::ReadAt;
 pub use recipient::Recipient;
 pub use sender_mark::SenderMark;

@@ -122,7 +122,7 @@ fn local(error: impl std::fmt::Display) -> Error {
     Error::new(Kind::Local, WHAT, error)
 }
 
-fn private_folder(folder: &Path) -> Result<()> {
+pub(super) fn private_folder(folder: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|error| local(format!("cannot make the folder {}: {error}", folder.display())))
 }
@@ -173,7 +173,7 @@ fn new_settings(settings: &Settings, path: &Path) -> Result<Option<NewFile>> {
 }
 
 /// A file that was not there before, and is gone again if we do not finish.
-struct NewFile {
+pub(super) struct NewFile {
     path: PathBuf,
     file: File,
     fate: Fate,
@@ -186,7 +186,7 @@ enum Fate {
 }
 
 impl NewFile {
-    fn create(path: &Path, mode: u32) -> Result<Self> {
+    pub(super) fn create(path: &Path, mode: u32) -> Result<Self> {
         let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
         let file = opened.map_err(|error| {
             let cannot = local(format!("cannot write {}: {error}", path.display()));
@@ -199,12 +199,12 @@ impl NewFile {
         Ok(Self { path: path.to_owned(), file, fate: Fate::Remove })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.file.write_all(bytes).and_then(|()| self.file.sync_all());
         written.map_err(|error| local(format!("cannot write {}: {error}", self.path.display())))
     }
 
-    fn keep(mut self) -> PathBuf {
+    pub(super) fn keep(mut self) -> PathBuf {
         self.fate = Fate::Keep;
         self.path.clone()
     }

@@ -5,6 +5,8 @@
 mod approvals;
 pub mod audit;
 mod budgets;
+mod certificates;
+mod certify;
 mod custody;
 mod devices;
 mod enroll;
@@ -25,6 +27,7 @@ mod wire;
 
 pub use approvals::{Ended, Patience};
 pub use budgets::Spent;
+pub use certify::{Certified, certify};
 pub use custody::Recorded;
 pub use enroll::{Enrolled, enroll};
 pub use factor::Needed;

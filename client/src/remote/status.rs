@@ -147,6 +147,7 @@ fn kind_of(refusal: Refusal) -> Kind {
         | Refusal::ApprovalExpired
         | Refusal::ApprovalUsed
         | Refusal::ApprovalWithdrawn
+        | Refusal::IdentityUnknown
         | Refusal::NotOwnRequest
         | Refusal::OwnRequest
         | Refusal::TooManyPending

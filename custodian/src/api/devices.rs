@@ -149,11 +149,7 @@ impl DeviceService for Api {
         request: Request<v1::GetRevocationListRequest>,
     ) -> Result<Response<v1::RevocationList>, Status> {
         let accepted = self.accept(&request).await?;
-        let days = match request.into_inner().days {
-            0 => Ok(LIST_DAYS),
-            days if days <= MOST_LIST_DAYS => Ok(days),
-            _ => Err(invalid("days: may be 90")),
-        };
+        let days = list_days(request.into_inner().days);
         let days = self.parsed(&accepted, "GetRevocationList", days).await?;
         let intent = accepted.call.intent("GetRevocationList");
         let need = Need::Either(Role::Auditor, Role::Admin);
@@ -330,6 +326,15 @@ impl Api {
 impl Api {
     async fn issue(&self, id: &DeviceId, spki: &[u8]) -> Result<Vec<u8>, Denial> {
         Ok(self.ca.issue_device(id, spki, Validity::days(self.lifetimes.device_days)?).await?)
+    }
+}
+
+/// In how many days a revocation list calls for the next one.
+pub(super) fn list_days(asked: u32) -> Result<u32, Denial> {
+    match asked {
+        0 => Ok(LIST_DAYS),
+        days if days <= MOST_LIST_DAYS => Ok(days),
+        _ => Err(invalid("days: may be 90")),
     }
 }
 

@@ -5,6 +5,7 @@ mod attestation;
 mod audit;
 mod budgets;
 mod call;
+mod certificates;
 mod custody;
 mod devices;
 mod factor;
@@ -12,6 +13,7 @@ mod import;
 mod keys;
 mod log;
 mod new_key;
+mod people_list;
 mod policies;
 mod resource;
 mod session;
@@ -29,12 +31,13 @@ use custodian_proto::{
     limits::{MAX_CHECK_LEN, MAX_MESSAGE_LEN, MAX_PAGE_LEN},
     v1::{
         approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
-        budget_service_server::BudgetServiceServer, custody_service_server::CustodyServiceServer,
-        device_service_server::DeviceServiceServer, factor_service_server::FactorServiceServer,
-        key_service_server::KeyServiceServer, log_service_server::LogServiceServer,
-        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
-        status_service_server::StatusServiceServer, timestamp_service_server::TimestampServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        budget_service_server::BudgetServiceServer, certificate_service_server::CertificateServiceServer,
+        custody_service_server::CustodyServiceServer, device_service_server::DeviceServiceServer,
+        factor_service_server::FactorServiceServer, key_service_server::KeyServiceServer,
+        log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
+        timestamp_service_server::TimestampServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -46,7 +49,7 @@ use crate::{
     authority::{LoginThrottle, Passwords, SealingKey, Strangers},
     custody::Custodian,
     log::Log,
-    pki::DeviceCa,
+    pki::{DeviceCa, people::PeopleCa},
     siem::SiemState,
     token::Pool,
     tsa::TsaRules,
@@ -67,6 +70,7 @@ pub struct Api {
     passwords: Arc<Passwords>,
     throttle: Arc<LoginThrottle>,
     ca: Arc<DeviceCa>,
+    people: Option<Arc<PeopleCa>>,
     log: Arc<Log>,
     sealing: Arc<SealingKey>,
     siem: Option<watch::Receiver<SiemState>>,
@@ -78,6 +82,7 @@ pub struct Api {
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Strangers>,
+    people_list: Arc<people_list::KeptList>,
     /// Whose key for OpenPGP is being made.
     openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
@@ -89,6 +94,8 @@ pub struct Api {
 pub struct Signers {
     /// Certificates.
     pub ca: Arc<DeviceCa>,
+    /// Certificates of people, if it has a CA for that.
+    pub people: Option<Arc<PeopleCa>>,
     /// Checkpoints of the log.
     pub log: Arc<Log>,
     /// How the stream of records to a SIEM is, if there is one.
@@ -104,6 +111,8 @@ pub struct Lifetimes {
     pub device_days: u32,
     /// Certificates of wrapping keys.
     pub wrapping_key_days: u32,
+    /// Certificates of people.
+    pub person_days: u32,
 }
 
 /// How much is served at once. Beyond it the answer is RESOURCE_EXHAUSTED, at once.
@@ -123,7 +132,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, log, siem, timestamps }: Signers,
+        Signers { ca, people, log, siem, timestamps }: Signers,
         sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
@@ -135,6 +144,7 @@ impl Api {
             passwords: Arc::new(passwords),
             throttle: Arc::new(throttle),
             ca,
+            people,
             log,
             sealing: Arc::new(sealing),
             siem,
@@ -145,6 +155,7 @@ impl Api {
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::default(),
+            people_list: Arc::default(),
             openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),
@@ -179,5 +190,6 @@ impl Api {
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
             .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))
+            .add_service(service!(CertificateServiceServer, MAX_PAGE_LEN))
     }
 }

@@ -88,6 +88,7 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::ApprovalExpired
         | Refusal::ApprovalUsed
         | Refusal::ApprovalWithdrawn
+        | Refusal::IdentityUnknown
         | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,

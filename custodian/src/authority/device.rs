@@ -124,12 +124,36 @@ pub struct RevokedCertificate {
 /// Why a certificate is on the revocation list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
-    /// The device is revoked.
+    /// The device is revoked, or the person does not need it any more.
     Revoked,
     /// The device is suspended.
     Suspended,
-    /// The device has another one.
+    /// The device, or the person, has another one.
     Replaced,
+    /// Somebody else may have the person's key.
+    Compromised,
+    /// What it says of the person is not true any more.
+    NotTrueAnyMore,
+}
+
+impl Why {
+    /// As it stands in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Replaced => "replaced",
+            Self::Compromised => "compromised",
+            Self::NotTrueAnyMore => "not-true-any-more",
+        }
+    }
+
+    /// Reads what [`Why::name`] writes.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Revoked, Self::Suspended, Self::Replaced, Self::Compromised, Self::NotTrueAnyMore]
+            .into_iter()
+            .find(|why| why.name() == name)
+    }
 }
 
 /// A one-time code that lets one workstation enrol. The code itself is not kept, only its SHA-256.

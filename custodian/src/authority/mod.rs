@@ -8,6 +8,7 @@ mod factor;
 mod floodgate;
 mod groups;
 mod guesses;
+mod identity;
 mod judge;
 mod key;
 mod key_life;
@@ -35,6 +36,7 @@ pub use factor::{FRESH_FACTOR, Factor, FactorProof, FactorRule, FactorState, Rec
 pub use floodgate::Floodgate;
 pub use groups::{BadGroups, Groups};
 pub use guesses::{Guessed, Guesses, Lock};
+pub use identity::{CertificateUse, Person, PersonCertificate, Revoked, Serial};
 pub use judge::{Authority, Need, Rules};
 pub use key::{KeyPurpose, KeyTask, SigningScheme, WrappingKey};
 pub use key_life::{BadPeriods, Beginning, KeyLife, KeyState, KeyStep, WrapPeriod, WrongStep, next};

@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 use super::Change;
 use crate::{
     authority::{
-        DeviceId, FactorProof, FactorRule, KeyPurpose, PasswordState, Role, Roles, UserId, WrappingKey,
+        DeviceId, FactorProof, FactorRule, KeyPurpose, PasswordState, Person, Role, Roles, UserId,
+        WrappingKey,
     },
     token::Drain,
 };
@@ -41,13 +42,29 @@ impl About {
                 let detail = format!("certificate {}", hex::encode(Sha256::digest(certificate)));
                 Self { detail, ..Self::default() }
             }
-            Change::ListRevoked => Self::default(),
+            Change::ListRevoked | Change::ListRevokedPeople => Self::default(),
             Change::CreateUser(user) => {
                 let must_change = must_change(user.password_state);
                 Self { detail: roles(user.roles) + must_change, ..Self::user(&user.id) }
             }
             Change::SetUserDisabled { id, .. } => Self::user(id),
             Change::SuspendUser { id, until } => Self { detail: format!("until {until}"), ..Self::user(id) },
+            Change::SetPerson(person) => {
+                let Person { user, email, level, evidence, .. } = person;
+                let evidence = if evidence.is_empty() { String::new() } else { format!("; {evidence}") };
+                Self { detail: format!("{email}, {level}{evidence}"), ..Self::user(user) }
+            }
+            Change::AddCertificate { certificate: issued, .. } => {
+                let (usage, sha256) = (issued.usage.name(), hex::encode(Sha256::digest(&issued.certificate)));
+                let detail = format!(
+                    "certificate {} to {usage}, {}, {}, SHA-256 {sha256}",
+                    issued.serial, issued.email, issued.level
+                );
+                Self { detail, ..Self::user(&issued.user) }
+            }
+            Change::RevokeCertificate { serial, why, .. } => {
+                Self { target: serial.resource_name(), detail: why.name().to_owned(), ..Self::default() }
+            }
             Change::SetPassword { id, state, .. } => {
                 let detail = must_change(*state).trim_start_matches("; ").to_owned();
                 Self { detail, ..Self::user(id) }

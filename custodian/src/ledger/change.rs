@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use crate::{
     authority::{
         Approval, ApprovalId, Device, DeviceId, DeviceState, FactorProof, FactorRule, Groups, Invitation,
-        KeyStep, Lift, PasswordHash, PasswordState, PolicyText, RecoveryHash, RevokedCertificate, Roles,
-        SealedSecret, Session, SessionId, Spender, SpkiHash, Tally, User, UserId, WrappingKey,
+        KeyStep, Lift, PasswordHash, PasswordState, Person, PersonCertificate, PolicyText, RecoveryHash,
+        RevokedCertificate, Roles, SealedSecret, Serial, Session, SessionId, Spender, SpkiHash, Tally, User,
+        UserId, Why, WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -77,6 +78,31 @@ pub enum Change {
     ListRevoked,
     /// Adds a user.
     CreateUser(User),
+    /// Records who a user is. No other user may have the address (ALREADY_EXISTS). Certificates that say otherwise (another
+    /// address, a level that is lower now) are revoked.
+    SetPerson(Person),
+    /// Adds a certificate of a user, who must still be who it says (STATE_CONFLICT). Its key must not be one of another user,
+    /// for another use, of a device, or a wrapping key (STATE_CONFLICT). Who has a second factor must have shown it in this
+    /// session a moment ago ([`FRESH_FACTOR`]; STEP_UP_REQUIRED).
+    AddCertificate {
+        /// The certificate.
+        certificate: Box<PersonCertificate>,
+        /// Its key, as devices are known by.
+        spki: SpkiHash,
+        /// The session that asks.
+        session: SessionId,
+    },
+    /// Ends a certificate. Revoked already: no change, no error.
+    RevokeCertificate {
+        /// Which.
+        serial: Serial,
+        /// What kind of reason.
+        why: Why,
+        /// The reason.
+        reason: String,
+    },
+    /// Reads which certificates of people are revoked: with the record's number, which is then the list's.
+    ListRevokedPeople,
     /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
     /// USER_DISABLED, and are gone when it is let in again. Of one that was stopped until a time, the end is taken away.
     SetUserDisabled {
@@ -267,6 +293,10 @@ pub enum Changed {
     Revoked(u64, Vec<RevokedCertificate>),
     /// The user as it is now.
     User(User),
+    /// Who the user is now.
+    Person(Person),
+    /// The certificate as it is now.
+    Certificate(Box<PersonCertificate>),
     /// The key as it is now.
     Key(WrappingKey),
     /// The policy that is in force now.

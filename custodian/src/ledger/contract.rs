@@ -2,6 +2,7 @@
 
 pub(crate) mod approvals;
 pub(crate) mod budgets;
+pub(crate) mod certificates;
 pub(crate) mod changes;
 pub(crate) mod factors;
 pub(crate) mod log;
@@ -34,6 +35,9 @@ macro_rules! ledger_keeps_its_contract {
                 a_rotation_ends_sealing_to_the_version_before, tokens_are_drained_and_resumed,
                 sessions_open_only_for_enabled_users, what_is_not_there_cannot_be_changed,
                 a_refused_change_changes_nothing, lists_are_paged_in_order;
+            certificates: a_certificate_says_what_is_recorded_or_is_not_added,
+                an_address_is_one_users_and_what_is_not_true_any_more_is_revoked, a_key_is_one_persons_for_one_use,
+                only_what_may_be_used_now_is_found, who_has_a_second_factor_shows_it_for_a_certificate;
             factors: a_second_factor_is_confirmed_replaced_and_reset, a_code_is_good_once, a_recovery_code_is_good_once,
                 of_two_uses_of_a_code_one_is_refused, wrong_codes_lock_the_factor_and_a_right_one_forgives_them,
                 a_session_lacks_what_its_user_must_have, a_factor_that_was_taken_back_stops_what_it_allowed;

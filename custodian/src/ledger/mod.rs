@@ -12,6 +12,7 @@ mod sqlite;
 
 use async_trait::async_trait;
 use custodian_proto::{
+    email::Email,
     key::KeyId,
     tlog::{Hash, Tile},
     v1,
@@ -25,8 +26,9 @@ pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 
 use crate::{
     authority::{
-        Approval, ApprovalId, Budgets, Charge, Device, DeviceId, Factor, Invitation, Lock, PolicyText,
-        Session, SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
+        Approval, ApprovalId, Budgets, CertificateUse, Charge, Device, DeviceId, Factor, Invitation, Lock,
+        Person, PersonCertificate, PolicyText, Serial, Session, SessionId, Spender, Spenders, SpkiHash,
+        Tally, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -81,6 +83,16 @@ pub trait Ledger: Send + Sync + 'static {
     async fn factor(&self, id: &UserId) -> Result<Option<Factor>, LedgerError>;
     /// Whether any user has a second factor.
     async fn has_factors(&self) -> Result<bool, LedgerError>;
+
+    /// Who a user is, if anybody recorded it.
+    async fn person(&self, id: &UserId) -> Result<Option<Person>, LedgerError>;
+    /// One certificate of a person.
+    async fn certificate(&self, serial: Serial) -> Result<Option<PersonCertificate>, LedgerError>;
+    /// Those that the query asks for, newest first, each with its number.
+    async fn certificates(
+        &self,
+        query: CertificateQuery,
+    ) -> Result<Vec<(u64, PersonCertificate)>, LedgerError>;
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
@@ -229,6 +241,21 @@ pub struct ApprovalQuery {
     pub open_at: Option<Timestamp>,
     /// Only ids below this one.
     pub before: Option<ApprovalId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Which certificates of people to read.
+#[derive(Clone, Default, Debug)]
+pub struct CertificateQuery {
+    /// Only this user's.
+    pub user: Option<UserId>,
+    /// Only those of enabled users with this address that may be used at this time.
+    pub current: Option<(Email, Timestamp)>,
+    /// Only those for this.
+    pub usage: Option<CertificateUse>,
+    /// Only numbers below this one.
+    pub before: Option<u64>,
     /// At most this many.
     pub limit: u32,
 }

@@ -5,6 +5,7 @@
 
 mod approvals;
 mod budgets;
+mod certificates;
 mod changes;
 mod clock;
 mod factor;
@@ -42,14 +43,15 @@ use tokio::sync::watch;
 
 use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    ApprovalQuery, Attempt, Changed, Identity, Intent, Ledger, LedgerError, ManyFiles, Opening, Outcome,
-    RecordQuery, Release, TreeHead,
+    ApprovalQuery, Attempt, CertificateQuery, Changed, Identity, Intent, Ledger, LedgerError, ManyFiles,
+    Opening, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
-        Approval, ApprovalId, Charge, Device, DeviceId, Factor, Invitation, Lock, PolicyText, Session,
-        SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
+        Approval, ApprovalId, Charge, Device, DeviceId, Factor, Invitation, Lock, Person, PersonCertificate,
+        PolicyText, Serial, Session, SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId,
+        WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -288,6 +290,22 @@ impl Ledger for SqliteLedger {
 
     async fn has_factors(&self) -> Result<bool, LedgerError> {
         self.quick.read(factor::any).await
+    }
+
+    async fn person(&self, id: &UserId) -> Result<Option<Person>, LedgerError> {
+        let id = id.clone();
+        self.quick.read(move |connection| certificates::person(connection, &id)).await
+    }
+
+    async fn certificate(&self, serial: Serial) -> Result<Option<PersonCertificate>, LedgerError> {
+        self.quick.read(move |connection| certificates::read(connection, serial)).await
+    }
+
+    async fn certificates(
+        &self,
+        query: CertificateQuery,
+    ) -> Result<Vec<(u64, PersonCertificate)>, LedgerError> {
+        self.long.read(move |connection| certificates::many(connection, &query)).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {

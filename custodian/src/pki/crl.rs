@@ -48,7 +48,7 @@ impl DeviceCa {
 
 fn entry(revoked: &RevokedCertificate) -> Result<RevokedCertParams, PkiError> {
     let certificate = Certificate::from_der(&revoked.certificate)
-        .map_err(|error| PkiError::Invalid(format!("a device certificate in the ledger: {error}")))?;
+        .map_err(|error| PkiError::Invalid(format!("a certificate in the ledger: {error}")))?;
     Ok(RevokedCertParams {
         serial_number: SerialNumber::from_slice(certificate.tbs_certificate().serial_number().as_bytes()),
         revocation_time: issue::date(revoked.since)?,
@@ -56,6 +56,8 @@ fn entry(revoked: &RevokedCertificate) -> Result<RevokedCertParams, PkiError> {
             Why::Revoked => RevocationReason::CessationOfOperation,
             Why::Suspended => RevocationReason::CertificateHold,
             Why::Replaced => RevocationReason::Superseded,
+            Why::Compromised => RevocationReason::KeyCompromise,
+            Why::NotTrueAnyMore => RevocationReason::AffiliationChanged,
         }),
         invalidity_date: None,
     })

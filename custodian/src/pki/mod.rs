@@ -7,6 +7,7 @@ pub mod foreign;
 mod issue;
 pub mod openpgp;
 pub mod peer;
+pub mod people;
 mod signer;
 
 use std::{

@@ -23,6 +23,9 @@ pub async fn check(path: &Path) -> Result<Vec<String>, Trouble> {
     let now = Timestamp::now();
     lines.push(format!("server         certificate valid until {}", valid(&config.tls_certificate, now)?));
     lines.push(format!("device CA      certificate valid until {}", valid(&config.ca_certificate, now)?));
+    if let Some(people) = &config.people_ca_certificate {
+        lines.push(format!("people's CA    certificate valid until {}", valid(people, now)?));
+    }
     let parts = Parts::assemble(&config).await?;
     lines.push(format!(
         "ledger         {}, {} records",

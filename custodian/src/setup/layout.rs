@@ -20,6 +20,7 @@ use super::{
     log_key,
     made::Made,
     parts::{open_ledger, start_tokens},
+    people_ca,
 };
 use crate::{
     api::{GENERATION, NewKey, random_token},
@@ -144,6 +145,9 @@ impl Plan {
             .map_err(|error| Trouble::new("cannot make the device CA", error))?;
         files::create(&config.ca_certificate, files::pem(ca.certificate())?.as_bytes(), Mode::Public)?;
 
+        progress("making the people's CA in the token");
+        people_ca::make(Arc::clone(&token), &self.organisation, &folder.join(people_ca::PATH)).await?;
+
         progress("certifying the server");
         let server = SoftKey::generate()?;
         let certificate = ca
@@ -176,8 +180,9 @@ impl Plan {
     }
 
     fn refuse_to_overwrite(&self, folder: &Path) -> Result<(), Trouble> {
-        let named = ["ca.crt", "server.crt", "server.key", "ledger.db", "ledger.db.checkpoint"]
-            .map(|name| folder.join(name));
+        let named =
+            ["ca.crt", people_ca::PATH, "server.crt", "server.key", "ledger.db", "ledger.db.checkpoint"]
+                .map(|name| folder.join(name));
         let people = self
             .people
             .iter()
@@ -201,7 +206,7 @@ impl Plan {
             listen: self.listen,
             reflection: false,
             tls: RawTls { certificate: "server.crt".into(), key: "server.key".into() },
-            ca: RawCa { certificate: "ca.crt".into() },
+            ca: RawCa { certificate: "ca.crt".into(), people_certificate: Some(people_ca::PATH.into()) },
             ledger: RawLedger::at("ledger.db"),
             log: Some(RawLog::of_key(log_key::PATH)),
             siem: None,

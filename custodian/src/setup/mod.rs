@@ -9,6 +9,7 @@ mod layout;
 pub mod log_key;
 mod made;
 mod parts;
+pub mod people_ca;
 pub mod reset_factor;
 pub mod reset_policy;
 pub mod serve;

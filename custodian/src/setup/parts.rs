@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{files, log_key};
+use super::{files, log_key, people_ca};
 use crate::{
     api::{Api, Signers},
     authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText, SealingKey},
@@ -56,6 +56,7 @@ impl Parts {
         let token: Arc<dyn Token> = tokens.clone();
         let ca = Arc::new(open_ca(config, &tokens).await?);
         let log = log_key::open(config, &ledger, &tokens, &ca).await?;
+        let people = people_ca::open(config, &tokens, &ca, &log).await?;
         let policy = policy_in_force(ledger.as_ref()).await?;
         let sealing = sealing_key(config, ledger.as_ref()).await?;
         let authority = Arc::new(Authority::new(Arc::clone(&ledger), config.rules, policy));
@@ -79,6 +80,7 @@ impl Parts {
             LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
             Signers {
                 ca: Arc::clone(&ca),
+                people,
                 log: Arc::clone(&log),
                 siem: siem_state,
                 timestamps: config.timestamps.clone(),

@@ -44,6 +44,10 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("SetPassword", &[Administer]),
     ("SetRoles", &[Administer]),
     ("SetUserGroups", &[Administer]),
+    ("SetIdentity", &[Administer]),
+    ("GetIdentity", &[Administer]),
+    ("ListCertificates", &[Administer]),
+    ("GetCertificate", &[Administer]),
     ("SetDeviceGroups", &[Administer]),
     ("ResetFactor", &[Administer]),
     ("RequireFactor", &[Administer]),
@@ -86,6 +90,7 @@ pub(super) const ALWAYS_ALLOWED: &[&str] = &[
     "DeactivateKey",
     "CompromiseKey",
     "Deny",
+    "RevokeCertificate",
 ];
 
 /// Approving is not itself approved: that would have no end.

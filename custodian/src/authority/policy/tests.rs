@@ -291,6 +291,9 @@ const NEED_NO_ROLE: &[&str] = &[
     "GetStatus",
     "GetReceipt",
     "Withdraw",
+    "RequestCertificate",
+    "FindCertificates",
+    "GetPeopleRevocationList",
 ];
 
 #[test]

@@ -7,7 +7,7 @@ use rusqlite::{Params, params};
 use super::{
     approvals,
     budgets::Tallies,
-    factor, keys, lockout,
+    certificates, factor, keys, lockout,
     rows::{self, micros},
     standing,
     writer::{Batch, Stop},
@@ -58,6 +58,15 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
             batch.update(set, params![id.as_str(), groups.as_str()])?;
             batch.changed_device(id)
         }
+        Change::SetPerson(person) => certificates::set_person(batch, person),
+        Change::AddCertificate { certificate, spki, session } => {
+            factor::is_fresh(batch, *session, "to get a certificate")?;
+            certificates::add(batch, certificate, *spki)
+        }
+        Change::RevokeCertificate { serial, why, reason } => {
+            certificates::revoke(batch, *serial, *why, reason)
+        }
+        Change::ListRevokedPeople => certificates::list_revoked(batch),
         Change::CreateUser(user) => batch.create_user(user),
         Change::SetUserDisabled { id, disabled } => batch.set_user_disabled(id, *disabled),
         Change::SuspendUser { id, until } => batch.suspend_user(id, *until),

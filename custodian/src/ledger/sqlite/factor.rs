@@ -132,15 +132,23 @@ pub(super) fn charge(batch: &Batch<'_>, intent: &Intent, denial: &Denial) -> rus
     Ok(denial.clone())
 }
 
-/// Who has a second factor already must have shown it a moment ago.
 fn may_replace(batch: &Batch<'_>, session: SessionId) -> Result<Session, Stop> {
+    is_fresh(batch, session, "to replace a second factor")
+}
+
+/// Who has a second factor must have shown it a moment ago.
+pub(super) fn is_fresh(
+    batch: &Batch<'_>,
+    session: SessionId,
+    what_for: &'static str,
+) -> Result<Session, Stop> {
     let session = session_of(batch, session)?;
     let factor = factor(batch.tx, &session.user)?.ok_or(Refusal::NotFound)?;
     let is_fresh = |shown: Timestamp| batch.now.duration_since(shown) < FRESH_FACTOR;
     if factor.secret.is_none() || session.factor.is_some_and(is_fresh) {
         return Ok(session);
     }
-    Err(Stop::refused(Refusal::StepUpRequired, "to replace a second factor"))
+    Err(Stop::refused(Refusal::StepUpRequired, what_for))
 }
 
 fn session_of(batch: &Batch<'_>, id: SessionId) -> Result<Session, Stop> {

@@ -214,7 +214,7 @@ pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get_ref(column)?.as_str()?.parse().map_err(|_| unreadable(column, "no id"))
 }
 
-fn named<T>(row: &Row<'_>, column: usize, from_name: fn(&str) -> Option<T>) -> Result<T> {
+pub(super) fn named<T>(row: &Row<'_>, column: usize, from_name: fn(&str) -> Option<T>) -> Result<T> {
     from_name(row.get_ref(column)?.as_str()?).ok_or_else(|| unreadable(column, "no name this version knows"))
 }
 

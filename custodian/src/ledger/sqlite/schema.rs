@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, approvals, remembered::Remembered, tree, upgrade};
+use super::{OpenError, approvals, certificates, remembered::Remembered, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
@@ -14,7 +14,7 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     add_tree,
     add_drains,
     upgrade::key_lives,
@@ -27,6 +27,7 @@ const STEPS: [Step; 12] = [
     add_device_life,
     add_groups,
     add_ends,
+    certificates::add_tables,
 ];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;

@@ -53,7 +53,9 @@ const BACK_TO_8: &str = "
     ALTER TABLE users DROP COLUMN groups;
     ALTER TABLE devices DROP COLUMN groups;
     ALTER TABLE users DROP COLUMN disabled_until;
-    ALTER TABLE approvals DROP COLUMN withdrawn";
+    ALTER TABLE approvals DROP COLUMN withdrawn;
+    DROP TABLE certificates;
+    DROP TABLE identities";
 
 /// A directory with a ledger in it.
 struct Place {
