@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "session",
         "custody",
+        "timestamp",
         "keys",
         "devices",
         "users",

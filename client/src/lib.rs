@@ -17,6 +17,7 @@ mod single;
 mod sources;
 mod stdin;
 mod target;
+pub mod timestamp;
 pub mod unwrapper;
 pub mod verify;
 pub mod web;

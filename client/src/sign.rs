@@ -15,6 +15,7 @@ use crate::{
     output::{self, IfMissing, Staging},
     progress::Progress,
     signed::{Signer, hash_of, sign_detached},
+    timestamp::{Authority, attach},
 };
 
 /// The signature's name until it is complete.
@@ -39,15 +40,31 @@ pub enum SignTo {
 /// Signs a file of any length, in constant memory. Returns how many bytes were signed.
 ///
 /// # Errors
-/// [`Kind::Local`] if it cannot be read, or the output exists or cannot be written; [`Kind::Interrupted`]; and whatever keeps
-/// the signer from signing. No signature is left then.
+/// As [`sign_stamped`].
 pub fn sign(job: &SignJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<u64> {
+    sign_stamped(job, signer, None, progress)
+}
+
+/// Signs a file of any length, in constant memory. `stamp`: who says when that was (RFC 3161 appendix A). Returns how many bytes were signed.
+///
+/// # Errors
+/// [`Kind::Local`] if it cannot be read, or the output exists or cannot be written; [`Kind::Interrupted`]; and whatever keeps
+/// the signer from signing, or the authority from answering. No signature is left then.
+pub fn sign_stamped(
+    job: &SignJob,
+    signer: &dyn Signer,
+    stamp: Option<&dyn Authority>,
+    progress: &dyn Progress,
+) -> Result<u64> {
     if let SignTo::File(path) = &job.output {
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
     let digest = hash_of(file.file()?, file.len(), signer.algorithm().hash(), progress)?;
-    let signature = sign_detached(signer, &digest, SystemTime::now())?;
+    let mut signature = sign_detached(signer, &digest, SystemTime::now())?;
+    if let Some(authority) = stamp {
+        (signature, _) = attach(&signature, authority)?;
+    }
     match &job.output {
         SignTo::File(path) => write_new(path, &signature)?,
         SignTo::Stdout => {
@@ -59,7 +76,11 @@ pub fn sign(job: &SignJob, signer: &dyn Signer, progress: &dyn Progress) -> Resu
     Ok(file.len())
 }
 
-fn check_free(path: &Path) -> Result<()> {
+/// Checks that a file does not exist yet.
+///
+/// # Errors
+/// [`Kind::Local`] if it does.
+pub(crate) fn check_free(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(Error::new(Kind::Local, format!("cannot write {}", path.display()), "it exists already")
             .hint("existing files are not overwritten: move it away, or choose another name with -o"));
@@ -67,7 +88,11 @@ fn check_free(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file that must not exist yet, all of it or nothing.
+///
+/// # Errors
+/// [`Kind::Local`] if it exists or cannot be written.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
     let name = path.file_name().ok_or_else(|| {
         Error::new(Kind::Usage, format!("cannot write {}", path.display()), "it does not end in a file name")

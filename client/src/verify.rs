@@ -17,6 +17,7 @@ use crate::{
     progress::Progress,
     sender::Checked,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
+    timestamp::{Stamped, TrustedAuthorities, attached},
 };
 
 /// What a signature in a file of its own is called, after the file that it is of.
@@ -40,6 +41,9 @@ pub struct Verification {
     pub envelope: Option<Inspection>,
     /// Who signed.
     pub signer: Sender,
+    /// When an authority says that the signature was there, if one whose word counts does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Stamped>,
 }
 
 /// Who signed, when, and why that counts.
@@ -67,12 +71,24 @@ pub struct Sender {
     pub standing: &'static str,
 }
 
-/// Verifies a file of any length, in constant memory.
+/// Verifies a file of any length, in constant memory. A timestamp of its signature counts nothing.
+///
+/// # Errors
+/// As [`verify_stamped`].
+pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
+    verify_stamped(job, &TrustedAuthorities::default(), progress)
+}
+
+/// Verifies a file of any length, in constant memory. `trusted`: whose timestamps count.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the signature is wrong, or its signer is not accepted; [`Kind::Local`] if there is none, or
 /// something cannot be read; [`Kind::Interrupted`].
-pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> {
+pub fn verify_stamped(
+    job: &VerifyJob,
+    trusted: &TrustedAuthorities,
+    progress: &dyn Progress,
+) -> Result<Verification> {
     let file = Envelope::open(&job.file, progress)?;
     if job.signature.is_none()
         && let Some(found) = carried(job, &file, progress)?
@@ -93,12 +109,27 @@ pub fn verify(job: &VerifyJob, progress: &dyn Progress) -> Result<Verification> 
     let now = SystemTime::now();
     let signature =
         Signature::verify(&signed, now, |hash| hash_of(file.file()?, file.len(), hash, progress))?;
-    let standing = job.accept.check(&signature, now)?;
+    let timestamp = timestamp_of(&signature, trusted, now)?;
+    let stamped = timestamp.as_ref().map(|stamped| stamped.at);
+    let standing = job.accept.check_stamped(&signature, stamped, now)?;
     let envelope = match file.format() {
         Ok(_) => Some(inspect::inspect(&job.file)?),
         Err(_) => None,
     };
-    Ok(Verification { envelope, signer: Sender::of(&signature, standing) })
+    Ok(Verification { envelope, signer: Sender::of(&signature, standing), timestamp })
+}
+
+/// The timestamp that a signature brings along (RFC 3161 appendix A). Where nobody said whose count, none does.
+fn timestamp_of(
+    signature: &Signature,
+    trusted: &TrustedAuthorities,
+    now: SystemTime,
+) -> Result<Option<Stamped>> {
+    let token = attached(signature.unsigned_attributes(), signature.value())?;
+    match token {
+        Some(token) if !trusted.is_empty() => token.verify(trusted, now).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Verifies the signature that an envelope carries; `None` if it carries none.
@@ -113,7 +144,7 @@ fn carried(job: &VerifyJob, file: &Envelope, progress: &dyn Progress) -> Result<
     };
     let envelope = inspect::inspect(&job.file)?;
     checked.confirm(envelope.sender_mark).map_err(named)?;
-    Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer }))
+    Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer, timestamp: None }))
 }
 
 fn signature_file(job: &VerifyJob) -> Result<PathBuf> {

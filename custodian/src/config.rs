@@ -3,6 +3,7 @@
 mod budgets;
 mod log;
 mod siem;
+mod timestamps;
 mod token;
 
 use std::{
@@ -20,6 +21,7 @@ pub use self::siem::{RawTarget, SiemAddress};
 pub(crate) use self::{
     budgets::RawBudgets,
     log::RawLog,
+    timestamps::RawTimestamps,
     token::{RawNetwork, RawToken},
 };
 use self::{log::check_witnesses, siem::RawSiem, token::check_tokens};
@@ -30,6 +32,7 @@ use crate::{
     server::ServerLimits,
     token::MemberConfig,
     trouble::Trouble,
+    tsa::TsaRules,
 };
 
 /// A checked configuration. Paths are absolute.
@@ -72,6 +75,8 @@ pub struct Config {
     pub logins_at_once: usize,
     /// How long issued certificates are valid.
     pub lifetimes: Lifetimes,
+    /// What timestamps go by.
+    pub timestamps: TsaRules,
     /// What is served at once.
     pub api_limits: ApiLimits,
     /// What the network takes at once.
@@ -109,6 +114,8 @@ pub(crate) struct RawConfig {
     pub(crate) approvals: RawApprovals,
     #[serde(default)]
     pub(crate) certificates: RawCertificates,
+    #[serde(default)]
+    pub(crate) timestamps: RawTimestamps,
     #[serde(default)]
     pub(crate) limits: RawLimits,
     pub(crate) token: Vec<RawToken>,
@@ -362,6 +369,7 @@ impl RawConfig {
                 wrapping_key_days: self.certificates.wrapping_key_days,
                 person_days: self.certificates.person_days,
             },
+            timestamps: self.timestamps.check()?,
             api_limits: ApiLimits { calls: self.limits.calls, tails: self.limits.tails },
             server_limits: ServerLimits {
                 connections: self.limits.connections,

@@ -10,6 +10,7 @@ pub mod token;
 
 pub mod net;
 pub mod pki;
+pub mod tsa;
 
 pub mod api;
 pub mod server;

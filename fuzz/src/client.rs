@@ -8,6 +8,7 @@ use custodian_client::{
     extract::Limits,
     progress::Silent,
     signed::{Signature, SignedData},
+    timestamp::{Token, TrustedAuthorities},
 };
 use custodian_proto::{
     approval::{Bound, Glass},
@@ -47,6 +48,13 @@ pub(crate) fn signature(bytes: &[u8]) {
         let certificate = signature.certificate();
         let _told = (certificate.subject(), certificate.emails(), certificate.identity_level());
     }
+}
+
+/// An authority's answer, or a timestamp alone.
+pub(crate) fn timestamp(bytes: &[u8]) {
+    let Ok(token) = Token::of_answer(bytes) else { return };
+    let authority = include_bytes!("../seeds/timestamp.crt").to_vec();
+    token.verify(&TrustedAuthorities::new(vec![authority], Vec::new()), SystemTime::now()).map(drop).ok();
 }
 
 /// An envelope of any format, as far as it goes, with keys that do not fit.

@@ -10,7 +10,7 @@ mod server;
 pub type Target = fn(&[u8]);
 
 /// All targets, each by the name of its folder of seeds.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("mtd", client::envelope),
     ("sealed", client::envelope),
     ("sealed_inside", client::sealed_inside),
@@ -19,12 +19,14 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("smime", client::envelope),
     ("openpgp", client::envelope),
     ("signature", client::signature),
+    ("timestamp", client::timestamp),
     ("recipient", client::recipient),
     ("openpgp_recipient", client::openpgp_recipient),
     ("approval", client::approval),
     ("checkpoint", log::checkpoint),
     ("tiles", log::tiles),
     ("proofs", log::proofs),
+    ("timestamp_query", server::timestamp_query),
     ("csr", server::csr),
     ("certificate", server::certificate),
     ("worker", server::worker),

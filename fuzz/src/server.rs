@@ -6,11 +6,22 @@ use custodian::{
     pki::{csr, foreign::WrappingCertificate, peer::CertificateFacts},
     token::{TokenUri, try_worker_messages},
 };
-use custodian_proto::key::KeyWrapping;
+use custodian_proto::{key::KeyWrapping, tsp::TimeStampReq};
 
 /// A certificate request of a workstation.
 pub(crate) fn csr(bytes: &[u8]) {
     csr::verify(bytes).ok();
+}
+
+/// A request for a timestamp.
+pub(crate) fn timestamp_query(bytes: &[u8]) {
+    if let Ok((request, hash)) = TimeStampReq::read(bytes) {
+        assert_eq!(
+            request.message_imprint.digest().len(),
+            hash.size(),
+            "a request that was read has a digest"
+        );
+    }
 }
 
 /// A certificate: of a peer, or of a wrapping key that another CA issued.

@@ -11,6 +11,7 @@ pub mod refusal;
 pub mod secret;
 pub mod sign;
 pub mod tlog;
+pub mod tsp;
 
 /// The generated messages and services of `custodian.v1`. The comments are those of the .proto files.
 #[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]

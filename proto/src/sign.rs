@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use der::asn1::ObjectIdentifier;
 use sha2::{Digest as _, Sha256};
 
 use crate::{key::KeyId, v1};
@@ -18,6 +19,18 @@ pub enum Hash {
 }
 
 impl Hash {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// Its object identifier (RFC 5754 §2).
+    pub fn oid(self) -> ObjectIdentifier {
+        ObjectIdentifier::new_unwrap(match self {
+            Self::Sha256 => "2.16.840.1.101.3.4.2.1",
+            Self::Sha384 => "2.16.840.1.101.3.4.2.2",
+            Self::Sha512 => "2.16.840.1.101.3.4.2.3",
+        })
+    }
+
     /// Bytes of a digest.
     pub fn size(self) -> usize {
         match self {

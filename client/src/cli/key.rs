@@ -252,6 +252,8 @@ pub(super) enum Use {
     Sign,
     /// To sign, with ECDSA on P-256
     SignEcdsa,
+    /// To sign timestamps (RFC 3161), with ECDSA on P-256
+    Timestamp,
 }
 
 impl From<Use> for v1::KeyUse {
@@ -261,6 +263,7 @@ impl From<Use> for v1::KeyUse {
             Use::Openpgp => Self::Openpgp,
             Use::Sign => Self::Sign,
             Use::SignEcdsa => Self::SignEcdsa,
+            Use::Timestamp => Self::Timestamp,
         }
     }
 }

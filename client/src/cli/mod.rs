@@ -33,6 +33,7 @@ mod sign;
 mod signer;
 mod status;
 mod text;
+mod timestamp;
 mod token;
 mod totp;
 mod user;

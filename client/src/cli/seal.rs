@@ -53,7 +53,7 @@ pub(super) struct SealArgs {
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
-    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates
+    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; or custodian:LABEL
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]

@@ -6,14 +6,17 @@ use std::{
 };
 
 use super::{
+    connection::Connection,
     inspect::local_input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
+    timestamp::AuthorityArgs,
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    sign::{SignJob, SignTo, sign},
+    sign::{SignJob, SignTo, sign_stamped},
+    timestamp::Authority,
     verify::beside,
 };
 
@@ -22,11 +25,18 @@ use crate::{
 pub(super) struct SignArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// The key: a file in PEM, or PKCS #12, with its certificates
+    /// The key: a file in PEM, or PKCS #12, with its certificates; or custodian:LABEL, for a signing key in the custodian
     #[arg(long, value_name = "KEY")]
     with: With,
     #[command(flatten)]
     signer: SignerArgs,
+    /// Have it said by a time-stamping authority when it was signed: the custodian, or that of --tsa
+    #[arg(long)]
+    timestamp: bool,
+    #[command(flatten)]
+    authority: AuthorityArgs,
+    #[command(flatten)]
+    connection: Connection,
     /// The signature; - for standard output. [default: FILE.p7s, beside the file]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -37,11 +47,22 @@ pub(super) struct SignArgs {
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
     let job = SignJob { file: local_input(&args.file), output: output(args)? };
-    let signer = args.signer.open(&args.with)?;
+    let signer = args.signer.open_through(&args.with, || args.connection.connect(interrupt))?;
+    let authority = authority(args, interrupt)?;
     let bar = Bar::start(args.talk, interrupt);
-    let bytes = sign(&job, signer.as_ref(), &bar).inspect_err(|_| bar.clear())?;
+    let bytes =
+        sign_stamped(&job, signer.as_ref(), authority.as_deref(), &bar).inspect_err(|_| bar.clear())?;
     bar.finish("signed", 1, bytes);
     Ok(())
+}
+
+/// Who says when it was signed.
+fn authority(args: &SignArgs, interrupt: &Interrupt) -> Result<Option<Box<dyn Authority>>> {
+    match args.authority.named()? {
+        Some(other) => Ok(Some(Box::new(other))),
+        None if args.timestamp => Ok(Some(Box::new(args.connection.connect(interrupt)?))),
+        None => Ok(None),
+    }
 }
 
 fn output(args: &SignArgs) -> Result<SignTo> {

@@ -5,9 +5,12 @@ use std::{
     str::FromStr,
 };
 
+use super::connection::Connection;
 use crate::{
     error::Result,
+    interrupt::Interrupt,
     password::PasswordSource,
+    remote::{Remote, RemoteSigner, WhichKey},
     signed::{LocalSigner, Signer},
 };
 
@@ -23,9 +26,20 @@ pub(super) struct SignerArgs {
 }
 
 impl SignerArgs {
-    /// The signer.
+    /// The signer. A custodian is the one of the settings.
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
+        // A second interrupt beside that of the command: both hear of Ctrl-C.
+        self.open_through(with, || Connection::default().connect(&Interrupt::listen()?))
+    }
+
+    /// The signer, if it is in the custodian, over this connection.
+    pub(super) fn open_through(
+        &self,
+        with: &With,
+        custodian: impl FnOnce() -> Result<Remote>,
+    ) -> Result<Box<dyn Signer>> {
         match with {
+            With::Custodian(key) => Ok(Box::new(RemoteSigner::open(custodian()?, key)?)),
             With::File(file) => {
                 let source = PasswordSource::of(self.key_password_file.as_deref());
                 let password = || source.read(&format!("password of {}", file.display()));
@@ -40,6 +54,8 @@ impl SignerArgs {
 pub(super) enum With {
     /// In a file.
     File(PathBuf),
+    /// In the custodian: a label or an id.
+    Custodian(WhichKey),
 }
 
 impl FromStr for With {
@@ -51,6 +67,15 @@ impl FromStr for With {
             return Err(
                 "keys in PKCS #11 tokens cannot be used from here; give a file with the key".to_owned()
             );
+        }
+        if let Some(key) = text.strip_prefix("custodian:") {
+            return match key.parse() {
+                Ok(WhichKey::Like(like)) if like.is_empty() => {
+                    Err("name the key: custodian:LABEL or custodian:ID".to_owned())
+                }
+                Ok(which) => Ok(Self::Custodian(which)),
+                Err(never) => match never {},
+            };
         }
         Ok(Self::File(Path::new(text).to_owned()))
     }

@@ -7,12 +7,13 @@ use super::{
     inspect::local_input,
     output::Style,
     progress::{Bar, Talk},
+    timestamp::{TrustArgs, stamped_facts, verify_file},
 };
 use crate::{
     error::Result,
     interrupt::Interrupt,
     settings::Settings,
-    verify::{Sender, Verification, VerifyJob, verify},
+    verify::{Sender, Verification, VerifyJob, verify_stamped},
 };
 
 /// Tell who signed a file, when, and to whom it is encrypted
@@ -23,6 +24,11 @@ pub(super) struct VerifyArgs {
     /// Its signature (CMS, DER or PEM). [default: the one that an envelope carries; else FILE.p7s, beside the file]
     #[arg(long, value_name = "FILE.p7s")]
     signature: Option<PathBuf>,
+    /// Verify its timestamp (RFC 3161) instead, which is in this file
+    #[arg(long, value_name = "FILE.tsr", conflicts_with = "signature")]
+    timestamp: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
     #[command(flatten)]
     accept: AcceptArgs,
     #[command(flatten)]
@@ -33,10 +39,19 @@ pub(super) struct VerifyArgs {
 
 /// Verifies.
 pub(super) fn run(args: &VerifyArgs, interrupt: &Interrupt) -> Result<()> {
-    let accept = args.accept.accept(&Settings::load(Settings::default())?)?;
+    let settings = Settings::load(Settings::default())?;
+    let trusted = args.trust.load(&settings)?;
+    if let Some(timestamp) = &args.timestamp {
+        let bar = Bar::start(args.talk, interrupt);
+        let stamped = verify_file(&local_input(&args.file), timestamp, &trusted, &bar);
+        bar.clear();
+        let stamped = stamped?;
+        return args.style.one(&stamped, &stamped_facts(&stamped));
+    }
+    let accept = args.accept.accept(&settings)?;
     let job = VerifyJob { file: local_input(&args.file), signature: args.signature.clone(), accept };
     let bar = Bar::start(args.talk, interrupt);
-    let found = verify(&job, &bar);
+    let found = verify_stamped(&job, &trusted, &bar);
     bar.clear();
     let found = found?;
     args.style.one(&found, &facts(&found))
@@ -49,6 +64,10 @@ fn facts(found: &Verification) -> Vec<(&'static str, String)> {
         facts.extend(envelope.other_recipients.iter().map(|other| ("encrypted to", other.clone())));
     }
     facts.extend(sender_facts(&found.signer));
+    if let Some(stamped) = &found.timestamp {
+        facts.retain(|(name, _)| *name != "timestamped");
+        facts.extend(stamped_facts(stamped));
+    }
     facts
 }
 

@@ -311,6 +311,7 @@ fn key_use(usage: v1::KeyUse) -> &'static str {
         v1::KeyUse::Openpgp => "openpgp",
         v1::KeyUse::Sign => "sign",
         v1::KeyUse::SignEcdsa => "sign-ecdsa",
+        v1::KeyUse::Timestamp => "timestamp",
         v1::KeyUse::Unspecified => "unknown",
     }
 }

@@ -17,7 +17,9 @@ mod log;
 mod policies;
 mod renew;
 mod session;
+mod signer;
 mod status;
+mod timestamp;
 mod tls;
 mod tokens;
 mod users;
@@ -32,6 +34,7 @@ pub use factor::Needed;
 pub use identity::{certificates, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use renew::{Renewed, renew};
+pub use signer::RemoteSigner;
 pub use tokens::IfLast;
 pub use users::Given;
 

@@ -159,13 +159,31 @@ impl Accept {
     /// # Errors
     /// [`Kind::Integrity`] if that person is not accepted, or the certificate ended or was revoked.
     pub fn check(&self, signature: &Signature, now: SystemTime) -> Result<Standing> {
+        self.check_stamped(signature, None, now)
+    }
+
+    /// As [`Accept::check`]. If an authority says that the signature was there at a time (RFC 3161), its certificate need not
+    /// have been valid later.
+    ///
+    /// # Errors
+    /// As [`Accept::check`].
+    pub fn check_stamped(
+        &self,
+        signature: &Signature,
+        stamped: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<Standing> {
         signature.certificate().check_usage()?;
-        let claimed = signature.claimed_time().unwrap_or(now);
+        let claimed = signature.claimed_time().or(stamped).unwrap_or(now);
         signature.certificate().check_valid_at(claimed)?;
         match self {
             Self::Anything => Ok(Standing::Unknown),
             Self::Only(rules) => {
-                let time = if rules.expired == Choice::Allow { claimed } else { now };
+                let time = match (stamped, rules.expired) {
+                    (Some(stamped), _) => stamped,
+                    (None, Choice::Allow) => claimed,
+                    (None, Choice::Refuse) => now,
+                };
                 rules.check(signature, time, now)
             }
         }
@@ -218,7 +236,8 @@ fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     Ok(found.concat())
 }
 
-fn revocation_list(file: &Path) -> Result<Vec<u8>> {
+/// Reads a revocation list, PEM or DER.
+pub(crate) fn revocation_list(file: &Path) -> Result<Vec<u8>> {
     let cannot = |why: &dyn std::fmt::Display| {
         Error::new(Kind::Local, format!("cannot read the revocation list {}", file.display()), why)
     };

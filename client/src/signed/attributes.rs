@@ -42,6 +42,34 @@ struct EssCertIdV2 {
     issuer_serial: Option<Any>,
 }
 
+/// RFC 5035 §5.4.1
+const ID_SIGNING_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.2.12");
+
+/// RFC 5035 §5.4.1: the attribute as it was before, with SHA-1.
+#[derive(Sequence)]
+struct SigningCertificate {
+    certs: Vec<EssCertId>,
+    #[asn1(optional = "true")]
+    policies: Option<Any>,
+}
+
+#[derive(Sequence)]
+struct EssCertId {
+    cert_hash: OctetString,
+    #[asn1(optional = "true")]
+    issuer_serial: Option<Any>,
+}
+
+/// The SHA-1 of the certificate that they name in the old way.
+///
+/// # Errors
+/// [`crate::Kind::Integrity`] if it cannot be read, or is there twice.
+pub(super) fn sha1_of_certificate(attributes: &SetOfVec<Attribute>) -> Result<Option<Vec<u8>>> {
+    let Some(value) = value_of(attributes, ID_SIGNING_CERTIFICATE)? else { return Ok(None) };
+    let named: SigningCertificate = value.decode_as().map_err(unreadable)?;
+    Ok(named.certs.first().map(|id| id.cert_hash.as_bytes().to_vec()))
+}
+
 /// Writes the signed attributes: as a `SET OF` in DER, which is what is signed (RFC 5652 §5.4).
 ///
 /// All certificates of the message are named, not only the signer's: so none of them can be exchanged.

@@ -46,6 +46,11 @@ impl SignerCertificate {
         &self.der
     }
 
+    /// What it says.
+    pub(crate) fn parsed(&self) -> &Certificate {
+        &self.parsed
+    }
+
     pub(super) fn public_key(&self) -> &spki::SubjectPublicKeyInfoOwned {
         self.parsed.tbs_certificate().subject_public_key_info()
     }
@@ -104,7 +109,7 @@ impl SignerCertificate {
     ///
     /// # Errors
     /// [`Kind::Integrity`] with the limit that it is beyond of.
-    pub(super) fn check_valid_at(&self, time: SystemTime) -> Result<()> {
+    pub(crate) fn check_valid_at(&self, time: SystemTime) -> Result<()> {
         let validity = self.parsed.tbs_certificate().validity();
         let (begins, ends) = self.validity();
         if time < begins {

@@ -35,6 +35,21 @@ pub(super) fn check(
     time: SystemTime,
     now: SystemTime,
 ) -> Result<()> {
+    check_path(signature.certificate().der(), signature.others(), authorities, lists, time, now)
+}
+
+/// The same for any certificate, with others that may lie between it and an authority.
+///
+/// # Errors
+/// [`Kind::Integrity`] with the reason.
+pub(crate) fn check_path(
+    leaf: &[u8],
+    others: &[Vec<u8>],
+    authorities: &[Vec<u8>],
+    lists: &[Vec<u8>],
+    time: SystemTime,
+    now: SystemTime,
+) -> Result<()> {
     let authorities: Vec<_> = authorities.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let anchors =
         authorities.iter().map(anchor_from_trusted_cert).collect::<std::result::Result<Vec<_>, _>>();
@@ -42,9 +57,9 @@ pub(super) fn check(
     let lists =
         lists.iter().map(|der| BorrowedCertRevocationList::from_der(der).map(CertRevocationList::from));
     let lists = lists.collect::<std::result::Result<Vec<_>, _>>().map_err(not_vouched_for)?;
-    let leaf = CertificateDer::from(signature.certificate().der());
+    let leaf = CertificateDer::from(leaf);
     let leaf = EndEntityCert::try_from(&leaf).map_err(not_vouched_for)?;
-    let others: Vec<_> = signature.others().iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let others: Vec<_> = others.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let path = |time, revocation| {
         leaf.verify_for_usage(
             ALL_VERIFICATION_ALGS,

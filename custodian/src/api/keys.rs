@@ -57,7 +57,7 @@ impl KeyService for Api {
         let chain = match key.purpose {
             KeyPurpose::Unwrap(_) => Vec::new(),
             // Its own CA certifies what a custodian makes, and signing keys are not taken up.
-            KeyPurpose::Sign(_) => vec![self.ca.certificate().to_vec()],
+            KeyPurpose::Sign(_) | KeyPurpose::Timestamp => vec![self.ca.certificate().to_vec()],
         };
         Ok(Response::new(v1::Key { chain, ..self.shown(key) }))
     }
@@ -300,6 +300,7 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
         v1::KeyUse::Openpgp => KeyUse::OpenPgp,
         v1::KeyUse::Sign => KeyUse::Sign(SigningScheme::RsaPss),
         v1::KeyUse::SignEcdsa => KeyUse::Sign(SigningScheme::EcdsaP256),
+        v1::KeyUse::Timestamp => KeyUse::Timestamp,
     };
     let v1::CreateKeyRequest {
         label,

@@ -21,6 +21,7 @@ mod session;
 mod status;
 mod streams;
 mod system;
+mod timestamp;
 mod tokens;
 mod users;
 mod without;
@@ -36,7 +37,8 @@ use custodian_proto::{
         factor_service_server::FactorServiceServer, key_service_server::KeyServiceServer,
         log_service_server::LogServiceServer, policy_service_server::PolicyServiceServer,
         session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        timestamp_service_server::TimestampServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 use jiff::Timestamp;
@@ -51,6 +53,7 @@ use crate::{
     pki::{DeviceCa, people::PeopleCa},
     siem::SiemState,
     token::Pool,
+    tsa::TsaRules,
 };
 
 pub(crate) use new_key::{GENERATION, NewKey};
@@ -72,6 +75,7 @@ pub struct Api {
     log: Arc<Log>,
     sealing: Arc<SealingKey>,
     siem: Option<watch::Receiver<SiemState>>,
+    timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
     /// Beyond those: calls that stop somebody or something.
@@ -97,6 +101,8 @@ pub struct Signers {
     pub log: Arc<Log>,
     /// How the stream of records to a SIEM is, if there is one.
     pub siem: Option<watch::Receiver<SiemState>>,
+    /// What timestamps go by.
+    pub timestamps: TsaRules,
 }
 
 /// How long what the custodian issues is valid.
@@ -127,7 +133,7 @@ impl Api {
         tokens: Arc<Pool>,
         passwords: Passwords,
         throttle: LoginThrottle,
-        Signers { ca, people, log, siem }: Signers,
+        Signers { ca, people, log, siem, timestamps }: Signers,
         sealing: SealingKey,
         lifetimes: Lifetimes,
         limits: ApiLimits,
@@ -143,6 +149,7 @@ impl Api {
             log,
             sealing: Arc::new(sealing),
             siem,
+            timestamps,
             lifetimes,
             in_flight: Arc::new(Semaphore::new(limits.calls)),
             stopping: Arc::new(Semaphore::new(STOPPING)),
@@ -172,6 +179,7 @@ impl Api {
         }
         let budgets = service!(BudgetServiceServer, MAX_PAGE_LEN).max_decoding_message_size(MAX_CHECK_LEN);
         Routes::new(service!(CustodyServiceServer, MAX_MESSAGE_LEN))
+            .add_service(service!(TimestampServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(SessionServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(KeyServiceServer, MAX_PAGE_LEN))
             .add_service(service!(DeviceServiceServer, MAX_PAGE_LEN))

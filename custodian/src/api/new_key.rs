@@ -44,6 +44,7 @@ pub(crate) enum KeyUse {
     Oaep,
     OpenPgp,
     Sign(SigningScheme),
+    Timestamp,
 }
 
 impl KeyUse {
@@ -53,6 +54,7 @@ impl KeyUse {
             KeyPurpose::Unwrap(KeyWrapping::OpenPgp) => Self::OpenPgp,
             KeyPurpose::Unwrap(_) => Self::Oaep,
             KeyPurpose::Sign(scheme) => Self::Sign(scheme),
+            KeyPurpose::Timestamp => Self::Timestamp,
         }
     }
 
@@ -60,7 +62,7 @@ impl KeyUse {
     pub(super) fn default_bits(self) -> u32 {
         match self {
             Self::Oaep | Self::OpenPgp | Self::Sign(SigningScheme::RsaPss) => DEFAULT_MODULUS_BITS,
-            Self::Sign(SigningScheme::EcdsaP256) => 0,
+            Self::Sign(SigningScheme::EcdsaP256) | Self::Timestamp => 0,
         }
     }
 
@@ -69,6 +71,7 @@ impl KeyUse {
         match self {
             Self::Oaep | Self::OpenPgp => Ok(KeyPurpose::Unwrap(wrapping()?)),
             Self::Sign(scheme) => Ok(KeyPurpose::Sign(scheme)),
+            Self::Timestamp => Ok(KeyPurpose::Timestamp),
         }
     }
 
@@ -77,7 +80,7 @@ impl KeyUse {
             Self::Oaep => KeyKind::RsaUnwrap { modulus_bits },
             Self::OpenPgp => KeyKind::RsaOpenPgp { modulus_bits },
             Self::Sign(SigningScheme::RsaPss) => KeyKind::RsaPssSign { modulus_bits },
-            Self::Sign(SigningScheme::EcdsaP256) => KeyKind::EcdsaP256Sign,
+            Self::Sign(SigningScheme::EcdsaP256) | Self::Timestamp => KeyKind::EcdsaP256Sign,
         }
     }
 }
@@ -103,7 +106,7 @@ impl NewKey {
         if self.usage.default_bits() == 0 && self.modulus_bits != 0 {
             return Err(invalid("modulus_bits: a key on the curve P-256 has no modulus"));
         }
-        if matches!(self.usage, KeyUse::Sign(_)) && self.unwraps_until.is_some() {
+        if matches!(self.usage, KeyUse::Sign(_) | KeyUse::Timestamp) && self.unwraps_until.is_some() {
             return Err(invalid(
                 "unwrap_end_time: a signing key unwraps nothing; it signs until wrap_end_time",
             ));
@@ -169,6 +172,7 @@ impl NewKey {
         let certificate = match self.usage {
             KeyUse::Oaep | KeyUse::OpenPgp => ca.certify_wrapping_key(key, &self.label, validity).await?,
             KeyUse::Sign(_) => ca.certify_signing_key(key, &self.label, validity).await?,
+            KeyUse::Timestamp => ca.certify_timestamp_key(key, &self.label, validity).await?,
         };
         // What the certificate says, not what was asked for: it may end earlier, with its CA.
         let facts = CertificateFacts::read(&certificate)
@@ -231,7 +235,7 @@ impl Api {
         // Two at once would get the same second.
         let _turn = match new.usage {
             KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
-            KeyUse::Oaep | KeyUse::Sign(_) => None,
+            KeyUse::Oaep | KeyUse::Sign(_) | KeyUse::Timestamp => None,
         };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;

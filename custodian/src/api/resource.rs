@@ -112,6 +112,7 @@ impl From<KeyPurpose> for v1::KeyUse {
             KeyPurpose::Unwrap(_) => Self::Oaep,
             KeyPurpose::Sign(SigningScheme::RsaPss) => Self::Sign,
             KeyPurpose::Sign(SigningScheme::EcdsaP256) => Self::SignEcdsa,
+            KeyPurpose::Timestamp => Self::Timestamp,
         }
     }
 }

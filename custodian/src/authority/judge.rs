@@ -58,6 +58,8 @@ pub enum Need<'a> {
     Unwrap(&'a WrappedKey),
     /// Everything that signing this digest asks for: a session, the operator's role, a key that signs now, budget.
     Sign(&'a DigestToSign),
+    /// Everything that a timestamp under this key asks for: a session, the operator's role, a key that signs now.
+    Timestamp(KeyId),
 }
 
 /// What is to be done with which key, and what it costs.
@@ -65,19 +67,20 @@ pub enum Need<'a> {
 struct KeyNeed {
     task: KeyTask,
     id: KeyId,
-    /// What budgets know it by.
-    file: [u8; 32],
+    /// What budgets know it by. `None`: it costs nothing.
+    file: Option<[u8; 32]>,
 }
 
 impl Need<'_> {
     fn of_key(self) -> Option<KeyNeed> {
         match self {
             Self::Unwrap(wrapped) => {
-                Some(KeyNeed { task: KeyTask::Unwrap, id: wrapped.key_id(), file: wrapped.sha256() })
+                Some(KeyNeed { task: KeyTask::Unwrap, id: wrapped.key_id(), file: Some(wrapped.sha256()) })
             }
             Self::Sign(digest) => {
-                Some(KeyNeed { task: KeyTask::Sign, id: digest.key_id(), file: digest.sha256() })
+                Some(KeyNeed { task: KeyTask::Sign, id: digest.key_id(), file: Some(digest.sha256()) })
             }
+            Self::Timestamp(id) => Some(KeyNeed { task: KeyTask::Timestamp, id, file: None }),
             _ => None,
         }
     }
@@ -211,7 +214,7 @@ impl Authority {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
                 Some(if has_other { other } else { one })
             }
-            Need::Wrap(_) | Need::Unwrap(_) | Need::Sign(_) => Some(Role::Operator),
+            Need::Wrap(_) | Need::Unwrap(_) | Need::Sign(_) | Need::Timestamp(_) => Some(Role::Operator),
         };
         standing.may_lack = match need {
             Need::Unfinished => MayLack::Everything,
@@ -222,11 +225,14 @@ impl Authority {
         standing.session_idle = Some(self.rules().session_idle);
         standing.role = role;
         if let Some(KeyNeed { task, id, file }) = need.of_key() {
-            let charge = Charge { file, budgets: self.rules().budgets };
-            let key = self.key(task, id, spenders(caller, id)?, charge.clone(), now).await?;
+            standing.charge = file.map(|file| Charge { file, budgets: self.rules().budgets });
+            let key = match &standing.charge {
+                Some(charge) => self.affordable_key(id, spenders(caller, id)?, charge.clone()).await?,
+                None => self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?,
+            };
+            key.may(task, now)?;
             need.suits(key.purpose)?;
             (standing.key, standing.task) = (Some(id), task);
-            standing.charge = Some(charge);
             self.ask(caller, intent, Some(key), now, &mut standing).await?;
         } else if role.is_some() {
             let wraps = if let Need::Wrap(id) = need { Some(id) } else { None };
@@ -391,19 +397,15 @@ impl Authority {
 
     /// The key, if there is room for one more use of it. The budgets come first: with one used up, whatever is asked
     /// has the same answer (law 5).
-    async fn key(
+    async fn affordable_key(
         &self,
-        task: KeyTask,
         id: KeyId,
         spenders: Spenders,
         charge: Charge,
-        now: Timestamp,
     ) -> Result<WrappingKey, Denial> {
         let Opening { key, room } = self.ledger.opening(id, spenders, charge).await?;
         room?;
-        let key = key.ok_or(Refusal::KeyUnknown)?;
-        key.may(task, now)?;
-        Ok(key)
+        Ok(key.ok_or(Refusal::KeyUnknown)?)
     }
 }
 

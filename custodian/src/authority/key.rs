@@ -44,7 +44,7 @@ impl WrappingKey {
     pub fn wrapping(&self) -> Option<KeyWrapping> {
         match self.purpose {
             KeyPurpose::Unwrap(wrapping) => Some(wrapping),
-            KeyPurpose::Sign(_) => None,
+            KeyPurpose::Sign(_) | KeyPurpose::Timestamp => None,
         }
     }
 
@@ -56,8 +56,12 @@ impl WrappingKey {
         match (task, self.purpose) {
             (KeyTask::Unwrap, KeyPurpose::Unwrap(_)) => self.life.may_unwrap(now),
             (KeyTask::Wrap, KeyPurpose::Unwrap(_)) => self.life.may_wrap(now),
-            (KeyTask::Sign, KeyPurpose::Sign(_)) => self.life.may_sign(now),
-            (KeyTask::Unwrap | KeyTask::Wrap | KeyTask::Sign, _) => Err(Refusal::WrongKeyUse),
+            (KeyTask::Sign, KeyPurpose::Sign(_)) | (KeyTask::Timestamp, KeyPurpose::Timestamp) => {
+                self.life.may_sign(now)
+            }
+            (KeyTask::Unwrap | KeyTask::Wrap | KeyTask::Sign | KeyTask::Timestamp, _) => {
+                Err(Refusal::WrongKeyUse)
+            }
         }
     }
 }
@@ -69,10 +73,13 @@ pub enum KeyPurpose {
     Unwrap(KeyWrapping),
     /// To sign digests.
     Sign(SigningScheme),
+    /// To sign timestamps (RFC 3161), with ECDSA on P-256.
+    Timestamp,
 }
 
 impl KeyPurpose {
-    const SIGNING: [Self; 2] = [Self::Sign(SigningScheme::RsaPss), Self::Sign(SigningScheme::EcdsaP256)];
+    const SIGNING: [Self; 3] =
+        [Self::Sign(SigningScheme::RsaPss), Self::Sign(SigningScheme::EcdsaP256), Self::Timestamp];
 
     /// As it stands in the ledger: `RSA-OAEP-SHA256`, `SIGN-RSA-PSS`.
     pub fn name(self) -> &'static str {
@@ -80,6 +87,7 @@ impl KeyPurpose {
             Self::Unwrap(wrapping) => wrapping.name(),
             Self::Sign(SigningScheme::RsaPss) => "SIGN-RSA-PSS",
             Self::Sign(SigningScheme::EcdsaP256) => "SIGN-ECDSA-P256",
+            Self::Timestamp => "TIMESTAMP-ECDSA-P256",
         }
     }
 
@@ -88,6 +96,7 @@ impl KeyPurpose {
         match self {
             Self::Unwrap(_) => KeyTask::Unwrap,
             Self::Sign(_) => KeyTask::Sign,
+            Self::Timestamp => KeyTask::Timestamp,
         }
     }
 
@@ -108,6 +117,8 @@ pub enum KeyTask {
     Wrap,
     /// Sign a digest for a user.
     Sign,
+    /// Issue a timestamp.
+    Timestamp,
 }
 
 /// The one scheme that a signing key signs with.

@@ -45,6 +45,12 @@ impl Permit {
         Some(self.standing).filter(|standing| (standing.task, standing.key) == (task, Some(key)))
     }
 
+    /// Uses the permit up to sign with this key, for a user or a timestamp. `None`: it was given for something else.
+    pub fn redeem_to_sign(self, key: KeyId) -> Option<Standing> {
+        let signs = self.standing.task != KeyTask::Unwrap && self.standing.key == Some(key);
+        signs.then_some(self.standing)
+    }
+
     /// A permit for tests of what lies behind one.
     #[cfg(test)]
     pub(crate) fn for_test(standing: Standing) -> Self {

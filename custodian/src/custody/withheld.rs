@@ -27,6 +27,14 @@ impl<T> Withheld<T> {
         &self.standing
     }
 
+    /// Makes something else of it, which is kept back in its place.
+    ///
+    /// # Errors
+    /// Those of `make`. Then it is gone.
+    pub(crate) fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<Withheld<U>, E> {
+        Ok(Withheld { secret: make(self.secret)?, standing: self.standing })
+    }
+
     /// Lets it go: the record is proven to be durable.
     pub fn release(self, _: Confirmed) -> T {
         self.secret

@@ -140,7 +140,7 @@ fn new_key(key: &WrappingKey) -> String {
         key.life.unwraps_until().map(|until| format!(", unwraps until {until}")).unwrap_or_default();
     let (kind, used) = match key.purpose {
         KeyPurpose::Unwrap(_) => (format!("RSA-{}", key.modulus_bits), "sealed to"),
-        KeyPurpose::Sign(_) => (key.purpose.name().to_owned(), "signs"),
+        KeyPurpose::Sign(_) | KeyPurpose::Timestamp => (key.purpose.name().to_owned(), "signs"),
     };
     format!("{}, {kind}, {used} from {} until {}{unwraps}", key.full_label(), wraps.from(), wraps.until())
 }

@@ -16,7 +16,11 @@ use std::{
 };
 
 use aws_lc_rs::rand;
-use custodian_proto::key::{KeyId, KeyWrapping};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    tsp::ID_KP_TIME_STAMPING,
+};
+use der::Encode;
 use jiff::{SignedDuration, Timestamp, ToSpan, tz::TimeZone};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -33,6 +37,9 @@ const GENERATE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the token may take to tell its keys, or to sign once.
 const TOKEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// extKeyUsage, RFC 5280 §4.2.1.12.
+const EXTENDED_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
 
 /// Certificates begin this much before they are made: other machines' clocks are late.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
@@ -236,6 +243,30 @@ impl DeviceCa {
         }
         let mut params = parameters(key.id, label, validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment];
+        issue::signed(self, &key.spki, params).await
+    }
+
+    /// Certifies the key of a time-stamping authority. RFC 3161 §2.3: it has one purpose, and says so in a critical extension.
+    ///
+    /// # Errors
+    /// If the key unwraps, or the token does not sign.
+    pub async fn certify_timestamp_key(
+        &self,
+        key: &TokenKey,
+        label: &str,
+        validity: Validity,
+    ) -> Result<Vec<u8>, PkiError> {
+        if key.kind.unwraps() {
+            return Err(PkiError::Invalid(format!("the key {} signs nothing: it is a wrapping key", key.id)));
+        }
+        let purposes = vec![ID_KP_TIME_STAMPING].to_der();
+        let purposes = purposes.map_err(|error| PkiError::Invalid(error.to_string()))?;
+        // rcgen's own is not critical.
+        let mut purposes = CustomExtension::from_oid_content(EXTENDED_KEY_USAGE, purposes);
+        purposes.set_criticality(true);
+        let mut params = parameters(key.id, label, validity)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.custom_extensions = vec![purposes];
         issue::signed(self, &key.spki, params).await
     }
 }

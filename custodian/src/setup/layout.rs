@@ -30,7 +30,7 @@ use crate::{
     },
     config::{
         Config, RawApprovals, RawBudgets, RawCa, RawCertificates, RawConfig, RawFactor, RawLedger, RawLimits,
-        RawLog, RawPasswords, RawSessions, RawTls, RawToken,
+        RawLog, RawPasswords, RawSessions, RawTimestamps, RawTls, RawToken,
     },
     ledger::{Change, Grant, Intent, Ledger, Missing, Outcome},
     pki::{DeviceCa, PkiError, Validity, peer::CertificateFacts},
@@ -217,6 +217,7 @@ impl Plan {
             budget: None,
             approvals: RawApprovals::default(),
             certificates: RawCertificates::default(),
+            timestamps: RawTimestamps::default(),
             limits: RawLimits::default(),
             token: vec![self.token.clone()],
         }

@@ -173,7 +173,7 @@ impl Token for MemoryToken {
         digest: &DigestToSign,
         deadline: Instant,
     ) -> Result<Withheld<Vec<u8>>, TokenError> {
-        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing = permit.redeem_to_sign(digest.key_id()).ok_or(TokenError::NotPermitted)?;
         self.sign_a_digest(digest, deadline).map(|signature| Withheld::new(signature, standing))
     }
 

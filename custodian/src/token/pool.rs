@@ -357,7 +357,7 @@ impl Token for Pool {
         digest: &DigestToSign,
         deadline: Instant,
     ) -> Result<Withheld<Vec<u8>>, TokenError> {
-        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing = permit.redeem_to_sign(digest.key_id()).ok_or(TokenError::NotPermitted)?;
         let signature = self.perform(&DigestSigning(digest), deadline).await?;
         Ok(Withheld::new(signature, standing))
     }

@@ -244,7 +244,7 @@ impl Token for Supervisor {
         digest: &DigestToSign,
         deadline: Instant,
     ) -> Result<Withheld<Vec<u8>>, TokenError> {
-        let standing = permit.redeem_for(KeyTask::Sign, digest.key_id()).ok_or(TokenError::NotPermitted)?;
+        let standing = permit.redeem_to_sign(digest.key_id()).ok_or(TokenError::NotPermitted)?;
         match self.ask(Task::SignDigest(SignDigest::new(digest)), deadline, Repeat::Safe).await? {
             Reply::Signature(signature) => Ok(Withheld::new(signature, standing)),
             Reply::UnknownKey => Err(TokenError::UnknownKey(digest.key_id())),

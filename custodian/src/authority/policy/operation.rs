@@ -28,6 +28,7 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("Unwrap", &[Open]),
     ("Wrap", &[Open]),
     ("Sign", &[Open]),
+    ("Timestamp", &[Open]),
     ("ListRecords", &[Audit]),
     ("TailRecords", &[Audit]),
     ("GetCheckpoint", &[Audit]),

@@ -146,6 +146,13 @@ pub(crate) async fn a_signing_key_signs_while_it_is_active<L: Ledger>(ledger: Ar
     world.refuses(with(signing.id, KeyTask::Unwrap), Refusal::WrongKeyUse).await;
     world.refuses(with(key("main").id, KeyTask::Sign), Refusal::WrongKeyUse).await;
     assert!(world.unwraps(with(signing.id, KeyTask::Sign)).await.is_ok());
+    let stamping = WrappingKey { purpose: KeyPurpose::Timestamp, ..key("stamps") };
+    world.done(Change::AddKey(stamping.clone())).await;
+    for task in [KeyTask::Unwrap, KeyTask::Sign] {
+        world.refuses(with(stamping.id, task), Refusal::WrongKeyUse).await;
+    }
+    world.refuses(with(signing.id, KeyTask::Timestamp), Refusal::WrongKeyUse).await;
+    assert!(world.unwraps(with(stamping.id, KeyTask::Timestamp)).await.is_ok());
     for (step, refusal) in [
         (KeyStep::Suspend, Refusal::KeySuspended),
         (KeyStep::Deactivate, Refusal::KeyDeactivated),

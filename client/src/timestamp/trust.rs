@@ -1,0 +1,67 @@
+//! Whose timestamps count.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use super::token::not_good;
+use crate::{
+    error::{Error, Result},
+    remote,
+    signed::{self, SignerCertificate, revocation_list},
+};
+
+/// Certificates of time-stamping authorities, or of the CAs that certify them, and revocation lists of those.
+#[derive(Default)]
+pub struct TrustedAuthorities {
+    authorities: Vec<Vec<u8>>,
+    lists: Vec<Vec<u8>>,
+}
+
+impl TrustedAuthorities {
+    /// Reads them from files in PEM or DER.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Local`] if one cannot be read.
+    pub fn load(authorities: &[PathBuf], lists: &[PathBuf]) -> Result<Self> {
+        let authorities =
+            authorities.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
+        let lists = lists.iter().map(|file| revocation_list(file)).collect::<Result<_>>()?;
+        Ok(Self::new(authorities.concat(), lists))
+    }
+
+    /// These certificates, and these revocation lists, in DER.
+    pub fn new(authorities: Vec<Vec<u8>>, lists: Vec<Vec<u8>>) -> Self {
+        Self { authorities, lists }
+    }
+
+    /// Whether nobody is trusted.
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty()
+    }
+
+    /// In DER.
+    pub(super) fn authorities(&self) -> &[Vec<u8>] {
+        &self.authorities
+    }
+
+    /// Checks that one of them vouched for this certificate at a time. What came with the timestamp helps to find the way,
+    /// and its revocation lists count as ours do: their CA signed them.
+    pub(super) fn check(
+        &self,
+        certificate: &SignerCertificate,
+        others: &[Vec<u8>],
+        lists: &[Vec<u8>],
+        time: SystemTime,
+        now: SystemTime,
+    ) -> Result<()> {
+        certificate.check_valid_at(time).map_err(|error| {
+            not_good(format!("its certificate was not valid at that time: {}", error.why))
+        })?;
+        if self.authorities.iter().any(|der| der == certificate.der()) {
+            return Ok(());
+        }
+        let lists: Vec<_> = self.lists.iter().chain(lists).cloned().collect();
+        signed::check_path(certificate.der(), others, &self.authorities, &lists, time, now).map_err(|error| {
+            Error { hint: "name the authority's CA: --tsa-ca FILE".to_owned(), ..not_good(error.why) }
+        })
+    }
+}
