@@ -1,5 +1,6 @@
 //! How long a rejection takes, by what is wrong with the ciphertext: does time tell anything (Bleichenbacher 1998, Marvin 2023)?
 //!
+//!     cargo build --release --workspace --bins
 //!     cargo run --release -p softhsm-tests --example marvin -- [--samples N] [--seconds N]
 //!
 //! For a key with OAEP and one of OpenPGP (PKCS #1 v1.5), each through the whole custodian (mTLS, a record for each), and
@@ -238,7 +239,7 @@ fn measure(
 ) -> Vec<Vec<f64>> {
     let mut dice = Dice::new(u64::from_be_bytes(random(8).try_into().unwrap()));
     // What is warm afterwards is no class's doing.
-    for class in &classes {
+    for class in classes {
         ask(&class.pool[0]);
     }
     let begun = Instant::now();
