@@ -216,7 +216,7 @@ fn every_operation_that_the_shipped_policy_marks_asks_first() {
     fs::write(&password, "bob has a password").unwrap();
     fs::write(&text, USUAL).unwrap();
     let (password, text, unused) = (password.as_str(), text.as_str(), "0".repeat(40));
-    let asks: [(&str, &[&str]); 21] = [
+    let asks: [(&str, &[&str]); 22] = [
         ("ApplyPolicy", &["policy", "apply", text, "--reason", "case 7"]),
         ("InviteDevice", &["device", "invite", "laptop-9"]),
         ("ActivateDevice", &["device", "activate", "operator-laptop"]),
@@ -225,6 +225,10 @@ fn every_operation_that_the_shipped_policy_marks_asks_first() {
         ("EnableUser", &["user", "enable", "operator"]),
         ("SetRoles", &["user", "roles", "operator", "--role", "admin"]),
         ("SetUserGroups", &["user", "groups", "operator", "board"]),
+        (
+            "SetIdentity",
+            &["user", "identity", "set", "operator", "--email", "operator@example.org", "--level", "V2"],
+        ),
         ("SetPassword", &["user", "passwd", "operator", "--password-file", password]),
         ("ResetFactor", &["user", "reset-factor", "operator", "--reason", "case 7"]),
         ("RequireFactor", &["user", "require-factor", "operator", "--off"]),

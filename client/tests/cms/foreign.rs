@@ -139,8 +139,13 @@ fn other_messages_are_told_what_they_are() {
         (&b"From: a\nTo: b\n\nhello\n"[..], "a mail that is not encrypted"),
         (b"-----BEGIN CMS-----\nAAAA\n-----END CMS-----\n", "starts like a CMS message"),
         (b"-----BEGIN PGP SIGNATURE-----\n\n", "it is a PEM text"),
-        // SignedData.
-        (b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x80\0\0\0\0", "not encrypted to anybody"),
+        // The beginning of a SignedData.
+        (
+            b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x80\0\0\0\0",
+            "starts like a CMS message",
+        ),
+        // DigestedData.
+        (b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x05\xa0\x80\0\0\0\0", "not encrypted to anybody"),
     ] {
         fs::write(folder.path().join("e.p7m"), bytes).expect("written");
         let error = refused(key, folder.path());
