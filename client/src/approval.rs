@@ -13,8 +13,15 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result};
 
-/// The fields of an approval's request, by their names: `name`, `claims.file_name`. Checks first that it is the request that
-/// the approval is bound to, so that what is shown is what is approved.
+/// What stands for a field that has no value.
+const NOT_SET: &str = "(not set)";
+
+/// The field that is taken out of requests before they are kept.
+const PASSWORD: &str = "password";
+
+/// All fields of an approval's request, by their names: `name`, `claims.file_name`. Also those that are false, 0, empty or not
+/// set: they mean something. Checks first that it is the request that the approval is bound to, so that what is shown is what
+/// is approved.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the SHA-256 is of something else; [`Kind::Local`] if the request has parts that this program does
@@ -60,16 +67,24 @@ fn list(
     if message.unknown_fields().next().is_some() {
         return Err(());
     }
-    for (field, value) in message.fields() {
+    for field in message.descriptor().fields() {
         let name = format!("{prefix}{}", field.name());
-        match value {
-            Value::Message(inner) if instant(inner).is_none() => list(&format!("{name}."), inner, fields)?,
-            Value::List(values) => {
-                let shown: Vec<_> = values.iter().map(|value| text(&field, value)).collect();
-                fields.push((name, shown.join(", ")));
+        let shown = match message.get_field(&field).as_ref() {
+            // It is no part of what is kept.
+            _ if field.name() == PASSWORD => "(never shown)".to_owned(),
+            _ if field.supports_presence() && !message.has_field(&field) => NOT_SET.to_owned(),
+            Value::Message(inner) if instant(inner).is_none() => {
+                list(&format!("{name}."), inner, fields)?;
+                continue;
             }
-            value => fields.push((name, text(&field, value))),
-        }
+            Value::List(values) if values.is_empty() => "(none)".to_owned(),
+            Value::List(values) => {
+                values.iter().map(|value| text(&field, value)).collect::<Vec<_>>().join(", ")
+            }
+            Value::String(value) if value.is_empty() => NOT_SET.to_owned(),
+            value => text(&field, value),
+        };
+        fields.push((name, shown));
     }
     Ok(())
 }
@@ -130,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_is_set_is_shown() {
+    fn every_field_is_shown_set_or_not() {
         let request = v1::SetRolesRequest {
             name: "users/bob".into(),
             roles: vec![v1::Role::Admin.into(), v1::Role::Auditor.into()],
@@ -145,13 +160,30 @@ mod tests {
             ..Default::default()
         };
         let text = shown(&super::fields(&approval("Unwrap", request.encode_to_vec())).unwrap());
-        assert!(text.contains("claims.file_name=a.mtd\nclaims.file_size=7\n"), "{text}");
+        assert!(
+            text.contains("claims.file_name=a.mtd\nclaims.file_size=7\nclaims.format=(not set)\n"),
+            "{text}"
+        );
         assert!(text.contains("wrapped_key=3 bytes, SHA-256 039058c6"), "{text}");
 
         let until = prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 };
         let request = v1::LimitKeyRequest { unwrap_end_time: Some(until), ..Default::default() };
         let text = shown(&super::fields(&approval("LimitKey", request.encode_to_vec())).unwrap());
-        assert_eq!(text, "unwrap_end_time=2023-11-14T22:13:20Z\n");
+        assert_eq!(text, "name=(not set)\nunwrap_end_time=2023-11-14T22:13:20Z\nreason=(not set)\n");
+        // Its opposite: the key unwraps without end.
+        let request = v1::LimitKeyRequest { name: "keys/ab".into(), ..Default::default() };
+        let text = shown(&super::fields(&approval("LimitKey", request.encode_to_vec())).unwrap());
+        assert_eq!(text, "name=keys/ab\nunwrap_end_time=(not set)\nreason=(not set)\n");
+
+        for (required, says) in [(true, "required=true\n"), (false, "required=false\n")] {
+            let request = v1::RequireFactorRequest { name: "users/anna".into(), required };
+            let text = shown(&super::fields(&approval("RequireFactor", request.encode_to_vec())).unwrap());
+            assert!(text.contains(says), "{text}");
+        }
+        let request = v1::CreateUserRequest { user_id: "eve".into(), ..Default::default() };
+        let text = shown(&super::fields(&approval("CreateUser", request.encode_to_vec())).unwrap());
+        assert!(text.contains("user_id=eve\n") && text.contains("password=(never shown)\n"), "{text}");
+        assert!(text.contains("roles=(none)\n"), "{text}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
     target::TargetFolder,
     unwrapper::{KeyName, Unwrapper},
     verify::Sender,
+    web::{Access, Location},
 };
 
 /// What to extract, and where to.
@@ -51,6 +52,8 @@ pub enum Input {
     File(PathBuf),
     /// Standard input.
     Stdin,
+    /// Somewhere on the network. Only the parts are fetched that are needed, so only `sealed` envelopes can be read there.
+    Web(Location, Access),
 }
 
 /// Where extracted files go.
@@ -145,7 +148,7 @@ fn extract_mtd(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let sealed = mtd::read_header(envelope.file(), &job.limits)?;
+    let sealed = mtd::read_header(envelope.file()?, &job.limits)?;
     checked.confirm(sealed.sender_mark())?;
     let entries = chosen.of(sealed.entries())?;
     match &job.output {
@@ -176,7 +179,7 @@ fn extract_sealed(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let sealed = sealed::read_header(envelope.file(), envelope.len())?;
+    let sealed = sealed::read_header(envelope.source(), envelope.len())?;
     checked.confirm(sealed.sender_mark())?;
     let mut target = match &job.output {
         ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
@@ -206,7 +209,7 @@ fn extract_cms(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let message = cms::Message::new(envelope.file(), envelope.len())?;
+    let message = cms::Message::new(envelope.file()?, envelope.len())?;
     let sealed = message.read_header()?;
     checked.confirm(sealed.sender_mark())?;
     sealed.check(job.unauthenticated)?;
@@ -244,7 +247,7 @@ fn extract_openpgp(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
-    let message = openpgp::Message::new(envelope.file(), envelope.len())?;
+    let message = openpgp::Message::new(envelope.file()?, envelope.len())?;
     let sealed = message.read_header(progress)?;
     sealed.check()?;
     let name = single::content_name(&job.envelope)?;

@@ -1,16 +1,17 @@
-//! The envelope as a file that can be read at any position.
+//! The envelope, readable at any position.
 
 use std::{fs::File, io::Write, path::Path};
 
 use custodian_proto::limits::MAX_TEXT_LEN;
 
 use crate::{
-    envelope::{self, Format},
+    envelope::{self, Format, ReadAt},
     error::{Error, Kind, Result},
     extract::Input,
     output,
     progress::Progress,
     stdin::Stdin,
+    web::Object,
 };
 
 /// Bytes of standard input that are taken at once.
@@ -18,9 +19,14 @@ const BUFFER: u64 = 1024 * 1024;
 
 /// An envelope of whatever format.
 pub(crate) struct Envelope {
-    file: File,
+    place: Place,
     len: u64,
     name: String,
+}
+
+enum Place {
+    Here(File),
+    Web(Box<Object>),
 }
 
 impl Envelope {
@@ -32,14 +38,39 @@ impl Envelope {
         let (file, name) = match input {
             Input::File(path) => (open_file(path)?, shown(path)),
             Input::Stdin => (spool_stdin(progress)?, "standard input".to_owned()),
+            Input::Web(location, access) => {
+                let (name, whole) = (location.file_name(), location.to_string());
+                let named = |error: Error| Error { what: format!("cannot fetch {whole}"), ..error };
+                let object = Object::open(location.clone(), access).map_err(named)?;
+                return Ok(Self { len: object.len(), place: Place::Web(Box::new(object)), name });
+            }
         };
         let len = file.metadata().map_err(|why| output::failed(format!("cannot read {name}"), &why))?.len();
-        Ok(Self { file, len, name })
+        Ok(Self { place: Place::Here(file), len, name })
     }
 
-    /// The file.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+    /// The file, for formats that are read from one end to the other.
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if it is somewhere else.
+    pub(crate) fn file(&self) -> Result<&File> {
+        match &self.place {
+            Place::Here(file) => Ok(file),
+            Place::Web(_) => Err(Error::new(
+                Kind::Local,
+                "cannot open the envelope where it is",
+                "only sealed envelopes (--format sealed) can be read in parts",
+            )
+            .hint("download it first, e.g. with curl -O, and give the file")),
+        }
+    }
+
+    /// Its bytes, wherever they are.
+    pub(crate) fn source(&self) -> &dyn ReadAt {
+        match &self.place {
+            Place::Here(file) => file,
+            Place::Web(object) => &**object,
+        }
     }
 
     /// Its size in bytes.
@@ -49,7 +80,7 @@ impl Envelope {
 
     /// Its format, by its content.
     pub(crate) fn format(&self) -> Result<Format> {
-        envelope::detect(&self.file, self.len).map_err(|error| self.named(error))
+        envelope::detect(self.source(), self.len).map_err(|error| self.named(error))
     }
 
     /// The name that the custodian records: as much of it as fits.

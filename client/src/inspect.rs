@@ -16,7 +16,7 @@ use crate::{
     unwrapper::KeyName,
 };
 
-/// What an envelope tells without a key.
+/// What an envelope tells without a key: in JSON the same names for all formats, with `null` for what a format does not tell.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// `mtd`, `sealed`, `cms` or `openpgp`
@@ -26,10 +26,11 @@ pub struct Inspection {
     /// Whom it is sealed to.
     pub recipients: Vec<Recipient>,
     /// Whom else it is sealed to, and why no custodian can serve them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub other_recipients: Vec<String>,
     /// How the content is encrypted, in text.
     pub encryption: String,
+    /// Whether content that was changed on the way is found out.
+    pub authenticated: bool,
     /// Files, folders and links; `None` where the format keeps that secret.
     pub entries: Option<Vec<Entry>>,
     /// Who must have signed it, if it says so.
@@ -41,13 +42,11 @@ pub struct Inspection {
 #[derive(Clone, Debug, Serialize)]
 pub struct Recipient {
     /// The wrapping key, 40 hex digits; `None` where the format names keys in its own way.
-    #[serde(serialize_with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "as_text_if_any")]
     pub key_id: Option<KeyId>,
     /// The id (16 hex digits) or the fingerprint of the OpenPGP key, if the format is that.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub openpgp_key: Option<String>,
     /// Serial number and issuer of the certificate, if a CMS message names the key so.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
     /// How the file key is wrapped.
     #[serde(serialize_with = "as_text")]
@@ -85,29 +84,39 @@ pub fn inspect(input: &Input) -> Result<Inspection> {
         recipients: wrapped.iter().map(Recipient::from).collect(),
         other_recipients: Vec::new(),
         encryption,
+        authenticated: true,
         entries,
         sender_mark: None,
     };
     let inspection = match format {
-        Format::Mtd => mtd::read_header(envelope.file(), &Limits::default()).map(|sealed| {
-            let entries = sealed.entries().iter().map(Entry::from).collect();
-            let how = "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)";
-            let inspection = found(sealed.wrapped_keys(), how.to_owned(), Some(entries));
-            Inspection { sender_mark: sealed.sender_mark(), ..inspection }
-        }),
-        Format::Sealed => sealed::read_header(envelope.file(), envelope.len()).map(|sealed| {
+        Format::Mtd => {
+            envelope.file().and_then(|file| mtd::read_header(file, &Limits::default())).map(|sealed| {
+                let entries = sealed.entries().iter().map(Entry::from).collect();
+                let how = "AES-256-CTR with HMAC-SHA1 (WinZip AE-2)";
+                let inspection = found(sealed.wrapped_keys(), how.to_owned(), Some(entries));
+                Inspection { sender_mark: sealed.sender_mark(), ..inspection }
+            })
+        }
+        Format::Sealed => sealed::read_header(envelope.source(), envelope.len()).map(|sealed| {
             let inspection = found(sealed.wrapped_keys(), "AES-256-GCM (Cobblestone-256)".to_owned(), None);
             Inspection { sender_mark: sealed.sender_mark(), ..inspection }
         }),
-        Format::Cms => cms::Message::new(envelope.file(), envelope.len()).and_then(|message| {
+        Format::Cms => envelope.file().and_then(|file| {
+            let message = cms::Message::new(file, envelope.len())?;
             let sealed = message.read_header()?;
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let others = sealed.other_recipients().to_vec();
             let mut inspection = found(sealed.wrapped_keys(), sealed.encryption(), Some(vec![entry]));
             inspection.recipients.extend(sealed.named().map(Recipient::named));
-            Ok(Inspection { other_recipients: others, sender_mark: sealed.sender_mark(), ..inspection })
+            Ok(Inspection {
+                other_recipients: others,
+                authenticated: sealed.is_authenticated(),
+                sender_mark: sealed.sender_mark(),
+                ..inspection
+            })
         }),
-        Format::OpenPgp => openpgp::Message::new(envelope.file(), envelope.len()).and_then(|message| {
+        Format::OpenPgp => envelope.file().and_then(|file| {
+            let message = openpgp::Message::new(file, envelope.len())?;
             let sealed = message.read_header(&Silent)?;
             let entry = Entry::single(&single::content_name(input)?, sealed.content_len());
             let inspection = found(&[], sealed.encryption().to_owned(), Some(vec![entry]));

@@ -20,6 +20,7 @@ mod target;
 pub mod timestamp;
 pub mod unwrapper;
 pub mod verify;
+pub mod web;
 pub mod witness;
 pub mod workers;
 

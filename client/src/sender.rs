@@ -52,7 +52,7 @@ impl Checked {
     ) -> Result<Option<Self>> {
         let found = match envelope.format()? {
             Format::Mtd | Format::Sealed => {
-                let (unsigned, signature) = Unsigned::of_zip(envelope.file(), envelope.len())?;
+                let (unsigned, signature) = Unsigned::of_zip(envelope.source(), envelope.len())?;
                 match signature {
                     Some(der) => {
                         let signed = SignedData::read(&der.as_slice(), der.len() as u64)?;
@@ -71,7 +71,7 @@ impl Checked {
                 }
             }
             Format::Cms => {
-                let message = cms::Message::new(envelope.file(), envelope.len())?;
+                let message = cms::Message::new(envelope.file()?, envelope.len())?;
                 let signature = message.signature();
                 signature
                     .map(|(signed, content, len)| Found::new(signed, content, len, accept, progress))

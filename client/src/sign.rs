@@ -60,7 +60,7 @@ pub fn sign_stamped(
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
-    let digest = hash_of(file.file(), file.len(), signer.algorithm().hash(), progress)?;
+    let digest = hash_of(file.file()?, file.len(), signer.algorithm().hash(), progress)?;
     let mut signature = sign_detached(signer, &digest, SystemTime::now())?;
     if let Some(authority) = stamp {
         (signature, _) = attach(&signature, authority)?;

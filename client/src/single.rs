@@ -27,6 +27,7 @@ pub(crate) fn content_name(envelope: &Input) -> Result<SafePath> {
     let name = match envelope {
         Input::Stdin => OTHERWISE.to_owned(),
         Input::File(path) => named_after(path),
+        Input::Web(location, _) => named_after(Path::new(&location.file_name())),
     };
     SafePath::parse(&name).map_err(|why| {
         Error::new(Kind::Local, format!("cannot name the content “{name}”"), why)

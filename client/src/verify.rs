@@ -107,7 +107,8 @@ pub fn verify_stamped(
     }
     progress.total(file.len());
     let now = SystemTime::now();
-    let signature = Signature::verify(&signed, now, |hash| hash_of(file.file(), file.len(), hash, progress))?;
+    let signature =
+        Signature::verify(&signed, now, |hash| hash_of(file.file()?, file.len(), hash, progress))?;
     let timestamp = timestamp_of(&signature, trusted, now)?;
     let stamped = timestamp.as_ref().map(|stamped| stamped.at);
     let standing = job.accept.check_stamped(&signature, stamped, now)?;
@@ -153,6 +154,7 @@ fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
     match (&job.signature, &job.file) {
         (Some(path), _) => Ok(path.clone()),
         (None, Input::Stdin) => Err(missing("standard input has none beside it")),
+        (None, Input::Web(..)) => Err(missing("what is on the network has none beside it")),
         (None, Input::File(path)) => {
             let beside = beside(path);
             if beside.exists() {

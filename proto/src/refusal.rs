@@ -166,9 +166,9 @@ refusals! {
     KeyDestroyed = "KEY_DESTROYED",
         "this wrapping key is destroyed",
         "ask the sender for the file, sealed to another key";
-    /// The signing key is deactivated: an older version, or its period is over.
+    /// The key is deactivated: an older version, or its period is over.
     KeyDeactivated = "KEY_DEACTIVATED",
-        "this key is deactivated: nothing new is signed with it",
+        "this key is deactivated: nothing new is signed with it or sealed to it",
         "use the newest version of the key: custodianctl key ls";
     /// The key was made for another purpose (NIST SP 800-57 part 1 §5.2).
     WrongKeyUse = "WRONG_KEY_USE",

@@ -41,7 +41,7 @@ impl Ran {
 pub fn bin(name: &str) -> PathBuf {
     let mut path = env::current_exe().unwrap();
     path.pop();
-    if path.ends_with("deps") {
+    if path.ends_with("deps") || path.ends_with("examples") {
         path.pop();
     }
     let path = path.join(name);

@@ -205,6 +205,59 @@ async fn with_the_shipped_policy_no_administrator_changes_anything_alone() {
 }
 
 #[test]
+fn every_operation_that_the_shipped_policy_marks_asks_first() {
+    let dev = Dev::start();
+    Bob::made_in(&dev);
+    let keys = dev.ctl(Person::Admin, ["key", "ls", "--json"]).expect(0).json();
+    let label = keys[0]["label"].as_str().unwrap();
+    apply_file(&dev, &two_persons()).expect(0);
+    let folder = dev.scratch("asked");
+    let [password, text] = ["password", "policy"].map(|name| folder.join(name).to_str().unwrap().to_owned());
+    fs::write(&password, "bob has a password").unwrap();
+    fs::write(&text, USUAL).unwrap();
+    let (password, text, unused) = (password.as_str(), text.as_str(), "0".repeat(40));
+    let asks: [(&str, &[&str]); 21] = [
+        ("ApplyPolicy", &["policy", "apply", text, "--reason", "case 7"]),
+        ("InviteDevice", &["device", "invite", "laptop-9"]),
+        ("ActivateDevice", &["device", "activate", "operator-laptop"]),
+        ("SetDeviceGroups", &["device", "groups", "operator-laptop", "office"]),
+        ("CreateUser", &["user", "add", "eve", "--role", "operator", "--password-file", password]),
+        ("EnableUser", &["user", "enable", "operator"]),
+        ("SetRoles", &["user", "roles", "operator", "--role", "admin"]),
+        ("SetUserGroups", &["user", "groups", "operator", "board"]),
+        ("SetPassword", &["user", "passwd", "operator", "--password-file", password]),
+        ("ResetFactor", &["user", "reset-factor", "operator", "--reason", "case 7"]),
+        ("RequireFactor", &["user", "require-factor", "operator", "--off"]),
+        ("CreateKey", &["key", "create", "other"]),
+        ("RotateKey", &["key", "rotate", label]),
+        ("ImportKey", &["key", "import", "other", "--id", &unused]),
+        ("ActivateKey", &["key", "activate", label]),
+        ("LimitKey", &["key", "limit", label, "--unwrap-until", "never", "--reason", "case 7"]),
+        ("DestroyKey", &["key", "destroy", label, "--confirm", label, "--reason", "case 7"]),
+        ("LiftBudget", &["budget", "lift", "users/operator", "--more", "0", "--reason", "case 7"]),
+        (
+            "UnlockUnwrap",
+            &["budget", "unlock", "--user", "operator", "--device", "operator-laptop", "--reason", "case 7"],
+        ),
+        ("DrainToken", &["token", "drain", "main", "--reason", "case 7", "--even-if-last"]),
+        ("ResumeToken", &["token", "resume", "main"]),
+    ];
+    let policy = fs::read_to_string(two_persons()).unwrap();
+    let marked = policy.split("Action::\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let mut marked: Vec<_> =
+        marked.filter(|name| !["Open", "Audit", "Administer", "Unwrap"].contains(name)).collect();
+    let mut tried: Vec<_> = asks.iter().map(|(operation, _)| *operation).collect();
+    marked.sort_unstable();
+    tried.sort_unstable();
+    assert_eq!(marked, tried);
+    for (operation, args) in asks {
+        let id = waits(dev.ctl(Person::Admin, args));
+        let shown = dev.ctl(Person::Admin, ["approval", "withdraw", &id, "--json"]).expect(0).json();
+        assert_eq!(shown["operation"], operation);
+    }
+}
+
+#[test]
 fn a_password_is_no_part_of_what_is_approved_or_kept() {
     let dev = Dev::start();
     let bob = Bob::made_in(&dev);

@@ -15,7 +15,7 @@ use custodian_proto::{
 use super::{
     accept::AcceptArgs,
     connection::Connection,
-    inspect::{ENTRY_COLUMNS, entry_row, input},
+    inspect::{ENTRY_COLUMNS, Web, entry_row, input},
     output::Style,
     progress::{Bar, Talk},
     several,
@@ -38,7 +38,8 @@ use crate::{
 /// Open an envelope through the custodian, and write its files once they are authenticated
 #[derive(Debug, clap::Args)]
 pub(super) struct ExtractArgs {
-    /// The envelopes. - for standard input, alone. Of several, all are tried, and the exit code is the highest of them
+    /// The envelopes. - for standard input, alone. Sealed ones may be https:// URLs or s3://BUCKET/KEY: only what is needed is
+    /// fetched. Of several, all are tried, and the exit code is the highest of them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Folder to extract into; made if it is missing
@@ -85,6 +86,8 @@ pub(super) struct ExtractArgs {
     #[command(flatten)]
     talk: Talk,
     #[command(flatten)]
+    web: Web,
+    #[command(flatten)]
     connection: Connection,
 }
 
@@ -108,7 +111,8 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         files => files,
     };
     if custodian.own.is_none() {
-        let wanted = several::wanted(files, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
+        let wanted =
+            several::wanted(files, &args.web, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
         if !wanted.is_empty() {
             let what = format!("cannot extract these {} envelopes", files.len());
             custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
@@ -158,7 +162,7 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
     let receipt =
         args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
     let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
-    let (envelope, only, reason) = (input(file), args.only.clone(), args.reason.clone());
+    let (envelope, only, reason) = (input(file, &args.web)?, args.only.clone(), args.reason.clone());
     let unauthenticated =
         if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
     let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };

@@ -9,20 +9,23 @@ use crate::{
     error::Result,
     extract::Input,
     inspect::{Entry, Inspection, inspect},
+    web::{Access, Location, Plain},
 };
 
 /// Show what an envelope tells without a key: format, recipients, sizes
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// The envelope; - for standard input
+    /// The envelope; - for standard input. A sealed one may be an https:// URL or s3://BUCKET/KEY
     file: PathBuf,
+    #[command(flatten)]
+    web: Web,
     #[command(flatten)]
     style: Style,
 }
 
 /// Inspects.
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
-    let found = inspect(&input(&args.file))?;
+    let found = inspect(&input(&args.file, &args.web)?)?;
     args.style.one(&found, &facts(&found))?;
     match &found.entries {
         Some(entries) if args.style.is_for_people() && !entries.is_empty() => {
@@ -37,8 +40,30 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 /// What the table of entries shows.
 pub(super) const ENTRY_COLUMNS: [&str; 5] = ["SIZE", "SEALED", "MODIFIED", "MODE", "PATH"];
 
-/// `-` is standard input.
-pub(super) fn input(file: &Path) -> Input {
+/// How envelopes on the network are reached.
+#[derive(Debug, clap::Args)]
+pub(super) struct Web {
+    /// Certificates (PEM) that may vouch for the server of an https:// envelope, instead of those of the system
+    #[arg(long, value_name = "FILE")]
+    https_ca: Option<PathBuf>,
+    /// Fetch from http:// too, not only from this machine: whoever is on the way sees who fetches which envelope
+    #[arg(long)]
+    allow_http: bool,
+}
+
+/// `-` is standard input, and a URL is a URL.
+pub(super) fn input(file: &Path, web: &Web) -> Result<Input> {
+    match file.to_str().and_then(Location::parse) {
+        Some(location) => {
+            let plain = if web.allow_http { Plain::Allowed } else { Plain::LoopbackOnly };
+            Ok(Input::Web(location?, Access { ca: web.https_ca.clone(), plain }))
+        }
+        None => Ok(local_input(file)),
+    }
+}
+
+/// `-` is standard input, and everything else a file.
+pub(super) fn local_input(file: &Path) -> Input {
     if file == Path::new("-") { Input::Stdin } else { Input::File(file.to_owned()) }
 }
 

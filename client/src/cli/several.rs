@@ -7,10 +7,12 @@ use std::{
 
 use custodian_proto::{key::KeyId, limits::MAX_CHECKED_FILES};
 
-use super::message::tell;
+use super::{
+    inspect::{Web, input},
+    message::tell,
+};
 use crate::{
     error::{Error, Kind, Result},
-    extract::Input,
     inspect::{Recipient, inspect},
 };
 
@@ -46,6 +48,7 @@ pub(super) fn each(files: &[PathBuf], mut extract: impl FnMut(&Path) -> Result<(
 /// [`Kind::Usage`] if there are too many; and what `choose` says that is not about one envelope.
 pub(super) fn wanted(
     files: &[PathBuf],
+    web: &Web,
     choose: impl Fn(&[KeyId]) -> Result<usize>,
 ) -> Result<BTreeMap<KeyId, Vec<[u8; 32]>>> {
     if files.len() > MAX_CHECKED_FILES {
@@ -55,7 +58,7 @@ pub(super) fn wanted(
     let mut wanted: BTreeMap<KeyId, Vec<[u8; 32]>> = BTreeMap::new();
     let mut chosen: HashMap<Vec<KeyId>, Option<KeyId>> = HashMap::new();
     for file in files {
-        let Ok(found) = inspect(&Input::File(file.clone())) else { continue };
+        let Ok(found) = input(file, web).and_then(|input| inspect(&input)) else { continue };
         let keys: Vec<KeyId> = found.recipients.iter().filter_map(|recipient| recipient.key_id).collect();
         let key = match chosen.get(&keys) {
             Some(key) => *key,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     connection::Connection,
-    inspect::input,
+    inspect::local_input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
     timestamp::AuthorityArgs,
@@ -46,7 +46,7 @@ pub(super) struct SignArgs {
 
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
-    let job = SignJob { file: input(&args.file), output: output(args)? };
+    let job = SignJob { file: local_input(&args.file), output: output(args)? };
     let signer = args.signer.open_through(&args.with, || args.connection.connect(interrupt))?;
     let authority = authority(args, interrupt)?;
     let bar = Bar::start(args.talk, interrupt);

@@ -10,7 +10,7 @@ use custodian_proto::sign::Hash;
 
 use super::{
     connection::Connection,
-    inspect::input,
+    inspect::local_input,
     message::note,
     progress::{Bar, Talk},
 };
@@ -97,7 +97,7 @@ impl TimestampArgs {
             check_free(path)?;
         }
         let bar = Bar::start(self.talk, interrupt);
-        let hashed = digest(&input(&self.file), Hash::Sha256, &bar);
+        let hashed = digest(&local_input(&self.file), Hash::Sha256, &bar);
         bar.clear();
         let digest = hashed?;
         let (answer, token) = match self.authority.named()? {
@@ -199,5 +199,5 @@ fn digest(file: &Input, hash: Hash, progress: &dyn Progress) -> Result<Vec<u8>> 
     };
     let file = Envelope::open(file, progress)?;
     progress.total(file.len());
-    hash_of(file.file(), file.len(), hash, progress)
+    hash_of(file.file()?, file.len(), hash, progress)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     accept::AcceptArgs,
-    inspect::input,
+    inspect::local_input,
     output::Style,
     progress::{Bar, Talk},
     timestamp::{TrustArgs, stamped_facts, verify_file},
@@ -43,13 +43,13 @@ pub(super) fn run(args: &VerifyArgs, interrupt: &Interrupt) -> Result<()> {
     let trusted = args.trust.load(&settings)?;
     if let Some(timestamp) = &args.timestamp {
         let bar = Bar::start(args.talk, interrupt);
-        let stamped = verify_file(&input(&args.file), timestamp, &trusted, &bar);
+        let stamped = verify_file(&local_input(&args.file), timestamp, &trusted, &bar);
         bar.clear();
         let stamped = stamped?;
         return args.style.one(&stamped, &stamped_facts(&stamped));
     }
     let accept = args.accept.accept(&settings)?;
-    let job = VerifyJob { file: input(&args.file), signature: args.signature.clone(), accept };
+    let job = VerifyJob { file: local_input(&args.file), signature: args.signature.clone(), accept };
     let bar = Bar::start(args.talk, interrupt);
     let found = verify_stamped(&job, &trusted, &bar);
     bar.clear();

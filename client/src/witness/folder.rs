@@ -1,6 +1,7 @@
 //! A witness's folder: its key, the logs it watches, and the last checkpoint of each.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -26,8 +27,49 @@ const LOGS: &str = "logs";
 const SEEN: &str = "seen";
 const EVIDENCE: &str = "evidence";
 
-/// Requests that a misbehaving log's operator could fill the disk with.
+/// Most files of a kind that are kept: a misbehaving log's operator could fill the disk.
 const MOST_EVIDENCE: usize = 100;
+
+/// What a request may be evidence of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Suspicion {
+    /// Two trees of one size, both signed. No honest log does that.
+    Split,
+    /// A signed tree of which nobody proved that it begins with the last one. It may: whoever sent it chose the proof.
+    Unproven,
+}
+
+impl Suspicion {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::Unproven => "unproven",
+        }
+    }
+}
+
+/// What became of evidence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// It is in the file of this name, in `evidence`. Maybe for long.
+    Kept(String),
+    /// There are too many files of its kind.
+    NoRoom,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept(name) => write!(f, "it is kept as {EVIDENCE}/{name}"),
+            Self::NoRoom => {
+                write!(
+                    f,
+                    "it is not kept: {EVIDENCE}/ has {MOST_EVIDENCE} of its kind. Look at them, and move them away"
+                )
+            }
+        }
+    }
+}
 
 /// The folder.
 #[derive(Debug)]
@@ -138,17 +180,35 @@ impl Folder {
         write_durably(&path, &self.path.join(SEEN), note.as_bytes()).map_err(cannot)
     }
 
-    /// Keeps a request that proves that a log has signed two trees that do not fit.
-    pub(super) fn keep_evidence(&self, request: &str) -> Result<()> {
+    /// Keeps a request with this checkpoint, which may prove that a log has signed trees that do not fit. One for each tree: who
+    /// sends the same once more, with whatever proof, takes no more room.
+    pub(super) fn keep_evidence(
+        &self,
+        of: Suspicion,
+        checkpoint: &Checkpoint,
+        request: &str,
+    ) -> Result<Evidence> {
         let folder = self.path.join(EVIDENCE);
         let cannot = |error: io::Error| {
             Error::new(Kind::Local, format!("cannot keep evidence in {}", folder.display()), error)
         };
-        if fs::read_dir(&folder).map_err(cannot)?.count() >= MOST_EVIDENCE {
-            return Ok(());
+        let Checkpoint { origin, size, root, .. } = checkpoint;
+        let tree = hex::encode(&Sha256::digest(format!("{origin}\n{size}\n{root}"))[..16]);
+        let name = format!("{}-{size}-{tree}", of.name());
+        let path = folder.join(&name);
+        if path.exists() {
+            return Ok(Evidence::Kept(name));
         }
-        let name = hex::encode(&Sha256::digest(request)[..16]);
-        write_durably(&folder.join(name), &folder, request.as_bytes()).map_err(cannot)
+        let mut kept = 0;
+        for file in fs::read_dir(&folder).map_err(cannot)? {
+            let other = file.map_err(cannot)?.file_name();
+            kept += usize::from(other.to_string_lossy().starts_with(of.name()));
+        }
+        if kept >= MOST_EVIDENCE {
+            return Ok(Evidence::NoRoom);
+        }
+        write_durably(&path, &folder, request.as_bytes()).map_err(cannot)?;
+        Ok(Evidence::Kept(name))
     }
 
     /// One file for each log key: its name may have slashes in it.

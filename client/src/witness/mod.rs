@@ -14,7 +14,8 @@ use custodian_proto::tlog::{
 };
 use jiff::Timestamp;
 
-pub use folder::Folder;
+use folder::Suspicion;
+pub use folder::{Evidence, Folder};
 pub use server::serve;
 
 use crate::error::Result;
@@ -30,10 +31,12 @@ pub enum Answer {
     NotSigned(String),
     /// 404: not a log that is watched here.
     UnknownLog(String),
-    /// 409: the last tree cosigned has this size, or the same size and another root.
+    /// 409: the last tree cosigned has this size.
     Conflict(u64),
-    /// 422: the tree does not begin with the last one.
-    NotConsistent(String),
+    /// 409: the last tree cosigned has this size, and this is another one of it: the log signed both.
+    Split(u64, Evidence),
+    /// 422: it is not proven that the tree begins with the last one.
+    NotConsistent(String, Evidence),
     /// 500: it could not be remembered, so it is not signed.
     Failed(String),
 }
@@ -86,19 +89,24 @@ impl Witness {
         let last = folder.last(log).map_err(|error| Answer::Failed(error.to_string()))?;
         let (size, root) =
             last.map_or((0, Hash::of_empty_tree()), |last| (last.checkpoint.size, last.checkpoint.root));
+        // What the log signed and does not fit what it signed before: this may be the only copy.
+        let keep = |of: Suspicion| {
+            let kept = folder.keep_evidence(of, &new, request);
+            kept.map_err(|error| Answer::Failed(error.to_string()))
+        };
+        if new.size == size && new.root != root {
+            return Err(Answer::Split(size, keep(Suspicion::Split)?));
+        }
         if old != size {
             return Err(Answer::Conflict(size));
         }
+        if (size == 0 || new.size == size) && !proof.is_empty() {
+            // Anybody can add one: it says nothing of the log.
+            return Err(Answer::Malformed("there is nothing to prove".to_owned()));
+        }
         let (last, next) = ((size, &root), (new.size, &new.root));
         if let Err(flaw) = merkle::verify_consistency(last, next, &proof) {
-            // Signed by the log, and not what it signed before: this may be the only copy.
-            folder.keep_evidence(request).map_err(|error| Answer::Failed(error.to_string()))?;
-            let answer = if old == new.size {
-                Answer::Conflict(size)
-            } else {
-                Answer::NotConsistent(flaw.to_string())
-            };
-            return Err(answer);
+            return Err(Answer::NotConsistent(flaw.to_string(), keep(Suspicion::Unproven)?));
         }
         folder.remember(log, &note).map_err(|error| Answer::Failed(error.to_string()))?;
         Ok(Answer::Cosigned(self.line(&new, &note, now)?))

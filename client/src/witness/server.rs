@@ -106,14 +106,16 @@ async fn answer(
         Answer::Malformed(why) => (StatusCode::BAD_REQUEST, why + "\n"),
         Answer::NotSigned(why) => (StatusCode::FORBIDDEN, why + "\n"),
         Answer::UnknownLog(why) => (StatusCode::NOT_FOUND, why + "\n"),
-        Answer::Conflict(size) => {
-            let mut response = respond(StatusCode::CONFLICT, format!("{size}\n"));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(SIZE_TYPE));
-            return response;
-        }
-        Answer::NotConsistent(why) => {
+        Answer::Conflict(size) => return conflict(size),
+        Answer::Split(size, evidence) => {
             say(&format!(
-                "{peer} sent a signed checkpoint that does not fit what was signed before: {why}. It is kept in evidence/"
+                "THE LOG SIGNED TWO TREES of {size} entries. {peer} sent the other one; {evidence}"
+            ));
+            return conflict(size);
+        }
+        Answer::NotConsistent(why, evidence) => {
+            say(&format!(
+                "{peer} sent a signed checkpoint, and no proof that it begins with what was signed before: {why}; {evidence}"
             ));
             (StatusCode::UNPROCESSABLE_ENTITY, why + "\n")
         }
@@ -123,6 +125,12 @@ async fn answer(
         }
     };
     respond(status, text)
+}
+
+fn conflict(size: u64) -> Response<Full<Bytes>> {
+    let mut response = respond(StatusCode::CONFLICT, format!("{size}\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(SIZE_TYPE));
+    response
 }
 
 fn respond(status: StatusCode, text: String) -> Response<Full<Bytes>> {

@@ -189,6 +189,11 @@ impl v1::custody_service_server::CustodyService for Services {
         Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
     }
 
+    async fn wrap(&self, request: Request<v1::WrapRequest>) -> Answer<v1::WrapResponse> {
+        self.check(&request)?;
+        Err(refusal("KEY_UNKNOWN", Code::NotFound))
+    }
+
     async fn sign(&self, request: Request<v1::SignRequest>) -> Answer<v1::SignResponse> {
         self.check(&request)?;
         Err(refusal("ROLE_MISSING", Code::PermissionDenied))

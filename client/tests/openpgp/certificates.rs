@@ -30,7 +30,12 @@ fn the_newest_key_for_encrypting_is_taken_and_a_revoked_or_expired_one_never() {
     let earlier = SystemTime::now() - Duration::from_secs(24 * 3600);
     assert!(Recipient::from_certificate(&gpg.certificate, earlier).is_err(), "it does not exist yet");
 
-    // Revoke the subkey.
+    let error = recipient(&with_subkey_revoked(&gpg)).err().expect("revoked");
+    assert!(error.why.contains("revoked") && error.why.contains(&hex::encode_upper(&first)), "{error}");
+}
+
+/// Its certificate after its owner revoked the subkey.
+fn with_subkey_revoked(gpg: &Gpg) -> Vec<u8> {
     let mut child = gpg
         .command()
         .args(["--command-fd", "0", "--passphrase", "", "--no-batch", "--edit-key", "test@example.org"])
@@ -41,28 +46,75 @@ fn the_newest_key_for_encrypting_is_taken_and_a_revoked_or_expired_one_never() {
     std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), b"y\n0\n\ny\ny\ny\n")
         .expect("written");
     child.wait().expect("waited");
-    let revoked = run(gpg.command().args(["--export"]));
-    let error = recipient(&revoked).err().expect("revoked");
-    assert!(error.why.contains("revoked") && error.why.contains(&hex::encode_upper(&first)), "{error}");
+    run(gpg.command().args(["--export"]))
+}
+
+#[test]
+fn a_revocation_that_cannot_be_verified_is_believed_and_a_forged_one_is_not() {
+    const SUBKEY_REVOCATION: u8 = 0x28;
+    let gpg = Gpg::usual();
+    let mut packets = parts(&with_subkey_revoked(&gpg));
+    let revokes =
+        |(tag, packet): &(u8, Vec<u8>)| *tag == 2 && packet[body_start(packet) + 1] == SUBKEY_REVOCATION;
+    let revocation = packets.iter().position(revokes).expect("a revocation");
+    let whole =
+        |packets: &[(u8, Vec<u8>)]| packets.iter().flat_map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>();
+    let start = body_start(&packets[revocation].1);
+    assert!(recipient(&whole(&packets)).is_err());
+
+    // Its last bit is another: the key did not make it.
+    let mut forged = packets.clone();
+    *forged[revocation].1.last_mut().expect("bytes") ^= 1;
+    assert!(recipient(&whole(&forged)).is_ok(), "forged");
+    // SHA-1, as years ago; it may be good or not.
+    packets[revocation].1[start + 3] = 2;
+    let error = recipient(&whole(&packets)).err().expect("believed");
+    assert!(error.why.contains("revoked"), "{error}");
+
+    // As PGP wrote it in the last century, of this key and of another one.
+    let primary = primary_key_id(&gpg);
+    for (issuer, taken) in [(primary, false), ([7; 8], true)] {
+        let old = [&[3, 5, SUBKEY_REVOCATION, 1, 2, 3, 4], &issuer[..], &[1, 2, 0, 0, 0, 8, 255]].concat();
+        let mut packets = parts(&gpg.certificate);
+        packets.insert(4, (2, [&[0x88, u8::try_from(old.len()).expect("short")], &old[..]].concat()));
+        assert_eq!(recipient(&whole(&packets)).is_ok(), taken);
+    }
+}
+
+/// What the fingerprint of the primary key ends with.
+fn primary_key_id(gpg: &Gpg) -> [u8; 8] {
+    let listed = String::from_utf8(run(gpg.command().args(["--with-colons", "--list-keys"]))).expect("text");
+    let line = listed.lines().find(|line| line.starts_with("pub:")).expect("a primary key");
+    let id = hex::decode(line.split(':').nth(4).expect("its id")).expect("hex");
+    id.try_into().expect("eight bytes")
+}
+
+/// The packets of a certificate as gpg writes it: with heads of the old form and one or two bytes of length.
+fn parts(certificate: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let (mut rest, mut parts) = (certificate, Vec::new());
+    while let [head, ..] = *rest {
+        let len = body_start(rest) + body_len(rest);
+        parts.push(((head >> 2) & 15, rest[..len].to_vec()));
+        rest = &rest[len..];
+    }
+    parts
+}
+
+fn body_start(packet: &[u8]) -> usize {
+    2 + usize::from(packet[0] & 3)
+}
+
+fn body_len(packet: &[u8]) -> usize {
+    match packet[0] & 3 {
+        0 => usize::from(packet[1]),
+        1 => usize::from(u16::from_be_bytes([packet[1], packet[2]])),
+        other => panic!("length of kind {other}"),
+    }
 }
 
 #[test]
 fn a_subkey_that_the_primary_key_did_not_sign_is_never_taken() {
     let (gpg, other) = (Gpg::usual(), Gpg::usual());
-    let parts = |certificate: &[u8]| -> Vec<(u8, Vec<u8>)> {
-        let (mut rest, mut parts) = (certificate, Vec::new());
-        while let [head, high, low, ..] = *rest {
-            // gpg writes these in the old form with two bytes of length, or one.
-            let (start, len) = match head & 3 {
-                0 => (2, usize::from(high)),
-                1 => (3, usize::from(u16::from_be_bytes([high, low]))),
-                other => panic!("length of kind {other}"),
-            };
-            parts.push(((head >> 2) & 15, rest[..start + len].to_vec()));
-            rest = &rest[start + len..];
-        }
-        parts
-    };
     let (own, theirs) = (parts(&gpg.certificate), parts(&other.certificate));
     assert_eq!(own.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [6, 13, 2, 14, 2]);
     let put =

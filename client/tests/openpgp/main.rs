@@ -8,6 +8,7 @@ mod certificates;
 #[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
 mod damage;
+mod facts;
 mod gpg;
 mod peers;
 #[path = "../common/vector.rs"]

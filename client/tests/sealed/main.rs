@@ -29,6 +29,7 @@ mod sources;
 #[path = "../common/vector.rs"]
 mod vector;
 mod vectors;
+mod web;
 
 /// What the suites for every format run with.
 const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Sealed;

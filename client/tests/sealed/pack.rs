@@ -109,8 +109,22 @@ impl Maker {
         Parts { data: self.encrypt(inside, &tree::noise(24)), cipher_key }.pack()
     }
 
-    /// C2SP's chunked-encryption, straight from its specification.
     fn encrypt(&self, inside: &[u8], salt: &[u8]) -> Vec<u8> {
+        let chunks = self.chunks(salt);
+        let mut out = chunks.header().to_vec();
+        for number in 0..=inside.len() / CHUNK {
+            let end = inside.len().min((number + 1) * CHUNK);
+            out.extend(chunks.seal(number as u64, inside[number * CHUNK..end].to_vec()));
+        }
+        out
+    }
+
+    pub(crate) fn cipher_key(&self) -> &[u8] {
+        &self.cipher_key
+    }
+
+    /// C2SP's chunked-encryption, straight from its specification.
+    pub(crate) fn chunks(&self, salt: &[u8]) -> Chunks {
         struct Len;
         impl KeyType for Len {
             fn len(&self) -> usize {
@@ -124,18 +138,31 @@ impl Maker {
         let prk = Prk::new_less_safe(HKDF_SHA512, &self.input_key);
         prk.expand(&[&info], Len).and_then(|okm| okm.fill(&mut derived)).expect("derived");
         let gcm = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &derived[..32]).expect("key"));
+        let nonce = derived[32..44].try_into().expect("12 bytes");
+        Chunks { gcm, nonce, header: [salt, &derived[44..]].concat() }
+    }
+}
 
-        let mut out = [salt, &derived[44..]].concat();
-        for number in 0..=inside.len() / CHUNK {
-            let mut nonce: [u8; 12] = derived[32..44].try_into().expect("12 bytes");
-            nonce.iter_mut().rev().zip(number.to_le_bytes()).for_each(|(byte, digit)| *byte ^= digit);
-            let end = inside.len().min((number + 1) * CHUNK);
-            let mut chunk = inside[number * CHUNK..end].to_vec();
-            gcm.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut chunk)
-                .expect("sealed");
-            out.extend(chunk);
-        }
-        out
+/// Seals chunks, in any order.
+pub(crate) struct Chunks {
+    gcm: LessSafeKey,
+    nonce: [u8; 12],
+    header: Vec<u8>,
+}
+
+impl Chunks {
+    /// Salt and commitment.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    pub(crate) fn seal(&self, number: u64, mut chunk: Vec<u8>) -> Vec<u8> {
+        let mut nonce = self.nonce;
+        nonce.iter_mut().rev().zip(number.to_le_bytes()).for_each(|(byte, digit)| *byte ^= digit);
+        self.gcm
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut chunk)
+            .expect("sealed");
+        chunk
     }
 }
 

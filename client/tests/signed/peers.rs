@@ -8,17 +8,17 @@ use std::{
 
 use custodian_client::{
     error::Result,
-    extract::Input,
+    extract::{Input, extract_from},
     progress::Silent,
     sign::{SignJob, SignTo, sign},
-    signed::{Accept, LocalSigner},
+    signed::{Accept, AcceptTable, LocalSigner},
     verify::{Verification, VerifyJob, verify},
 };
 
 use custodian_proto::secret::Secret;
 
 use crate::{
-    common::{run, tree},
+    common::{SoftKey, extract_job, run, tree},
     people::{KINDS, People, Person, opened},
 };
 
@@ -189,4 +189,39 @@ fn keys_from_files_with_a_password_sign() {
     let damaged = fs::read(&new).expect("read");
     fs::write(&new, &damaged[..damaged.len() / 2]).expect("written");
     assert!(open(&new, "correct horse").is_err());
+}
+
+/// As mail programs put them into each other: the signed part is text around the encrypted one.
+#[test]
+fn what_openssl_encrypts_and_then_signs_is_opened() {
+    let people = People::new();
+    people.issue(&Person { kind: "rsa", ..Person::named("anna") });
+    let key = SoftKey::new(&[]);
+    let [file, inner] = ["content", "inner"].map(|name| people.path(name));
+    fs::write(&file, tree::noise(300_000)).expect("written");
+    for (inner_form, outer_form) in [("SMIME", "DER"), ("SMIME", "SMIME"), ("DER", "PEM")] {
+        let signed = people.path(&format!("{inner_form}.{outer_form}.p7m"));
+        let mut command = Command::new("openssl");
+        command.args(["cms", "-encrypt", "-binary", "-aes-256-gcm", "-keyid", "-outform", inner_form, "-in"]);
+        command.arg(&file).arg("-out").arg(&inner).arg("-recip").arg(key.path("cert.pem"));
+        run(command.args(["-keyopt", "rsa_padding_mode:oaep", "-keyopt", "rsa_oaep_md:sha256"]));
+        let mut command = Command::new("openssl");
+        command.args(["cms", "-sign", "-binary", "-nodetach", "-outform", outer_form, "-in"]).arg(&inner);
+        command.arg("-signer").arg(people.path("anna.crt")).arg("-inkey").arg(people.path("anna.key"));
+        run(command.arg("-out").arg(&signed));
+
+        let accept = |name: &str| {
+            let certificates = vec![people.path(&format!("{name}.crt"))];
+            Accept::load(&AcceptTable { certificates, ..AcceptTable::default() }).expect("rules")
+        };
+        let out = people.path(&format!("out-{inner_form}-{outer_form}"));
+        let asked = key.asked();
+        let job = extract_job(&signed, &out);
+        extract_from(&job, &accept("intermediate"), &key, &Silent).expect_err("somebody else");
+        assert_eq!(key.asked(), asked);
+        let report = extract_from(&job, &accept("anna"), &key, &Silent);
+        let report = report.unwrap_or_else(|error| panic!("{inner_form} in {outer_form}: {error}"));
+        assert_eq!(report.sender.expect("signed").emails, ["anna@example.org"]);
+        assert_eq!(tree::contents(&out), [fs::read(&file).expect("read")]);
+    }
 }

@@ -84,13 +84,14 @@ impl ApprovalService for Api {
             ..accepted.call.intent("Approve")
         };
         let who = approver(&accepted.call.caller);
+        let approves = intent.approves.clone();
         let approve = async move {
             if !is_there {
-                // One that is made meanwhile under this number, which anybody can guess, the policy has not looked at.
+                // One that is made meanwhile under this number the policy has not looked at.
                 return Err(Refusal::NotFound.into());
             }
             let (user, device) = who?;
-            Ok(Change::Approve { id, digest, user, device })
+            Ok(Change::Approve { id, digest, approves, user, device })
         };
         self.change_approval(&accepted, ADMIN, intent, approve).await
     }

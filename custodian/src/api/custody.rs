@@ -1,15 +1,16 @@
 //! `CustodyService`.
 
 use custodian_proto::{
-    key::{KeyId, KeyWrapping, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
     sign::{DigestToSign, SignatureAlgorithm},
     v1::{self, custody_service_server::CustodyService},
 };
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{Api, call::invalid};
-use crate::custody::{Denial, SignRequest, UnwrapRequest};
+use crate::custody::{Denial, SignRequest, UnwrapRequest, WrapRequest, Wrapped};
 
 #[tonic::async_trait]
 impl CustodyService for Api {
@@ -28,6 +29,23 @@ impl CustodyService for Api {
         }))
     }
 
+    async fn wrap(&self, request: Request<v1::WrapRequest>) -> Result<Response<v1::WrapResponse>, Status> {
+        // An approval is not bound to the file key: requests are kept, and shown to approvers.
+        let without = |request: &v1::WrapRequest| {
+            v1::WrapRequest { file_key: Vec::new(), ..request.clone() }.encode_to_vec()
+        };
+        let accepted = self.accept_as(&request, without).await?;
+        let request = self.parsed(&accepted, "Wrap", parse_wrap(request.into_inner())).await?;
+        let wrapped = self.custodian.wrap(accepted.call.clone(), request).await;
+        let Wrapped { wrapped, sequence } = wrapped.map_err(|denial| accepted.status(denial))?;
+        Ok(Response::new(v1::WrapResponse {
+            wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
+            wrapped_key: wrapped.ciphertext().to_vec(),
+            request_id: accepted.call.request_id.to_string(),
+            sequence,
+        }))
+    }
+
     async fn sign(&self, request: Request<v1::SignRequest>) -> Result<Response<v1::SignResponse>, Status> {
         let accepted = self.accept(&request).await?;
         let request = self.parsed(&accepted, "Sign", parse_sign(request.into_inner())).await?;
@@ -39,6 +57,12 @@ impl CustodyService for Api {
             sequence: signed.sequence,
         }))
     }
+}
+
+fn parse_wrap(mut request: v1::WrapRequest) -> Result<WrapRequest, Denial> {
+    let file_key = FileKey::take(&mut request.file_key);
+    let file_key = file_key.ok_or_else(|| invalid("file_key: must have 32 bytes"))?;
+    Ok(WrapRequest { key: key(&request.key)?, file_key, claims: claims(request.claims)? })
 }
 
 fn parse(request: v1::UnwrapRequest) -> Result<UnwrapRequest, Denial> {

@@ -117,13 +117,12 @@ impl DeviceService for Api {
         let was = caller.peer.certificate.spki;
         let id = caller.device.as_ref().map(|device| device.id.clone());
         let target = id.as_ref().map(DeviceId::resource_name).unwrap_or_default();
-        let intent = Intent { target: target.clone(), ..accepted.call.intent("RenewDevice") };
+        let intent = Intent { target, ..accepted.call.intent("RenewDevice") };
         let api = self.clone();
         let renew = async move {
             let id = id.ok_or(Refusal::DeviceUnknown)?;
-            // No user has the name of a device.
-            api.throttle.check(&target, was)?;
             let spki = new_key(&certificate_request)?;
+            api.throttle.check_renewal(&id)?;
             let certificate = api.issue(&id, &spki).await?;
             let expires = end_of(&certificate)?;
             let spki = SpkiHash(Sha256::digest(&spki).into());

@@ -53,10 +53,10 @@ impl FactorService for Api {
         let accepted = self.accept_as(&request, |_| Vec::new()).await?;
         let code = Secret::new(request.into_inner().code);
         let (api, own) = (self.clone(), own(&accepted));
-        let spki = accepted.call.caller.peer.certificate.spki;
+        let device = accepted.call.caller.device_id();
         let confirm = async move {
             let (user, session) = own?;
-            api.throttle.check(user.as_str(), spki)?;
+            api.throttle.check(user.as_str(), &device?)?;
             let factor = api.factor_of(&user).await?;
             let secret = factor.pending.ok_or_else(|| conflict("no enrolment was begun"))?;
             let step = api.step_of(&user, &secret, &code)?;
@@ -109,11 +109,11 @@ impl Api {
     /// Makes the session of this call have the second factor, with a code of the app or a recovery code.
     pub(super) async fn show_factor(&self, accepted: &Accepted, code: Secret) -> Result<(), Status> {
         let (api, own) = (self.clone(), own(accepted));
-        let spki = accepted.call.caller.peer.certificate.spki;
+        let device = accepted.call.caller.device_id();
         let show = async move {
             let (user, session) = own?;
             // As fast as passwords are guessed, codes are.
-            api.throttle.check(user.as_str(), spki)?;
+            api.throttle.check(user.as_str(), &device?)?;
             let proof = api.prove(&user, &code).await?;
             Ok((Change::ShowFactor { session, proof }, ()))
         };

@@ -11,6 +11,7 @@ mod devices;
 mod factor;
 mod import;
 mod keys;
+mod large;
 mod log;
 mod new_key;
 mod people_list;
@@ -176,6 +177,7 @@ impl Api {
                     .max_encoding_message_size($out)
             };
         }
+        let budgets = service!(BudgetServiceServer, MAX_PAGE_LEN).max_decoding_message_size(MAX_CHECK_LEN);
         Routes::new(service!(CustodyServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TimestampServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(SessionServiceServer, MAX_MESSAGE_LEN))
@@ -186,7 +188,7 @@ impl Api {
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
-            .add_service(service!(BudgetServiceServer, MAX_PAGE_LEN).max_decoding_message_size(MAX_CHECK_LEN))
+            .add_service(large::Large::new(budgets, Arc::clone(self.custodian.ledger())))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
             .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))

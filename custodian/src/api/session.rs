@@ -15,7 +15,7 @@ use super::{
     resource::{api_roles, timestamp},
 };
 use crate::{
-    authority::{FactorRule, FactorState, Need, PasswordState, Rules, Session, SessionId, SpkiHash, UserId},
+    authority::{Caller, FactorRule, FactorState, Need, PasswordState, Rules, Session, SessionId, UserId},
     custody::{Denial, Fault},
     ledger::{Change, Intent},
 };
@@ -31,10 +31,10 @@ impl SessionService for Api {
             user: user.as_ref().map(UserId::resource_name).unwrap_or_default(),
             ..accepted.call.intent("Login")
         };
-        let spki = accepted.call.caller.peer.certificate.spki;
+        let caller = accepted.call.caller.clone();
         let api = self.clone();
         let rules = self.custodian.authority().rules();
-        let sign_in = async move { api.sign_in(user, password, spki, rules).await };
+        let sign_in = async move { api.sign_in(user, password, &caller, rules).await };
         let login = self.custodian.change(accepted.call.clone(), Need::Device, intent, sign_in).await;
         let (_, SignedIn { token, expires, password_state, factor }) =
             login.map_err(|denial| accepted.status(denial))?;
@@ -101,12 +101,12 @@ impl Api {
         &self,
         user: Option<UserId>,
         password: Secret,
-        device: SpkiHash,
+        caller: &Caller,
         rules: Rules,
     ) -> Result<(Change, SignedIn), Denial> {
         // An id that cannot exist is treated as one that does not.
         let name = user.as_ref().map(UserId::as_str).unwrap_or_default();
-        self.throttle.check(name, device)?;
+        self.throttle.check(name, &caller.device_id()?)?;
         let known = match &user {
             Some(id) => self.custodian.ledger().user(id).await?,
             None => None,
@@ -123,6 +123,7 @@ impl Api {
         let now = Timestamp::now();
         let expires = now + rules.session_lifetime;
         let id = SessionId::of_token(token.expose());
+        let device = caller.peer.certificate.spki;
         let session = Session { id, user: user.id, device, created: now, used: now, factor: None, expires };
         Ok((Change::OpenSession(session), SignedIn { token, expires, password_state, factor }))
     }

@@ -129,12 +129,12 @@ impl UserService for Api {
             None => (Need::Role(Role::Admin), self.given_password(must_change_password)),
         };
         let keep = caller.session.as_ref().filter(|_| own.is_some()).map(|session| session.id);
-        let spki = caller.peer.certificate.spki;
+        let device = caller.device_id();
         let api = self.clone();
         let change = async move {
             if let Some(user) = own {
                 // A stolen session must not be a way to guess the password faster than at the front door.
-                api.throttle.check(user.id.as_str(), spki)?;
+                api.throttle.check(user.id.as_str(), &device?)?;
                 let is_old = old.expose() == new.expose();
                 if !api.passwords.verify(Some(&user), old).await? {
                     return Err(Refusal::LoginFailed.into());

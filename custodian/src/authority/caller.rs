@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use custodian_proto::refusal::Refusal;
 use jiff::Timestamp;
 
-use super::{Device, Session, SpkiHash, User};
+use super::{Device, DeviceId, Session, SpkiHash, User};
 
 /// The other end of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,4 +53,14 @@ pub struct Caller {
     pub user: Option<User>,
     /// The version of the policy that was in force then: no older one may judge.
     pub policy: u64,
+}
+
+impl Caller {
+    /// The id of the device.
+    ///
+    /// # Errors
+    /// [`Refusal::DeviceUnknown`]
+    pub fn device_id(&self) -> Result<DeviceId, Refusal> {
+        self.device.as_ref().map(|device| device.id.clone()).ok_or(Refusal::DeviceUnknown)
+    }
 }

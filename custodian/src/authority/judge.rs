@@ -52,6 +52,8 @@ pub enum Need<'a> {
     Role(Role),
     /// A session of a user with one of these roles.
     Either(Role, Role),
+    /// A session of an operator, and a wrapping key that is sealed to now.
+    Wrap(KeyId),
     /// Everything that unwrapping this key asks for: a session, the operator's role, a key that unwraps now, budget.
     Unwrap(&'a WrappedKey),
     /// Everything that signing this digest asks for: a session, the operator's role, a key that signs now, budget.
@@ -212,7 +214,7 @@ impl Authority {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
                 Some(if has_other { other } else { one })
             }
-            Need::Unwrap(_) | Need::Sign(_) | Need::Timestamp(_) => Some(Role::Operator),
+            Need::Wrap(_) | Need::Unwrap(_) | Need::Sign(_) | Need::Timestamp(_) => Some(Role::Operator),
         };
         standing.may_lack = match need {
             Need::Unfinished => MayLack::Everything,
@@ -233,10 +235,15 @@ impl Authority {
             (standing.key, standing.task) = (Some(id), task);
             self.ask(caller, intent, Some(key), now, &mut standing).await?;
         } else if role.is_some() {
-            let key = match intent.key {
+            let wraps = if let Need::Wrap(id) = need { Some(id) } else { None };
+            let key = match wraps.or(intent.key) {
                 Some(id) => self.ledger.key(id).await?,
                 None => None,
             };
+            if wraps.is_some() {
+                key.as_ref().ok_or(Refusal::KeyUnknown)?.may(KeyTask::Wrap, now)?;
+                (standing.key, standing.task) = (wraps, KeyTask::Wrap);
+            }
             self.ask(caller, intent, key, now, &mut standing).await?;
         }
         if standing.policy.is_some() {

@@ -55,10 +55,13 @@ impl WrappingKey {
     pub fn may(&self, task: KeyTask, now: Timestamp) -> Result<(), Refusal> {
         match (task, self.purpose) {
             (KeyTask::Unwrap, KeyPurpose::Unwrap(_)) => self.life.may_unwrap(now),
+            (KeyTask::Wrap, KeyPurpose::Unwrap(_)) => self.life.may_wrap(now),
             (KeyTask::Sign, KeyPurpose::Sign(_)) | (KeyTask::Timestamp, KeyPurpose::Timestamp) => {
                 self.life.may_sign(now)
             }
-            (KeyTask::Unwrap | KeyTask::Sign | KeyTask::Timestamp, _) => Err(Refusal::WrongKeyUse),
+            (KeyTask::Unwrap | KeyTask::Wrap | KeyTask::Sign | KeyTask::Timestamp, _) => {
+                Err(Refusal::WrongKeyUse)
+            }
         }
     }
 }
@@ -110,6 +113,8 @@ pub enum KeyTask {
     /// Unwrap a file key.
     #[default]
     Unwrap,
+    /// Wrap a file key for a user.
+    Wrap,
     /// Sign a digest for a user.
     Sign,
     /// Issue a timestamp.

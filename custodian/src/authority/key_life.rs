@@ -240,6 +240,15 @@ impl KeyLife {
         }
     }
 
+    /// Whether it is sealed to at this time, or why not.
+    ///
+    /// # Errors
+    /// The refusal for the caller.
+    pub fn may_wrap(&self, now: Timestamp) -> Result<(), Refusal> {
+        // The same period as for signing: of who makes something, not of who reads it.
+        self.may_sign(now)
+    }
+
     /// Whether the key unwraps at this time, or why not.
     ///
     /// # Errors

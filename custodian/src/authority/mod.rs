@@ -46,7 +46,7 @@ pub use policy::{Answer, Policy, PolicyError, PolicyText, Question, Verdict};
 pub use sealing::{SealedSecret, SealingKey};
 pub use session::{Session, SessionId};
 pub use strangers::Strangers;
-pub use throttle::{LoginRate, LoginThrottle, Throttled};
+pub use throttle::{LoginRate, LoginRates, LoginThrottle, Throttled};
 pub use totp::TotpSecret;
 pub use user::{PasswordHash, PasswordState, Role, Roles, User, UserId};
 

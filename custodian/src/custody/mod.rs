@@ -9,6 +9,7 @@ mod sign;
 mod timestamp;
 mod unwrap;
 mod withheld;
+mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use sign::{SignRequest, Signed};
 pub use timestamp::{Stamped, TimestampRequest};
 pub use unwrap::{UnwrapRequest, Unwrapped};
 pub use withheld::Withheld;
+pub use wrap::{WrapRequest, Wrapped};
 
 use crate::{
     authority::{Asked, Authority, Caller},

@@ -227,6 +227,8 @@ pub enum Change {
         id: ApprovalId,
         /// What the approver looked at.
         digest: [u8; 32],
+        /// The operation that the policy was asked about approving. It must be that of the request (STATE_CONFLICT).
+        approves: String,
         /// Who approves.
         user: UserId,
         /// On which device.

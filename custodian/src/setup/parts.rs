@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{files, log_key, people_ca};
 use crate::{
     api::{Api, Signers},
-    authority::{Authority, LoginRate, LoginThrottle, Passwords, Policy, PolicyText, SealingKey},
+    authority::{Authority, LoginThrottle, Passwords, Policy, PolicyText, SealingKey},
     config::{Config, SiemAddress},
     custody::Custodian,
     ledger::{Ledger, LedgerOptions, Missing, SqliteLedger},
@@ -77,7 +77,7 @@ impl Parts {
             Arc::clone(&custodian),
             Arc::clone(&tokens),
             Passwords::new(config.logins_at_once),
-            LoginThrottle::new(LoginRate::PER_USER, LoginRate::PER_DEVICE),
+            LoginThrottle::default(),
             Signers {
                 ca: Arc::clone(&ca),
                 people,

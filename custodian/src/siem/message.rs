@@ -37,8 +37,8 @@ impl Format {
         let ordinary = record.outcome == OK && !record.break_glass;
         let severity = if ordinary { INFORMATIONAL } else { WARNING };
         let priority = FACILITY * 8 + severity;
-        let time = record.time.as_ref().and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
-        let time = time.map_or_else(|| "-".to_owned(), |time| format!("{time:.6}"));
+        let time = text(record.time.as_ref()).unwrap_or_else(|| "-".to_owned());
+        let factor = text(record.second_factor_time.as_ref()).unwrap_or_default();
         let id = header(&record.operation, MAX_ID_LEN);
         let mut message = format!("<{priority}>1 {time} {} custodian - {id} [{SD_ID}", self.host);
         let claims = record.claims.clone().unwrap_or_default();
@@ -61,6 +61,7 @@ impl Format {
             ("detail", &record.detail),
             ("approval", &record.approval),
             ("breakGlass", if record.break_glass { "true" } else { "" }),
+            ("secondFactorTime", &factor),
             ("durationUs", &duration),
             ("claimedFileName", &claims.file_name),
             ("claimedFileSize", &size),
@@ -74,6 +75,12 @@ impl Format {
         message.push_str(&format!("] {id} {}", header(&record.outcome, 64)));
         message
     }
+}
+
+/// A time as RFC 5424 §6.2.3 has it.
+fn text(time: Option<&prost_types::Timestamp>) -> Option<String> {
+    let time = time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())?;
+    Some(format!("{time:.6}"))
 }
 
 /// PRINTUSASCII of a header field, or `-` for nothing: RFC 5424 §6.
@@ -121,6 +128,9 @@ mod tests {
         );
         let refused = v1::Record { outcome: "DEVICE_REVOKED".into(), ..record() };
         assert!(format.message(&refused).starts_with("<108>1 "));
+        let shown = v1::Record { second_factor_time: record().time, ..record() };
+        let shown = format.message(&shown);
+        assert!(shown.contains(" secondFactorTime=\"2023-11-14T22:13:20.123456Z\" "), "{shown}");
     }
 
     #[test]

@@ -92,6 +92,12 @@ pub(super) fn encrypt(spki: &[u8], wrapping: KeyWrapping, plaintext: &[u8]) -> O
     Some(ciphertext)
 }
 
+/// Wraps a file key to the RSA key of this SubjectPublicKeyInfo: a public-key operation, which needs no token. `None` if it
+/// is no RSA key.
+pub(crate) fn wrap(spki: &[u8], wrapping: KeyWrapping, file_key: &FileKey) -> Option<Vec<u8>> {
+    encrypt(spki, wrapping, &wrapped(file_key, wrapping))
+}
+
 /// What a key that unwraps this decrypts to the file key.
 fn wrapped(file_key: &FileKey, wrapping: KeyWrapping) -> Zeroizing<Vec<u8>> {
     match wrapping {

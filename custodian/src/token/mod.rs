@@ -52,6 +52,7 @@ pub use config::{MemberConfig, PinSource, TokenConfig, TokenSelect};
 pub use describe::{KeyDescription, Said, TokenDescription};
 pub use drain::Drain;
 pub use init::{InitToken, init_token};
+pub(crate) use mechanism::wrap;
 pub use name::TokenName;
 pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};

@@ -159,6 +159,11 @@ impl<'f> Sealed<'f> {
         self.header.algorithm.name()
     }
 
+    /// Whether content that was changed on the way is found out.
+    pub fn is_authenticated(&self) -> bool {
+        self.header.authentication.is_some()
+    }
+
     /// Bytes of the encrypted content. With AES-GCM these are the bytes of the content; AES-CBC adds 1 to 16.
     pub fn content_len(&self) -> u64 {
         self.header.content.len

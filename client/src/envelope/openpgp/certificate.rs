@@ -16,7 +16,7 @@ use super::{
         Head, Length, PUBLIC_KEY, PUBLIC_SUBKEY, SECRET_KEY, SIGNATURE, USER_ATTRIBUTE, USER_ID, cut_off,
         may_be_skipped,
     },
-    public_key::{Material, PublicKey},
+    public_key::{Material, PublicKey, key_id},
     signature::{Signature, kind},
 };
 use crate::error::{Error, Kind, Result};
@@ -62,13 +62,9 @@ impl Recipient {
         &self.fingerprint
     }
 
-    /// The short name of the key: of version 4 the end, of version 6 the beginning of its fingerprint.
+    /// The short name of the key.
     pub(super) fn key_id(&self) -> [u8; 8] {
-        let id = match self.version {
-            4 => self.fingerprint.last_chunk(),
-            _ => self.fingerprint.first_chunk(),
-        };
-        id.copied().unwrap_or_default()
+        key_id(self.version, &self.fingerprint)
     }
 
     pub(super) fn version(&self) -> u8 {
@@ -208,8 +204,9 @@ impl Certificate {
     /// The newest that the primary key says of itself.
     fn said_of_primary(&self, now: u64) -> Result<&Signature> {
         let own = &self.primary.hashed;
-        if self.direct.iter().any(|one| one.kind == kind::KEY_REVOCATION && one.verifies(&self.primary, own))
-        {
+        let revokes =
+            |one: &Signature| one.kind == kind::KEY_REVOCATION && one.may_revoke(&self.primary, own);
+        if self.direct.iter().any(revokes) {
             return Err(unusable("it is revoked").hint("ask for the current certificate"));
         }
         let direct = self.direct.iter().filter(|one| {
@@ -218,8 +215,9 @@ impl Certificate {
         let named = self.names.iter().filter_map(|(name, signatures)| {
             let data = [own.as_slice(), name].concat();
             let valid = |one: &&Signature| one.holds_at(now) && one.verifies(&self.primary, &data);
-            let revoked =
-                signatures.iter().any(|one| one.kind == kind::CERTIFICATION_REVOCATION && valid(&one));
+            let revoked = signatures.iter().any(|one| {
+                one.kind == kind::CERTIFICATION_REVOCATION && one.may_revoke(&self.primary, &data)
+            });
             let certified =
                 signatures.iter().filter(|one| kind::CERTIFICATION.contains(&one.kind)).filter(valid);
             certified.max_by_key(|one| one.created()).filter(|_| !revoked)
@@ -238,7 +236,7 @@ impl Certificate {
     ) -> std::result::Result<&'s Signature, String> {
         let data = [self.primary.hashed.as_slice(), &key.hashed].concat();
         let of_kind = |wanted| signatures.iter().filter(move |one| one.kind == wanted);
-        if of_kind(kind::SUBKEY_REVOCATION).any(|one| one.verifies(&self.primary, &data)) {
+        if of_kind(kind::SUBKEY_REVOCATION).any(|one| one.may_revoke(&self.primary, &data)) {
             return Err("it is revoked".to_owned());
         }
         let said = of_kind(kind::SUBKEY_BINDING)

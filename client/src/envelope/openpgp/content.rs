@@ -31,6 +31,8 @@ const BUFFER: usize = 64 * 1024;
 pub(super) struct Target<'t> {
     out: &'t File,
     written: u64,
+    /// Decompressed, and no part of the file.
+    skipped: u64,
     most: u64,
     progress: &'t dyn Progress,
 }
@@ -40,7 +42,7 @@ impl<'t> Target<'t> {
     pub(super) fn new(out: &'t File, limits: &Limits, sealed: u64, progress: &'t dyn Progress) -> Self {
         // A short envelope may well hold a long line of zeros.
         let most = limits.content_bytes.min(limits.ratio.saturating_mul(sealed.max(BUFFER as u64)));
-        Self { out, written: 0, most, progress }
+        Self { out, written: 0, skipped: 0, most, progress }
     }
 
     /// Writes the file that is in this message, and tells how long it is.
@@ -110,7 +112,23 @@ impl<'t> Target<'t> {
             }
         }
         // Sequoia pads compressed content, so that its length tells less.
-        io::copy(&mut body, &mut io::sink()).map(drop)
+        self.skip(&mut body)
+    }
+
+    /// Reads on to the end. What stands there may be compressed once more around this: it counts as content does.
+    fn skip(&mut self, body: &mut dyn Read) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            progress::check(self.progress).map_err(carry)?;
+            let read = body.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.skipped += read as u64;
+            if self.skipped > self.most {
+                return Err(carry(too_large(self.most)));
+            }
+        }
     }
 
     /// RFC 9580 §5.9. The name and the time in it are not used: nothing signs them.
@@ -163,9 +181,14 @@ mod tests {
     }
 
     fn zlib(message: &[u8]) -> Vec<u8> {
+        padded_zlib(message, 0)
+    }
+
+    /// With so many bytes behind the compressed content.
+    fn padded_zlib(message: &[u8], padding: usize) -> Vec<u8> {
         let mut encoder = ZlibEncoder::new(vec![2], Compression::fast());
         encoder.write_all(message).expect("written");
-        packet(COMPRESSED, &encoder.finish().expect("finished"))
+        packet(COMPRESSED, &[encoder.finish().expect("finished"), vec![0; padding]].concat())
     }
 
     fn take_from(message: &[u8], limits: &Limits) -> Result<u64> {
@@ -227,6 +250,34 @@ mod tests {
         let limits = Limits { content_bytes: 4, ..Limits::default() };
         assert_eq!(take_from(&literal(b"12345"), &limits).expect_err("too large").kind, Kind::Local);
         assert_eq!(take_from(&literal(b"1234"), &limits), Ok(4));
+    }
+
+    #[test]
+    fn a_bomb_behind_the_file_is_stopped_in_every_layer() {
+        let limits = Limits { ratio: 20, ..Limits::default() };
+        // Padding compresses well in the layers around it.
+        let padded = padded_zlib(&literal(b"12345"), 30_000_000);
+        for bomb in [zlib(&padded), zlib(&zlib(&padded))] {
+            assert!(bomb.len() * 20 < 30_000_000, "{}", bomb.len());
+            assert_eq!(take_from(&bomb, &limits).expect_err("too large").what, "the envelope is too large");
+        }
+        assert_eq!(take(&zlib(&padded_zlib(&literal(b"12345"), 5_000))), Ok(5), "padding");
+    }
+
+    #[test]
+    fn whoever_presses_ctrl_c_does_not_wait_for_padding() {
+        struct Stopped;
+        impl Progress for Stopped {
+            fn total(&self, _: u64) {}
+            fn advance(&self, _: u64) {}
+            fn interrupted(&self) -> bool {
+                true
+            }
+        }
+        let out = tempfile::tempfile().expect("temporary file");
+        let mut target = Target::new(&out, &Limits::default(), 1_000, &Stopped);
+        let error = target.skip(&mut io::repeat(0)).map_err(uncarry).expect_err("stopped");
+        assert_eq!(error.kind, Kind::Interrupted);
     }
 
     proptest! {

@@ -82,6 +82,20 @@ impl PublicKey {
             hashed,
         })
     }
+
+    /// Its short name.
+    pub(super) fn key_id(&self) -> [u8; 8] {
+        key_id(self.version, &self.fingerprint)
+    }
+}
+
+/// The short name of a key: of version 4 the end, of version 6 the beginning of its fingerprint.
+pub(super) fn key_id(version: u8, fingerprint: &[u8]) -> [u8; 8] {
+    let id = match version {
+        4 => fingerprint.last_chunk(),
+        _ => fingerprint.first_chunk(),
+    };
+    id.copied().unwrap_or_default()
 }
 
 impl Material {

@@ -46,6 +46,19 @@ pub(super) struct Signature {
     hashed: Vec<u8>,
     material: Vec<u8>,
     facts: Facts,
+    /// Key ids and fingerprints of who made it, as it says; nothing signs some of these.
+    issuers: Vec<Vec<u8>>,
+}
+
+/// What comes of checking a signature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Checked {
+    /// The key made it over this data.
+    Good,
+    /// It did not.
+    Bad,
+    /// With an algorithm or a hash that nothing is verified with here.
+    Unknown,
 }
 
 /// What the hashed subpackets say. Times are seconds since 1970, or since the key was made.
@@ -67,6 +80,7 @@ impl Signature {
     /// [`crate::Kind::Integrity`] if it makes no sense.
     pub(super) fn parse(packet: &[u8]) -> Result<Option<Self>> {
         let (version, length_len) = match packet.first() {
+            Some(3) => return Ok(Self::of_version_3(packet).ok()),
             Some(4) => (4, 2),
             Some(6) => (6, 4),
             _ => return Ok(None),
@@ -78,7 +92,8 @@ impl Signature {
         let hashed = packet.get(..4 + length_len + hashed_len).unwrap_or_default().to_vec();
         let facts = Facts::parse(subpackets)?;
         let unhashed_len = number(take(&mut rest, length_len)?);
-        take(&mut rest, unhashed_len)?;
+        let unhashed = take(&mut rest, unhashed_len)?;
+        let issuers = [issuers(subpackets), issuers(unhashed)].concat();
         // The beginning of the hash: a hint only.
         take(&mut rest, 2)?;
         let salt = match version {
@@ -89,7 +104,25 @@ impl Signature {
             _ => Vec::new(),
         };
         let [_, kind, _, hash] = *head else { return Err(cut_off()) };
-        Ok(Some(Self { kind, version, hash, salt, hashed, material: rest.to_vec(), facts }))
+        Ok(Some(Self { kind, version, hash, salt, hashed, material: rest.to_vec(), facts, issuers }))
+    }
+
+    /// RFC 4880 §5.2.2. Verifies nothing here, but keys have been revoked so.
+    fn of_version_3(packet: &[u8]) -> Result<Self> {
+        let mut rest = packet;
+        let [version, _, kind, _, _, _, _] = *take(&mut rest, 7)? else { return Err(cut_off()) };
+        let issuer = take(&mut rest, 8)?.to_vec();
+        let [algorithm, hash] = *take(&mut rest, 2)? else { return Err(cut_off()) };
+        Ok(Self {
+            kind,
+            version,
+            hash,
+            salt: Vec::new(),
+            hashed: vec![version, kind, algorithm],
+            material: Vec::new(),
+            facts: Facts::default(),
+            issuers: vec![issuer],
+        })
     }
 
     /// When it was made, in seconds since 1970.
@@ -128,13 +161,52 @@ impl Signature {
 
     /// Whether this key made it over this data. Weak and unknown algorithms verify nothing.
     pub(super) fn verifies(&self, key: &PublicKey, data: &[u8]) -> bool {
+        self.checked(key, data) == Checked::Good
+    }
+
+    /// Whether this key takes back with it what it said of this data: also if that cannot be checked here. Whoever revoked a key
+    /// years ago did it with the algorithms of then, and somebody else who adds such a signature only keeps us from sealing.
+    pub(super) fn may_revoke(&self, key: &PublicKey, data: &[u8]) -> bool {
+        match self.checked(key, data) {
+            Checked::Good => true,
+            Checked::Bad => false,
+            Checked::Unknown => self.may_be_of(key),
+        }
+    }
+
+    /// Whether it says that it is of this key, or nothing about whose it is.
+    fn may_be_of(&self, key: &PublicKey) -> bool {
+        let is_it = |issuer: &Vec<u8>| match issuer.len() {
+            8 => issuer.as_slice() == key.key_id(),
+            _ => *issuer == key.fingerprint,
+        };
+        self.issuers.is_empty() || self.issuers.iter().any(is_it)
+    }
+
+    fn checked(&self, key: &PublicKey, data: &[u8]) -> Checked {
         if self.hashed.get(2) != Some(&key.algorithm) || self.version != key.version {
-            return false;
+            return Checked::Unknown;
         }
         let len = u32::try_from(self.hashed.len()).unwrap_or(u32::MAX).to_be_bytes();
         let trailer = [&[self.version, 0xff], &len[..]].concat();
         let message = [&self.salt, data, &self.hashed, &trailer].concat();
-        self.check(key, &message).is_some()
+        match (self.can_be_checked(key), self.check(key, &message)) {
+            (_, Some(())) => Checked::Good,
+            (true, None) => Checked::Bad,
+            (false, None) => Checked::Unknown,
+        }
+    }
+
+    /// Whether [`Signature::check`] knows the algorithms.
+    fn can_be_checked(&self, key: &PublicKey) -> bool {
+        match &key.material {
+            Material::Ecdsa { curve, .. } => matches!(
+                (curve.as_slice(), self.hash),
+                (P_256, SHA_256) | (P_384, SHA_384) | (P_521, SHA_512)
+            ),
+            Material::Rsa { .. } | Material::Ed25519(_) => matches!(self.hash, SHA_256 | SHA_384 | SHA_512),
+            Material::Other => false,
+        }
     }
 
     fn check(&self, key: &PublicKey, message: &[u8]) -> Option<()> {
@@ -188,15 +260,7 @@ impl Facts {
     fn parse(mut area: &[u8]) -> Result<Self> {
         let mut facts = Self::default();
         while !area.is_empty() {
-            // RFC 9580 §5.2.3.7: as of packets, but never in parts.
-            let (len, used) = match area.first() {
-                Some(224..=254) => return Err(damaged("a signature in the certificate makes no sense")),
-                _ => length(area)?,
-            };
-            let Length::Last(len) = len else { return Err(cut_off()) };
-            take(&mut area, used)?;
-            let subpacket = take(&mut area, usize::try_from(len).unwrap_or(usize::MAX))?;
-            let (first, body) = subpacket.split_first().ok_or_else(cut_off)?;
+            let (first, body) = subpacket(&mut area)?;
             let critical = first & 0x80 != 0;
             let time = || <[u8; 4]>::try_from(body).ok().map(u32::from_be_bytes);
             match first & 0x7f {
@@ -211,6 +275,33 @@ impl Facts {
         }
         Ok(facts)
     }
+}
+
+/// The next one: its type, and what is in it. RFC 9580 §5.2.3.7: its length is as of packets, but never in parts.
+fn subpacket<'b>(area: &mut &'b [u8]) -> Result<(&'b u8, &'b [u8])> {
+    let (len, used) = match area.first() {
+        Some(224..=254) => return Err(damaged("a signature in the certificate makes no sense")),
+        _ => length(area)?,
+    };
+    let Length::Last(len) = len else { return Err(cut_off()) };
+    take(area, used)?;
+    let subpacket = take(area, usize::try_from(len).unwrap_or(usize::MAX))?;
+    subpacket.split_first().ok_or_else(cut_off)
+}
+
+/// Who made it, as an area of subpackets says (RFC 9580 §5.2.3.12 and §5.2.3.35), up to where it makes no sense.
+fn issuers(mut area: &[u8]) -> Vec<Vec<u8>> {
+    const KEY_ID: u8 = 16;
+    const FINGERPRINT: u8 = 33;
+    let mut issuers = Vec::new();
+    while let Ok((kind, body)) = subpacket(&mut area) {
+        match (kind & 0x7f, body) {
+            (KEY_ID, id) => issuers.push(id.to_vec()),
+            (FINGERPRINT, [_, fingerprint @ ..]) => issuers.push(fingerprint.to_vec()),
+            _ => {}
+        }
+    }
+    issuers
 }
 
 fn take<'b>(bytes: &mut &'b [u8], len: usize) -> Result<&'b [u8]> {

@@ -255,8 +255,11 @@ fn check_descriptor(source: &dyn ReadAt, found: &Found<'_>, at: u64) -> Result<u
     }
     for form in forms {
         for form in [[DESCRIPTOR_SIGNATURE.to_le_bytes().as_slice(), &form].concat(), form.clone()] {
-            if read(source, at, form.len()).is_ok_and(|bytes| bytes == form) {
-                return Ok(at + form.len() as u64);
+            match read(source, at, form.len()) {
+                Ok(bytes) if bytes == form => return Ok(at + form.len() as u64),
+                // Another form may be shorter.
+                Ok(_) | Err(Error { kind: Kind::Integrity, .. }) => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -26,6 +26,7 @@ impl Group {
 /// Every operation that a policy decides on, as the log names it, and the groups it is in.
 pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("Unwrap", &[Open]),
+    ("Wrap", &[Open]),
     ("Sign", &[Open]),
     ("Timestamp", &[Open]),
     ("ListRecords", &[Audit]),

@@ -42,9 +42,11 @@ async fn waits(scene: &Scene, glass: Glass) -> ApprovalId {
 }
 
 async fn bob_approves(scene: &Scene, id: ApprovalId) {
-    let digest = scene.ledger.approval(id).await.unwrap().unwrap().request.digest();
+    let request = scene.ledger.approval(id).await.unwrap().unwrap().request;
+    let (digest, approves) = (request.digest(), request.operation);
     let (user, device) = (world::user_id("bob"), world::device_id("laptop-2"));
-    World { ledger: Arc::clone(&scene.ledger) }.done(Change::Approve { id, digest, user, device }).await;
+    let world = World { ledger: Arc::clone(&scene.ledger) };
+    world.done(Change::Approve { id, digest, approves, user, device }).await;
 }
 
 #[tokio::test]
@@ -124,7 +126,7 @@ async fn the_glass_takes_as_many_as_the_configuration_says_and_is_no_way_around_
     world.done(Change::CreateUser(world::user("eve", &[Role::Admin]))).await;
     let digest = kept.request.digest();
     let (user, device) = (world::user_id("eve"), world::device_id("laptop-3"));
-    world.done(Change::Approve { id, digest, user, device }).await;
+    world.done(Change::Approve { id, digest, approves: "Unwrap".to_owned(), user, device }).await;
     world.steps(scene.wrapped.key_id(), KeyStep::Suspend).await.unwrap();
     let denial = unwrap(&scene, asking(&scene, Glass::Broken).await).await.unwrap_err();
     assert_eq!(denial.code(), Refusal::KeySuspended.code());

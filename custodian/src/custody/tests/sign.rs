@@ -116,11 +116,12 @@ async fn law_3_a_permit_to_unwrap_is_none_to_sign() {
     let scene = Scene::new(Meanwhile::Nothing).await;
     let key = scene.has_signing_key("pss", SigningScheme::RsaPss).await;
     let SignRequest { digest, .. } = request(key, PSS);
-    for task in [KeyTask::Unwrap, KeyTask::Sign] {
+    for task in [KeyTask::Unwrap, KeyTask::Wrap, KeyTask::Sign] {
         let call = scene.call().await;
         let need = match task {
             KeyTask::Unwrap => Need::Unwrap(&scene.wrapped),
-            _ => Need::Sign(&digest),
+            KeyTask::Wrap => Need::Wrap(scene.wrapped.key_id()),
+            KeyTask::Sign | KeyTask::Timestamp => Need::Sign(&digest),
         };
         let permit = scene.custodian.authority().permit(&call.caller, need, &call.intent("Sign")).await;
         let signed =

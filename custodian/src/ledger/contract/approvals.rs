@@ -82,7 +82,7 @@ impl<L: Ledger> World<L> {
 
 fn approve(id: ApprovalId, digest: [u8; 32], admin: &str) -> Change {
     let device = device_id(&format!("laptop-{admin}"));
-    Change::Approve { id, digest, user: user_id(admin), device }
+    Change::Approve { id, digest, approves: "Unwrap".to_owned(), user: user_id(admin), device }
 }
 
 fn deny(id: ApprovalId, admin: &str) -> Change {
@@ -174,11 +174,31 @@ pub(crate) async fn nobody_counts_twice_and_the_requester_never<L: Ledger>(ledge
     let id = world.waits(asked.clone()).await;
     let digest = asked.digest();
     world.refuses_change(approve(id, [9; 32], "bob"), Refusal::StateConflict).await;
-    let own = Change::Approve { id, digest, user: user_id("anna"), device: device_id("laptop-1") };
+    let own = Change::Approve {
+        id,
+        digest,
+        approves: "Unwrap".to_owned(),
+        user: user_id("anna"),
+        device: device_id("laptop-1"),
+    };
     world.refuses_change(own, Refusal::OwnRequest).await;
+    // The policy was asked about approving something else, or nothing: there was none of this number yet.
+    for other in ["", "ApplyPolicy"] {
+        let device = device_id("laptop-bob");
+        let blind = Change::Approve { id, digest, approves: other.to_owned(), user: user_id("bob"), device };
+        world.refuses_change(blind, Refusal::StateConflict).await;
+    }
     // Again, from another device: no error, and no second vote.
     world.approves(id, "bob").await.unwrap();
-    world.done(Change::Approve { id, digest, user: user_id("bob"), device: device_id("laptop-eve") }).await;
+    world
+        .done(Change::Approve {
+            id,
+            digest,
+            approves: "Unwrap".to_owned(),
+            user: user_id("bob"),
+            device: device_id("laptop-eve"),
+        })
+        .await;
     let kept = world.approval(id).await;
     assert_eq!((kept.given(), kept.votes.len()), (1, 1));
     assert_eq!(kept.votes[0].device, device_id("laptop-eve"));

@@ -12,7 +12,7 @@ use crate::{
         Spenders, SpkiHash, Standing,
     },
     custody::{Denial, Pause},
-    ledger::{Change, Changed, Ledger, ManyFiles, Opening, Outcome},
+    ledger::{Change, Changed, Intent, Ledger, ManyFiles, Opening, Outcome},
 };
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -337,6 +337,14 @@ pub(crate) async fn exceeding_a_budget_is_told_once<L: Ledger>(ledger: Arc<L>, c
         ANNA.unwraps(&world, file, budgets).await.unwrap();
     }
     assert_eq!(told().await.len(), 0, "used up is not exceeded");
+    // Whoever asks whether a file would fit has not tried: the alarm is left for who does.
+    let files = vec![(key("main").id, vec![[3; 32]])];
+    let many = ManyFiles { user: user_id("anna"), device: device_id("laptop-1"), keys: files, budgets };
+    let denial = world.ledger.room_for(many).await.unwrap().unwrap_err();
+    let asked = Intent { user: "users/anna".to_owned(), ..intent("CheckBudget") };
+    let attempt = world.ledger.begin(asked);
+    world.ledger.settle(attempt, Outcome::Denied(denial)).await.err().unwrap();
+    assert_eq!(told().await.len(), 0, "asked");
     let first = paused(ANNA.unwraps(&world, 3, budgets).await);
     for file in 3..9 {
         paused(ANNA.unwraps(&world, file, budgets).await);

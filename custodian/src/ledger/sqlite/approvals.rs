@@ -179,6 +179,7 @@ pub(super) fn approve(
     batch: &Batch<'_>,
     id: ApprovalId,
     digest: &[u8; 32],
+    approves: &str,
     user: &UserId,
     device: &DeviceId,
 ) -> Made {
@@ -190,6 +191,13 @@ pub(super) fn approve(
         return Err(Stop::refused(
             Refusal::StateConflict,
             "it is bound to another request than was looked at",
+        ));
+    }
+    // Numbers of approvals can be guessed: the policy may have been asked when there was none of this number.
+    if approval.request.operation != approves {
+        return Err(Stop::refused(
+            Refusal::StateConflict,
+            "the policy was asked about approving something else",
         ));
     }
     // Again, on another device perhaps: the newer one counts.

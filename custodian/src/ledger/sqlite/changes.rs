@@ -98,7 +98,9 @@ pub(super) fn make(batch: &Batch<'_>, tallies: &mut Tallies, since: u64, change:
             lockout::enough_admins(batch, *approvers)?;
             batch.apply_policy(policy)
         }
-        Change::Approve { id, digest, user, device } => approvals::approve(batch, *id, digest, user, device),
+        Change::Approve { id, digest, approves, user, device } => {
+            approvals::approve(batch, *id, digest, approves, user, device)
+        }
         Change::Deny { id, user, reason } => approvals::deny(batch, *id, user, reason),
         Change::Withdraw { id, user } => approvals::withdraw(batch, *id, user),
         Change::AddKey(key) => keys::add(batch, key),

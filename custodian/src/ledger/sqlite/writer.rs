@@ -222,7 +222,9 @@ impl Batch<'_> {
                 Err(Fault::Internal("given up without an outcome".to_owned()).into())
             }
         };
+        // Only where a key is asked to do something: whoever asks whether files would fit has exceeded nothing.
         if let Err(Denial::Paused(pause)) = &verdict
+            && part.intent.key.is_some()
             && tallies.tell(self, pause)?
         {
             exceeded = Some((**pause).clone());
