@@ -1,5 +1,7 @@
 //! What a witness keeps of a log that signs what does not fit, and what nobody can make it keep.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{fs, path::Path};
 
 use aws_lc_rs::{
@@ -34,7 +36,7 @@ impl Scene {
 
     fn request(&self, old: u64, proof: &[Hash], size: u64, root: &Hash) -> String {
         let origin = self.key.name().to_owned();
-        let text = Checkpoint { origin, size, root: root.clone() }.text();
+        let text = Checkpoint { origin, size, root: *root }.text();
         let signature = self.pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
         let checkpoint = self.key.note(&text, signature.as_ref());
         AddCheckpoint { old, proof: proof.to_vec(), checkpoint }.to_string()
