@@ -47,8 +47,8 @@ impl Permit {
 
     /// Uses the permit up to sign with this key, for a user or a timestamp. `None`: it was given for something else.
     pub fn redeem_to_sign(self, key: KeyId) -> Option<Standing> {
-        let signs = self.standing.task != KeyTask::Unwrap && self.standing.key == Some(key);
-        signs.then_some(self.standing)
+        let signs = matches!(self.standing.task, KeyTask::Sign | KeyTask::Timestamp);
+        Some(self.standing).filter(|standing| signs && standing.key == Some(key))
     }
 
     /// A permit for tests of what lies behind one.

@@ -236,9 +236,10 @@ async fn digests_are_signed_by_keys_made_for_it(token: &dyn Token, wrapping: &To
             let past = sign_digest(token, &digest, Instant::now()).await;
             assert!(matches!(past, Err(TokenError::Unavailable(_))));
             assert_eq!(sign_digest(token, &other, soon()).await, Err(TokenError::UnknownKey(other.key_id())));
-            // A permit to unwrap, and one for another key.
+            // Permits to unwrap and to wrap, and one for another key.
             for standing in [
                 Standing { key: Some(key.id), ..Standing::default() },
+                Standing { key: Some(key.id), task: KeyTask::Wrap, ..Standing::default() },
                 Standing { key: Some(wrapping.id), task: KeyTask::Sign, ..Standing::default() },
             ] {
                 let signed = token.sign_digest(Permit::for_test(standing), &digest, soon()).await;

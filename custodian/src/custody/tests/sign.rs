@@ -121,7 +121,7 @@ async fn law_3_a_permit_to_unwrap_is_none_to_sign() {
         let need = match task {
             KeyTask::Unwrap => Need::Unwrap(&scene.wrapped),
             KeyTask::Wrap => Need::Wrap(scene.wrapped.key_id()),
-            _ => Need::Sign(&digest),
+            KeyTask::Sign | KeyTask::Timestamp => Need::Sign(&digest),
         };
         let permit = scene.custodian.authority().permit(&call.caller, need, &call.intent("Sign")).await;
         let signed =
