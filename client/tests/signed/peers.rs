@@ -69,6 +69,28 @@ fn openssl_verifies_what_we_sign() {
 }
 
 #[test]
+fn what_is_signed_may_begin_like_an_envelope_and_be_none() {
+    let people = People::new();
+    let file = people.path("content");
+    // The header of an OpenPGP packet (tag 9), and nothing that would make sense in one.
+    fs::write(&file, [&[0xc9, 0xff, 0, 0x2d, 0xc6, 0xba][..], &tree::noise(3_000_000)].concat())
+        .expect("written");
+    people.issue(&Person { kind: "p256", ..Person::named("anna") });
+    let signature = people.path("anna.p7s");
+    let mut command = Command::new("openssl");
+    command
+        .args(["cms", "-sign", "-binary", "-outform", "DER", "-in"])
+        .arg(&file)
+        .arg("-out")
+        .arg(&signature);
+    command.arg("-signer").arg(people.path("anna.crt")).arg("-inkey").arg(people.path("anna.key"));
+    run(&mut command);
+    let found = verified(&file, &signature, Accept::Anything).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(found.signer.emails, ["anna@example.org"]);
+    assert!(found.envelope.is_none());
+}
+
+#[test]
 fn what_openssl_signs_is_verified() {
     let people = People::new();
     let file = people.path("content");
