@@ -188,7 +188,7 @@ impl From<&envelope::Entry> for Entry {
     }
 }
 
-fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
+pub(crate) fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
     value: &Option<T>,
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {

@@ -27,6 +27,7 @@ pub mod workers;
 pub mod interrupt;
 pub mod password;
 pub mod person;
+mod private_file;
 pub mod remote;
 pub mod settings;
 

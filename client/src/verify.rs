@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     extract::Input,
     input::Envelope,
-    inspect::{self, Inspection},
+    inspect::{self, Inspection, as_text_if_any},
     progress::Progress,
     sender::Checked,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
@@ -200,14 +200,4 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-fn as_text_if_any<T: std::fmt::Display, S: serde::Serializer>(
-    value: &Option<T>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use der::asn1::ObjectIdentifier;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use crate::{key::KeyId, v1};
 
@@ -40,6 +40,15 @@ impl Hash {
         }
     }
 
+    /// The digest of bytes in memory.
+    pub fn of(self, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha256 => Sha256::digest(bytes).to_vec(),
+            Self::Sha384 => Sha384::digest(bytes).to_vec(),
+            Self::Sha512 => Sha512::digest(bytes).to_vec(),
+        }
+    }
+
     /// As it stands in records: `sha256`.
     pub fn name(self) -> &'static str {
         match self {
@@ -47,6 +56,16 @@ impl Hash {
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
         }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256 => "SHA-256",
+            Self::Sha384 => "SHA-384",
+            Self::Sha512 => "SHA-512",
+        })
     }
 }
 

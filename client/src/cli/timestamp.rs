@@ -23,7 +23,7 @@ use crate::{
     progress::Progress,
     settings::Settings,
     sign::{check_free, write_new},
-    signed::{self, hash_of},
+    signed::hash_of,
     timestamp::{Authority, HttpAuthority, Stamped, Token, TrustedAuthorities, ask},
 };
 
@@ -192,11 +192,6 @@ pub(super) fn stamped_facts(stamped: &Stamped) -> Vec<(&'static str, String)> {
 }
 
 fn digest(file: &Input, hash: Hash, progress: &dyn Progress) -> Result<Vec<u8>> {
-    let hash = match hash {
-        Hash::Sha256 => signed::Hash::Sha256,
-        Hash::Sha384 => signed::Hash::Sha384,
-        Hash::Sha512 => signed::Hash::Sha512,
-    };
     let file = Envelope::open(file, progress)?;
     progress.total(file.len());
     hash_of(file.file()?, file.len(), hash, progress)

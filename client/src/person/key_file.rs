@@ -1,11 +1,6 @@
 //! A person's private key in a file: PKCS #8 in PEM (RFC 7468), under a passphrase (PBES2, RFC 8018) or without one.
 
-use std::{
-    fs::{self, File},
-    io::Read,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::path::Path;
 
 use aws_lc_rs::rand;
 use custodian_proto::secret::Secret;
@@ -16,10 +11,8 @@ use zeroize::Zeroizing;
 use crate::{
     error::{Error, Kind, Result},
     password::PasswordSource,
+    private_file,
 };
-
-/// Largest file with a key, in bytes.
-const MAX_FILE_LEN: u64 = 1024 * 1024;
 
 const PLAIN: &str = "PRIVATE KEY";
 const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
@@ -36,19 +29,7 @@ pub fn read(path: &Path, passphrase: &PasswordSource) -> Result<SecretDocument> 
     let cannot = |why: &dyn std::fmt::Display| {
         Error::new(Kind::Local, format!("cannot use the key {}", path.display()), why)
     };
-    let found = fs::metadata(path).map_err(|why| cannot(&why))?;
-    if found.permissions().mode() & 0o077 != 0 {
-        return Err(
-            cannot(&"other users of this machine can read it").hint(format!("chmod 600 {}", path.display()))
-        );
-    }
-    if found.len() > MAX_FILE_LEN {
-        return Err(cannot(&format!("it is longer than {MAX_FILE_LEN} bytes")));
-    }
-    let file = File::open(path).map_err(|why| cannot(&why))?;
-    // The whole length at once: no copy of a key stays behind in a buffer that was too small.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default() + 1));
-    file.take(MAX_FILE_LEN).read_to_end(&mut bytes).map_err(|why| cannot(&why))?;
+    let bytes = private_file::read(path, &cannot)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| cannot(&NO_KEY))?;
     let (label, key) = SecretDocument::from_pem(text).map_err(|_| cannot(&NO_KEY))?;
     match label {
@@ -92,7 +73,7 @@ pub fn text(key: &[u8], passphrase: Option<&Secret>) -> Result<Zeroizing<String>
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
     use super::*;
 

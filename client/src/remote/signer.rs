@@ -3,7 +3,7 @@
 use custodian_proto::{
     key::KeyId,
     refusal::Refusal,
-    sign::{DigestToSign, Hash as ProtoHash, SignatureAlgorithm},
+    sign::{DigestToSign, SignatureAlgorithm},
     v1::{self, Claims},
 };
 
@@ -58,9 +58,7 @@ impl Signer for RemoteSigner {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         let algorithm = match self.algorithm {
-            Algorithm::RsaPss(Hash::Sha384) => SignatureAlgorithm::RsaPss(ProtoHash::Sha384),
-            Algorithm::RsaPss(Hash::Sha512) => SignatureAlgorithm::RsaPss(ProtoHash::Sha512),
-            Algorithm::RsaPss(Hash::Sha256) => SignatureAlgorithm::RsaPss(ProtoHash::Sha256),
+            Algorithm::RsaPss(hash) => SignatureAlgorithm::RsaPss(hash),
             _ => SignatureAlgorithm::EcdsaP256,
         };
         let digest = DigestToSign::new(self.key, algorithm, self.algorithm.hash().of(message))

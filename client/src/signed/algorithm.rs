@@ -1,55 +1,16 @@
-//! How signers sign: RFC 4056 (RSA-PSS), RFC 5754 (ECDSA), RFC 8419 (Ed25519); and the hashes of RFC 5754 §2.
+//! How signers sign: RFC 4056 (RSA-PSS), RFC 5754 (ECDSA), RFC 8419 (Ed25519).
 
 use std::fmt;
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
+use custodian_proto::sign::Hash;
 
-/// A hash that signatures use. SHA-1 is none of them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Hash {
-    /// SHA-256.
-    Sha256,
-    /// SHA-384.
-    Sha384,
-    /// SHA-512.
-    Sha512,
-}
-
-impl Hash {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
-
-    /// The implementation.
-    pub fn implementation(self) -> &'static digest::Algorithm {
-        match self {
-            Self::Sha256 => &SHA256,
-            Self::Sha384 => &SHA384,
-            Self::Sha512 => &SHA512,
-        }
-    }
-
-    /// The hash of bytes in memory.
-    pub fn of(self, bytes: &[u8]) -> Vec<u8> {
-        digest::digest(self.implementation(), bytes).as_ref().to_vec()
-    }
-
-    /// Bytes of its output.
-    pub fn output_len(self) -> u8 {
-        match self {
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-            Self::Sha512 => 64,
-        }
-    }
-}
-
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sha256 => "SHA-256",
-            Self::Sha384 => "SHA-384",
-            Self::Sha512 => "SHA-512",
-        })
+/// The implementation of a hash that takes content piece by piece.
+pub(super) fn implementation(hash: Hash) -> &'static digest::Algorithm {
+    match hash {
+        Hash::Sha256 => &SHA256,
+        Hash::Sha384 => &SHA384,
+        Hash::Sha512 => &SHA512,
     }
 }
 

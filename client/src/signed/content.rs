@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use aws_lc_rs::digest::Context;
 
-use super::{Hash, pem, read::MAX_LEN};
+use super::{Hash, algorithm::implementation, pem, read::MAX_LEN};
 use crate::{
     envelope::ReadAt,
     error::{Error, Kind, Result},
@@ -19,7 +19,7 @@ const PIECE: u64 = 1024 * 1024;
 /// # Errors
 /// Those of the source; [`Kind::Interrupted`].
 pub fn hash_of(source: &dyn ReadAt, len: u64, hash: Hash, progress: &dyn Progress) -> Result<Vec<u8>> {
-    let mut context = Context::new(hash.implementation());
+    let mut context = Context::new(implementation(hash));
     let mut piece = Vec::new();
     let mut at = 0;
     while at < len {

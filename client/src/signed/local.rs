@@ -1,11 +1,6 @@
 //! A signer whose key is in a file.
 
-use std::{
-    fs::{self, File},
-    io::Read,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::path::Path;
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -24,10 +19,10 @@ use super::{
     pkcs12::{self, Contents, EncryptedPrivateKey},
     scheme,
 };
-use crate::error::{Error, Kind, Result};
-
-/// Largest file with a key, in bytes.
-const MAX_FILE_LEN: u64 = 1024 * 1024;
+use crate::{
+    error::{Error, Kind, Result},
+    private_file,
+};
 
 /// A private key in this process's memory, with its certificates. aws-lc's private operations take the same time whatever
 /// the key.
@@ -56,7 +51,7 @@ impl LocalSigner {
         password: &dyn Fn() -> Result<Secret>,
     ) -> Result<Self> {
         let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
-        let bytes = read_private(file)?;
+        let bytes = private_file::read(file, &cannot)?;
         let Contents { key, certificates: own } = if is_pem(&bytes) {
             from_pem(&bytes, file, password)?
         } else {
@@ -176,25 +171,6 @@ fn from_pem(bytes: &[u8], file: &Path, password: &dyn Fn() -> Result<Secret>) ->
         Zeroizing::new(key.secret_der().to_vec())
     };
     Ok(Contents { key, certificates })
-}
-
-/// A file with a key, which nobody but its owner may read.
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let cannot = |why: &dyn std::fmt::Display| cannot_use(path, why);
-    let found = fs::metadata(path).map_err(|why| cannot(&why))?;
-    if found.permissions().mode() & 0o077 != 0 {
-        return Err(
-            cannot(&"other users of this machine can read it").hint(format!("chmod 600 {}", path.display()))
-        );
-    }
-    if found.len() > MAX_FILE_LEN {
-        return Err(cannot(&format!("it is longer than {MAX_FILE_LEN} bytes")));
-    }
-    let file = File::open(path).map_err(|why| cannot(&why))?;
-    // The whole length at once: no copy of a key stays behind in a buffer that was too small.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(found.len() as usize + 1));
-    file.take(MAX_FILE_LEN).read_to_end(&mut bytes).map_err(|why| cannot(&why))?;
-    Ok(bytes)
 }
 
 fn cannot_use(path: &Path, why: &dyn std::fmt::Display) -> Error {

@@ -24,7 +24,7 @@ mod write;
 
 pub(crate) use accept::revocation_list;
 pub use accept::{Accept, AcceptTable, Choice, Rules, Standing};
-pub use algorithm::{Algorithm, Hash};
+pub use algorithm::Algorithm;
 pub use certificate::SignerCertificate;
 pub(crate) use chain::check_path;
 pub use content::{hash_of, read_signature};
@@ -34,3 +34,6 @@ pub use read::SignedData;
 pub use signer::Signer;
 pub use verify::Signature;
 pub use write::{Enclosing, sign_detached};
+
+/// What signatures are of. SHA-1 is none of them.
+pub use custodian_proto::sign::Hash;

@@ -50,21 +50,18 @@ fn trailer() -> u8 {
 
 /// The identifier of a hash: RFC 5754 §2, without parameters.
 pub(super) fn hash_identifier(hash: Hash) -> AlgorithmIdentifierOwned {
-    AlgorithmIdentifierOwned { oid: hash_oid(hash), parameters: None }
+    AlgorithmIdentifierOwned { oid: hash.oid(), parameters: None }
+}
+
+/// A salt is as long as the hash.
+fn salt_len(hash: Hash) -> u16 {
+    hash.size() as u16
 }
 
 /// Reads the identifier of a hash, whose parameters may be absent or NULL (RFC 5754 §2). `None` for others.
 pub(super) fn hash_from(algorithm: &AlgorithmIdentifierOwned) -> Option<Hash> {
     let plain = algorithm.parameters.as_ref().is_none_or(Any::is_null);
-    Hash::ALL.into_iter().find(|hash| plain && hash_oid(*hash) == algorithm.oid)
-}
-
-fn hash_oid(hash: Hash) -> ObjectIdentifier {
-    ObjectIdentifier::new_unwrap(match hash {
-        Hash::Sha256 => "2.16.840.1.101.3.4.2.1",
-        Hash::Sha384 => "2.16.840.1.101.3.4.2.2",
-        Hash::Sha512 => "2.16.840.1.101.3.4.2.3",
-    })
+    Hash::ALL.into_iter().find(|hash| plain && hash.oid() == algorithm.oid)
 }
 
 /// The identifier of a signer's algorithm in a SignerInfo.
@@ -77,10 +74,10 @@ pub(super) fn identifier(algorithm: Algorithm) -> der::Result<AlgorithmIdentifie
     match algorithm {
         Algorithm::RsaPss(hash) => {
             // RFC 4055 §2.1: here the parameters of a hash are NULL.
-            let hash_id = AlgorithmIdentifierOwned { oid: hash_oid(hash), parameters: Some(Any::null()) };
+            let hash_id = AlgorithmIdentifierOwned { oid: hash.oid(), parameters: Some(Any::null()) };
             let mgf =
                 AlgorithmIdentifierOwned { oid: ID_MGF1, parameters: Some(Any::encode_from(&hash_id)?) };
-            let salt_len = hash.output_len().into();
+            let salt_len = salt_len(hash);
             let parameters = PssParameters { hash: hash_id, mgf, salt_len, trailer: trailer() };
             let parameters = Some(Any::encode_from(&parameters)?);
             Ok(AlgorithmIdentifierOwned { oid: ID_RSASSA_PSS, parameters })
@@ -219,8 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let hashes =
-            Hash::ALL.map(|hash| (Algorithm::RsaPss(hash), Scheme::Pss(hash, hash.output_len().into())));
+        let hashes = Hash::ALL.map(|hash| (Algorithm::RsaPss(hash), Scheme::Pss(hash, salt_len(hash))));
         let others = [
             (Algorithm::EcdsaP256, Scheme::Ecdsa(Hash::Sha256)),
             (Algorithm::EcdsaP384, Scheme::Ecdsa(Hash::Sha384)),

@@ -19,6 +19,7 @@ use x509_cert::Certificate;
 
 use super::{
     Hash, Signer,
+    algorithm::implementation,
     attributes::{self, ID_DATA},
     scheme,
 };
@@ -102,7 +103,7 @@ impl<'a> Enclosing<'a> {
         let mut this = Self {
             out,
             signer,
-            hash: Context::new(hash.implementation()),
+            hash: Context::new(implementation(hash)),
             piece: Vec::with_capacity(PIECE),
             written: 0,
         };

@@ -9,10 +9,7 @@ use der::{Any, Decode, Encode, asn1::SetOfVec};
 use x509_cert::attr::{Attribute, Attributes};
 
 use super::{Authority, Token, ask, token::not_good};
-use crate::{
-    error::{Error, Kind, Result},
-    signed,
-};
+use crate::error::{Error, Kind, Result};
 
 /// Has a detached signature of ours timestamped, and puts the timestamp into it. All in DER.
 ///
@@ -26,7 +23,7 @@ pub fn attach(signature: &[u8], authority: &dyn Authority) -> Result<(Vec<u8>, T
     let Some(signer) = signers.first_mut() else {
         return Err(Error::new(Kind::Local, "cannot timestamp the signature", "nobody signed"));
     };
-    let digest = signed::Hash::Sha256.of(signer.signature.as_bytes());
+    let digest = Hash::Sha256.of(signer.signature.as_bytes());
     let (_, token) = ask(authority, Hash::Sha256, &digest)?;
     let value = Any::from_der(token.der()).map_err(cannot)?;
     let values = SetOfVec::try_from(vec![value]).map_err(cannot)?;
@@ -51,12 +48,6 @@ pub fn attached(unsigned: Option<&Attributes>, signature: &[u8]) -> Result<Optio
     };
     let token = Token::read(&value.to_der().map_err(not_good)?)?;
     let hash = token.hash()?;
-    let digest = match hash {
-        Hash::Sha256 => signed::Hash::Sha256,
-        Hash::Sha384 => signed::Hash::Sha384,
-        Hash::Sha512 => signed::Hash::Sha512,
-    }
-    .of(signature);
-    token.check_digest(hash, &digest)?;
+    token.check_digest(hash, &hash.of(signature))?;
     Ok(Some(token))
 }

@@ -104,8 +104,19 @@ impl DeviceCa {
     /// # Errors
     /// If the token does not generate or sign.
     pub async fn create(token: Arc<dyn Token>, organisation: &str, years: u32) -> Result<Self, PkiError> {
+        Self::made(token, "device", organisation, years, Vec::new()).await
+    }
+
+    /// Makes a CA for certificates of this kind, only for these purposes if any are given.
+    async fn made(
+        token: Arc<dyn Token>,
+        kind: &str,
+        organisation: &str,
+        years: u32,
+        purposes: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<Self, PkiError> {
         let validity = Validity::years(years)?;
-        let name = format!("{organisation} device CA");
+        let name = format!("{organisation} {kind} CA");
         let template = KeyTemplate { label: name.clone(), kind: KeyKind::EcdsaP256Sign };
         let key = token.generate(template, Instant::now() + GENERATE_LIMIT).await?;
 
@@ -113,6 +124,7 @@ impl DeviceCa {
         params.distinguished_name.push(DnType::OrganizationName, organisation);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = purposes;
         let certificate = issue::self_signed(Arc::clone(&token), &key, params).await?;
         Ok(Self { certificate, key: key.id, token })
     }

@@ -1,24 +1,21 @@
 //! The people's CA. It has a key of its own in the token: a certificate of a person must never pass for one of a device, and
 //! whoever trusts the one CA need not trust the other.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use custodian_proto::key::{KeyId, KeyWrapping};
 use der::{Decode, Encode, asn1::ObjectIdentifier};
 use jiff::Timestamp;
-use rcgen::{
-    BasicConstraints, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-    string::Ia5String,
-};
+use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, string::Ia5String};
 use x509_cert::{
     Certificate,
     ext::pkix::{CertificatePolicies, certpolicy::PolicyInformation},
 };
 
-use super::{DeviceCa, GENERATE_LIMIT, PkiError, Validity, issue, parameters, smime_capabilities};
+use super::{DeviceCa, PkiError, Validity, issue, parameters, smime_capabilities};
 use crate::{
     authority::{CertificateUse, Person, RevokedCertificate, Serial},
-    token::{KeyKind, KeyTemplate, Token},
+    token::Token,
 };
 
 /// id-ce-certificatePolicies, RFC 5280 §4.2.1.4.
@@ -35,18 +32,8 @@ impl PeopleCa {
     /// # Errors
     /// If the token does not generate or sign.
     pub async fn create(token: Arc<dyn Token>, organisation: &str, years: u32) -> Result<Self, PkiError> {
-        let validity = Validity::years(years)?;
-        let name = format!("{organisation} people CA");
-        let template = KeyTemplate { label: name.clone(), kind: KeyKind::EcdsaP256Sign };
-        let key = token.generate(template, Instant::now() + GENERATE_LIMIT).await?;
-
-        let mut params = parameters(key.id, &name, validity)?;
-        params.distinguished_name.push(DnType::OrganizationName, organisation);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
-        let certificate = issue::self_signed(Arc::clone(&token), &key, params).await?;
-        Ok(Self(DeviceCa { certificate, key: key.id, token }))
+        let for_mail = vec![ExtendedKeyUsagePurpose::EmailProtection];
+        DeviceCa::made(token, "people", organisation, years, for_mail).await.map(Self)
     }
 
     /// Takes up a CA made earlier.
