@@ -124,9 +124,12 @@ async fn load(
             tokio::spawn(async move {
                 while go_on() {
                     let (key, wrapped) = &pool[next.fetch_add(1, Ordering::Relaxed) % POOL];
-                    let released = wire.unwrap(key, wrapped.clone()).await.unwrap();
-                    if matches!(receipts, Receipts::Each) {
-                        wire.receipt(released.sequence).await.unwrap();
+                    match receipts {
+                        Receipts::None => drop(wire.unwrap(key, wrapped.clone()).await.unwrap()),
+                        Receipts::Each => {
+                            let answer = wire.unwrap_with_receipt(key, wrapped.clone()).await;
+                            assert!(!answer.unwrap().1.is_empty());
+                        }
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }

@@ -169,6 +169,24 @@ impl Wire {
 
     /// Asks for one file key.
     pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
+        self.ask(key, wrapped_key, false).await.map(|(released, _)| released)
+    }
+
+    /// Asks for one file key, and its receipt with it.
+    pub async fn unwrap_with_receipt(
+        &self,
+        key: &str,
+        wrapped_key: Vec<u8>,
+    ) -> Result<(Released, String), tonic::Status> {
+        self.ask(key, wrapped_key, true).await
+    }
+
+    async fn ask(
+        &self,
+        key: &str,
+        wrapped_key: Vec<u8>,
+        with_receipt: bool,
+    ) -> Result<(Released, String), tonic::Status> {
         let request = v1::UnwrapRequest {
             key: key.to_owned(),
             wrapping: v1::KeyWrapping::RsaOaepSha1.into(),
@@ -179,10 +197,11 @@ impl Wire {
                 format: "mtd".into(),
                 reason: "test".into(),
             }),
+            with_receipt,
         };
-        let v1::UnwrapResponse { file_key, request_id, sequence } =
+        let v1::UnwrapResponse { file_key, request_id, sequence, receipt } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
-        Ok(Released { file_key, request_id, sequence })
+        Ok((Released { file_key, request_id, sequence }, receipt))
     }
 
     /// The receipt of a record.

@@ -186,7 +186,12 @@ impl v1::custody_service_server::CustodyService for Services {
         let mut state = self.state.lock();
         state.unwraps.push(request.into_inner());
         let file_key = state.file_key.clone();
-        Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
+        Ok(Response::new(v1::UnwrapResponse {
+            file_key,
+            request_id: "0192-test".into(),
+            sequence: 1,
+            receipt: String::new(),
+        }))
     }
 
     async fn wrap(&self, request: Request<v1::WrapRequest>) -> Answer<v1::WrapResponse> {
