@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench_rows::{Rows, Target};
 use custodian::{
     authority::{
         ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
@@ -40,10 +41,7 @@ const SESSION: SessionId = SessionId([2; 32]);
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
     let directory = tempfile::tempdir().unwrap();
-    println!(
-        "writers  attempts/s  p50 ms  p99 ms  CPU µs each   (permit, begin and settle, each durable, in {})",
-        directory.path().display()
-    );
+    let mut rows = Rows::new("ledger");
     for writers in [1, 8, 64, 256] {
         let scene = Arc::new(Scene::new(&directory.path().join(format!("{writers}.db"))).await);
         let (began, cpu) = (Instant::now(), cpu_time());
@@ -56,8 +54,12 @@ async fn main() {
         let cpu = (cpu_time() - cpu).as_secs_f64() * 1e6 / times.len() as f64;
         times.sort();
         let at = |share: f64| times[(times.len() as f64 * share) as usize].as_secs_f64() * 1_000.0;
-        println!("{writers:>7}  {rate:>10.0}  {:>6.2}  {:>6.2}  {cpu:>11.1}", at(0.5), at(0.99));
+        rows.add(format!("permit and durable record, {writers} at once"), rate, "1/s", Target::None);
+        rows.add(format!("the same, {writers} at once: CPU of each"), cpu, "µs", Target::None);
+        rows.add(format!("the same, {writers} at once: p50"), at(0.5), "ms", Target::None);
+        rows.add(format!("the same, {writers} at once: p99"), at(0.99), "ms", Target::None);
     }
+    rows.finish();
 }
 
 /// One operator on one device, with one key.

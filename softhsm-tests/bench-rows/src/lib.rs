@@ -12,7 +12,7 @@ const FOLDER: &str = "BENCH_ROWS";
 /// The rows of one bench. Printed and written by [`Rows::finish`].
 #[derive(Serialize)]
 pub struct Rows {
-    bench: &'static str,
+    bench: String,
     rows: Vec<Row>,
 }
 
@@ -67,8 +67,8 @@ impl From<f64> for Spread {
 
 impl Rows {
     /// None yet, of the bench of this name.
-    pub fn new(bench: &'static str) -> Self {
-        Self { bench, rows: Vec::new() }
+    pub fn new(bench: impl Into<String>) -> Self {
+        Self { bench: bench.into(), rows: Vec::new() }
     }
 
     /// Adds a row. `unit` is `ratio`, `ms`, `1/s` or the like.
