@@ -16,17 +16,16 @@ MOST = 1.10
 # Package, and for each path how often it is run.
 BENCHES = {
     "custodian": {"policy": 200, "record": 200, "receipt": 200},
-    "custodian-client": {"sealed": 8, "mtd": 8},
+    "client": {"sealed": 8, "mtd": 8},
 }
 
 
-def program(package):
-    command = ["cargo", "bench", "--locked", "--quiet", "-p", package, "--bench", "instructions", "--no-run", "--message-format=json"]
-    for line in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "instructions":
-            return message["executable"]
-    sys.exit(f"cargo did not tell where the bench of {package} is")
+def programs():
+    """The benches, by the folder of their package."""
+    command = ["cargo", "bench", "--workspace", "--locked", "--quiet", "--bench", "instructions", "--no-run", "--message-format=json"]
+    told = map(json.loads, subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines())
+    built = [message for message in told if message.get("executable") and message["target"]["name"] == "instructions"]
+    return {pathlib.Path(message["manifest_path"]).parent.name: message["executable"] for message in built}
 
 
 def count(executable, path, times):
@@ -37,8 +36,9 @@ def count(executable, path, times):
 
 def main():
     counts = {}
+    built = programs()
     for package, paths in BENCHES.items():
-        executable = program(package)
+        executable = built[package]
         for path, times in paths.items():
             counts[path] = (count(executable, path, 2 * times) - count(executable, path, times)) // times
     if "--accept" in sys.argv:
