@@ -22,7 +22,7 @@ use cryptoki::{
         rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
     },
     object::{Attribute, KeyType, ObjectClass},
-    session::UserType,
+    session::{Session, UserType},
     types::AuthPin,
 };
 use softhsm_tests::{Dev, Person, Wire, sealed_key, without_budgets};
@@ -151,10 +151,9 @@ pub fn bare_if_asked(round: Duration) -> Option<String> {
     let key = keeper
         .find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)])
         .unwrap()[0];
-    let oaep = PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, PkcsOaepSource::empty());
-    let mechanism = Mechanism::RsaPkcsOaep(oaep);
-    let decrypt = |session: &cryptoki::session::Session| {
-        assert_eq!(session.decrypt(&mechanism, key, &wrapped).unwrap().len(), 32);
+    let decrypt = |session: &Session| {
+        let oaep = PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, PkcsOaepSource::empty());
+        assert_eq!(session.decrypt(&Mechanism::RsaPkcsOaep(oaep), key, &wrapped).unwrap().len(), 32);
     };
     let mut alone: Vec<_> = (0..50)
         .map(|_| {
@@ -170,6 +169,7 @@ pub fn bare_if_asked(round: Duration) -> Option<String> {
         let threads: Vec<_> = (0..2)
             .map(|_| {
                 let session = module.open_ro_session(slot).unwrap();
+                let decrypt = &decrypt;
                 scope.spawn(move || {
                     let mut done = 0;
                     while start.elapsed() < round {
