@@ -90,12 +90,10 @@ async fn an_item_fails_as_the_same_request_by_itself_does() {
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
     let unknown = format!("keys/{}", "0".repeat(40));
-    for (wire, key, wrapped) in [
-        (wire.clone(), key.as_str(), vec![7; wrapped.len()]),
-        (wire.clone(), unknown.as_str(), wrapped.clone()),
-        (wire.clone(), "nonsense", wrapped.clone()),
-        (wire.clone().with_token(None), key.as_str(), wrapped.clone()),
-        (wire.clone().with_token(Some("another".to_owned())), key.as_str(), wrapped.clone()),
+    for (key, wrapped) in [
+        (key.as_str(), vec![7; wrapped.len()]),
+        (unknown.as_str(), wrapped.clone()),
+        ("nonsense", wrapped.clone()),
     ] {
         let alone = wire.unwrap(key, wrapped.clone()).await.unwrap_err();
         let items = tokio_stream::iter([item(9, key, wrapped)]);
@@ -106,6 +104,28 @@ async fn an_item_fails_as_the_same_request_by_itself_does() {
         assert_eq!(reason(status), reason(&alone));
         assert_ne!(request_id(status), request_id(&alone));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_not_signed_in_is_refused_and_recorded_once() {
+    let dev = unlimited();
+    let wire = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
+    let mut refusals = Vec::new();
+    for token in [None, Some("another".to_owned())] {
+        let stranger = wire.clone().with_token(token);
+        let alone = stranger.unwrap(&key, wrapped.clone()).await.unwrap_err();
+        let items: Vec<_> = (0..9).map(|reference| item(reference, &key, wrapped.clone())).collect();
+        let refused = stranger.unwrap_batch(tokio_stream::iter(items)).await.err().unwrap();
+        assert_eq!((refused.code(), refused.message()), (alone.code(), alone.message()));
+        assert_eq!((reason(&refused).as_str(), reason(&alone).as_str()), ("NOT_LOGGED_IN", "NOT_LOGGED_IN"));
+        refusals.extend([request_id(&alone), request_id(&refused)]);
+    }
+    let records = Wire::records(&dev).await;
+    let unwraps = records.iter().filter(|record| record.operation == "Unwrap");
+    let recorded: Vec<_> =
+        unwraps.map(|record| (record.request_id.clone(), record.outcome.as_str())).collect();
+    assert_eq!(recorded, refusals.into_iter().map(|id| (id, "NOT_LOGGED_IN")).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ use super::{
     to_status,
 };
 use crate::{
-    authority::{Asked, AskedRequest, Caller, SpkiHash},
+    authority::{Asked, AskedRequest, Caller, Need, SpkiHash},
     custody::{Call, Denial, Fault, Place},
     server::{Crowd, Held},
 };
@@ -116,8 +116,13 @@ impl Api {
         let Accepted { call } = self.accept_as(&request, |_| Vec::new()).await?;
         // A batch has a place among the batches instead, and each item one among the calls.
         let call = Call { place: Place::default(), ..call };
+        let denied = |denial: Denial| to_status(&denial, call.request_id);
+        // Whoever is not signed in takes no batch's place: refused and recorded as by itself, once for all items.
+        if !self.custodian.authority().has_session(&call.caller) {
+            self.custodian.admit(&call, Need::Session, "Unwrap").await.map_err(denied)?;
+        }
         let device = call.caller.peer.certificate.spki;
-        let overloaded = || to_status(&Refusal::Overloaded.into(), call.request_id);
+        let overloaded = || denied(Refusal::Overloaded.into());
         let opened = self.batches.open(device).ok_or_else(overloaded)?;
         let (sender, answers) = mpsc::channel(AT_ONCE);
         let answers = Box::pin(ReceiverStream::new(answers).then(answer));
