@@ -20,7 +20,7 @@ const WHAT: &str = "cannot open the envelope";
 /// Whether a receipt is wanted with the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReceiptWanted {
-    /// It is; the answer takes a tenth of a second longer.
+    /// It is; the answer comes once a signed checkpoint covers the record.
     Yes,
     /// It is not.
     No,
