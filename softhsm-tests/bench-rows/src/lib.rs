@@ -81,8 +81,8 @@ impl Rows {
     ) {
         let Spread { median, range } = value.into();
         let (target, met) = match target {
-            Target::AtLeast(least) => (Some(format!("≥ {least}")), Some(median >= least)),
-            Target::AtMost(most) => (Some(format!("≤ {most}")), Some(median <= most)),
+            Target::AtLeast(least) => (Some(format!("≥ {}", bound(least))), Some(median >= least)),
+            Target::AtMost(most) => (Some(format!("≤ {}", bound(most))), Some(median <= most)),
             Target::None => (None, None),
         };
         self.rows.push(Row { name: name.into(), value: median, range, unit, target, met });
@@ -104,6 +104,11 @@ impl Rows {
             fs::write(path, serde_json::to_vec_pretty(&self).unwrap()).unwrap();
         }
     }
+}
+
+/// `0.8`, `100`.
+fn bound(value: f64) -> String {
+    format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Three digits that count, or more before the point.
