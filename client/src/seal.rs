@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
-    signed::{Enclosing, Signer},
+    signed::{Enclosing, Signing},
     sources,
 };
 
@@ -81,8 +81,8 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
 /// Seals, and signs the envelope.
 ///
 /// # Errors
-/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP.
-pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<SealReport> {
+/// Those of [`seal`], of the signer, and of whoever vouches for the time; [`Kind::Usage`] for OpenPGP.
+pub fn seal_signed(job: &SealJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<SealReport> {
     if job.format == Format::OpenPgp {
         return Err(Error::new(
             Kind::Usage,
@@ -91,10 +91,10 @@ pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) 
         )
         .hint("choose another --format, or sign the envelope when it is sealed: envelope sign FILE"));
     }
-    seal_as(job, Some(signer), progress)
+    seal_as(job, Some(signing), progress)
 }
 
-fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) -> Result<SealReport> {
+fn seal_as(job: &SealJob, signing: Option<Signing<'_>>, progress: &dyn Progress) -> Result<SealReport> {
     let recipients = Recipients::of(job)?;
     if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
@@ -107,8 +107,8 @@ fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) 
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, signer, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, signer, progress)?,
+        SealTo::File(path) => to_file(path, &sources, &recipients, signing, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, signing, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
@@ -183,7 +183,7 @@ fn to_file(
     path: &Path,
     sources: &[Source],
     recipients: &Recipients,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
@@ -194,16 +194,16 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     let written = match recipients {
         Recipients::Mtd(to) => {
-            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signer, progress)?
+            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signing, progress)?
         }
         Recipients::Sealed(to) => {
             let written = sealed::seal(sources, to, sender, sealed::Output::File(&file), progress)?;
-            signed_archive(&file, written, signer, progress)?
+            signed_archive(&file, written, signing, progress)?
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut &file, progress)?,
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut &file, progress)?,
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
@@ -215,28 +215,28 @@ fn to_file(
 fn to_stdout(
     sources: &[Source],
     recipients: &Recipients,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     // A header of MTD is completed when its content is known, and a signature when all is: so the output must be seekable
     // until the end.
     let spooled = |write: &dyn Fn(&File) -> Result<Written>| {
         let mut spool = output::spool()?;
-        let written = signed_archive(&spool, write(&spool)?, signer, progress)?;
+        let written = signed_archive(&spool, write(&spool)?, signing, progress)?;
         output::copy_to_stdout(&mut spool)?;
         Ok(written)
     };
     match recipients {
         Recipients::Mtd(to) => spooled(&|spool| mtd::seal(sources, to, sender, spool, progress)),
-        Recipients::Sealed(to) if signer.is_some() => {
+        Recipients::Sealed(to) if signing.is_some() => {
             spooled(&|spool| sealed::seal(sources, to, sender, sealed::Output::File(spool), progress))
         }
         Recipients::Sealed(to) => {
             let stdout = &mut io::stdout().lock();
             sealed::seal(sources, to, None, sealed::Output::Stream(stdout), progress)
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut io::stdout().lock(), progress),
         Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
     }
 }
@@ -245,11 +245,11 @@ fn to_stdout(
 fn signed_archive(
     file: &File,
     written: Written,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else { return Ok(written) };
-    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signer, progress)?;
+    let Some(signing) = signing else { return Ok(written) };
+    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signing, progress)?;
     Ok(Written { envelope_bytes, ..written })
 }
 
@@ -258,15 +258,15 @@ fn seal_cms(
     sources: &[Source],
     recipients: &[Recipient],
     protection: cms::Protection,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else {
+    let Some(signing) = signing else {
         return cms::seal(sources, recipients, protection, None, out, progress);
     };
-    let mut enclosing = Enclosing::start(out, signer)?;
-    let sender = SenderMark::of(signer);
+    let mut enclosing = Enclosing::start(out, signing)?;
+    let sender = SenderMark::of(signing.signer);
     let written = cms::seal(sources, recipients, protection, sender, &mut enclosing, progress)?;
     Ok(Written { envelope_bytes: enclosing.finish(SystemTime::now())?, ..written })
 }

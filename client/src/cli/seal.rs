@@ -16,6 +16,7 @@ use super::{
     message::note,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
+    timestamp::StampArgs,
     when::parse_duration,
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
     seal::{SealJob, SealTo, Symlinks, seal, seal_signed},
+    signed::Signing,
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -53,11 +55,14 @@ pub(super) struct SealArgs {
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
-    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; or custodian:LABEL
+    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC
+    /// 7512); or custodian:LABEL
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]
     signer: SignerArgs,
+    #[command(flatten)]
+    stamp: StampArgs,
     #[command(flatten)]
     talk: Talk,
     /// Name of the file that standard input becomes in the envelope. [default: stdin]
@@ -128,10 +133,24 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let format = args.format.into();
     let job = SealJob { recipients, paths, stdin, format, output, symlinks, protection };
 
-    let signer = args.sign_with.as_ref().map(|with| args.signer.open(with)).transpose()?;
+    if args.stamp.is_wanted() && args.sign_with.is_none() {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot timestamp",
+            "a timestamp is of a signature, and nobody signs",
+        )
+        .hint("give --sign-with KEY, too; or have the envelope timestamped: envelope timestamp FILE"));
+    }
+    let connect = || args.connection.connect(interrupt);
+    let signer =
+        args.sign_with.as_ref().map(|with| args.signer.open(with, connect, interrupt)).transpose()?;
+    let authority = args.stamp.authority(connect)?;
     let bar = Bar::start(args.talk, interrupt);
     let report = match &signer {
-        Some(signer) => seal_signed(&job, signer.as_ref(), &bar),
+        Some(signer) => {
+            let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
+            seal_signed(&job, signing, &bar)
+        }
         None => seal(&job, &bar),
     };
     let report = report.inspect_err(|_| bar.clear())?;
@@ -139,6 +158,9 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     if args.legacy {
         // Not even --quiet keeps this back.
         note(LEGACY);
+        if signer.is_some() {
+            note(LEGACY_SIGNED);
+        }
     }
     Ok(())
 }
@@ -147,6 +169,10 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
 const LEGACY: &str = "warning: --legacy sealed it with AES-256-CBC, which is not authenticated: it keeps the content secret, but \
     whoever has it on the way can change what comes out, and nobody can see that. Send it a way that you trust, or leave \
     --legacy out for readers that know AES-GCM (openssl 3, envelope extract)";
+
+/// What is said besides if it is signed.
+const LEGACY_SIGNED: &str = "warning: whoever has it on the way can also take the signature away, and nothing in a --legacy envelope says that \
+    there was one: only a recipient who opens nothing unsigned (--accept-from, or [accept] in the settings) finds that out";
 
 /// The address that this is, unless there is a file of that name.
 fn address(to: &Path) -> Option<Email> {

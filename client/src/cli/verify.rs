@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     interrupt::Interrupt,
     settings::Settings,
+    timestamp::Stamped,
     verify::{Sender, Verification, VerifyJob, verify_stamped},
 };
 
@@ -64,17 +65,20 @@ fn facts(found: &Verification) -> Vec<(&'static str, String)> {
         facts.extend(envelope.other_recipients.iter().map(|other| ("encrypted to", other.clone())));
     }
     facts.extend(sender_facts(&found.signer));
-    if let Some(stamped) = &found.timestamp {
-        facts.retain(|(name, _)| *name != "timestamped");
-        facts.extend(stamped_facts(stamped));
+    match (&found.timestamp, &found.timestamp_does_not_count) {
+        (Some(stamped), _) => facts.extend(stamped_facts(stamped)),
+        (None, Some(why)) => facts.push(("timestamped", format!("it does not count: {why}"))),
+        (None, None) => facts.push(("timestamped", "no".to_owned())),
     }
     facts
 }
 
-/// Who signed, in one line.
-pub(super) fn signed_by(sender: &Sender) -> String {
+/// Who signed, and when, in one line.
+pub(super) fn signed_by(sender: &Sender, stamped: Option<&Stamped>) -> String {
+    let when = stamped.map(|stamped| format!(", timestamped {} by {}", stamped.time, stamped.authority));
     let whose = if sender.standing == "unknown" { ", who is not known here (--accept-from)" } else { "" };
-    format!("signed by {}{}{whose}", sender.subject, in_brackets(&sender.emails))
+    let when = when.unwrap_or_default();
+    format!("signed by {}{}{when}{whose}", sender.subject, in_brackets(&sender.emails))
 }
 
 fn in_brackets(emails: &[String]) -> String {
@@ -103,7 +107,6 @@ pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
         ("certificate", format!("{} of {}", sender.serial, sender.issuer)),
         ("signature", sender.algorithm.clone()),
         ("signed at", claimed.unwrap_or_else(|| "the signer does not say".to_owned())),
-        ("timestamped", "no".to_owned()),
         ("identity", level),
         ("accepted", accepted.to_owned()),
     ]
