@@ -32,7 +32,9 @@ impl Checked {
         match Self::carried(envelope, accept, progress)? {
             Some(checked) => Ok(checked),
             // What is inside is looked at when the key came, and before anything gets its name.
-            None if envelope.format()? == Format::OpenPgp => accept.check_openpgp_ahead().map(|()| Self(None)),
+            None if envelope.format()? == Format::OpenPgp => {
+                accept.check_openpgp_ahead().map(|()| Self(None))
+            }
             None => accept.check_unsigned().map(|()| Self(None)),
         }
     }

@@ -250,7 +250,9 @@ fn signers(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Keyring)> {
         }
         let bytes = fs::read(file).map_err(|why| cannot(&why))?;
         match openpgp::is_certificate(&bytes) {
-            true => keyring.extend(Keyring::read(&bytes).map_err(|error| cannot(&error.why).hint(error.hint))?),
+            true => {
+                keyring.extend(Keyring::read(&bytes).map_err(|error| cannot(&error.why).hint(error.hint))?)
+            }
             false => x509.extend(remote::certificates(file)?),
         }
     }

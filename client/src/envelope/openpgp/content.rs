@@ -94,7 +94,9 @@ impl<'t> Target<'t> {
                 (LITERAL | COMPRESSED, Place::Behind) => {
                     return Err(carry(unsupported("there is more than one file in it")));
                 }
-                (ONE_PASS_SIGNATURE, Place::Ahead) => self.signatures.announce(&body.small(MAX_OTHER_LEN)?)?,
+                (ONE_PASS_SIGNATURE, Place::Ahead) => {
+                    self.signatures.announce(&body.small(MAX_OTHER_LEN)?)?
+                }
                 // It is of nothing that follows.
                 (ONE_PASS_SIGNATURE, Place::Behind) => body.skip(MAX_OTHER_LEN)?,
                 (SIGNATURE, Place::Ahead) => self.signatures.ahead(&body.small(MAX_OTHER_LEN)?)?,

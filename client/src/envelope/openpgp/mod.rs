@@ -24,6 +24,8 @@ mod s2k;
 mod seal;
 mod secret_key;
 mod sign;
+#[cfg(test)]
+mod sign_tests;
 mod signature;
 mod signatures;
 mod signer;

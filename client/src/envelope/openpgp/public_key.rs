@@ -97,7 +97,9 @@ impl PublicKey {
                 4 + u32::from_be_bytes(*len) as usize
             }
             _ => match Material::parse(algorithm, rest)? {
-                (Material::Other, _) => return Err(unsupported(format!("algorithm {algorithm} does not sign"))),
+                (Material::Other, _) => {
+                    return Err(unsupported(format!("algorithm {algorithm} does not sign")));
+                }
                 (_, secret) => rest.len() - secret.len(),
             },
         };

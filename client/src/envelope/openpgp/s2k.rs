@@ -76,7 +76,11 @@ impl<'p> Secret<'p> {
             (PLAIN, 6) => Ok(Self::Plain(rest)),
             (PLAIN, _) => {
                 let (numbers, sum) = rest.split_last_chunk::<2>().ok_or_else(cut_off)?;
-                if *sum == checksum(numbers) { Ok(Self::Plain(numbers)) } else { Err("it is damaged".to_owned()) }
+                if *sum == checksum(numbers) {
+                    Ok(Self::Plain(numbers))
+                } else {
+                    Err("it is damaged".to_owned())
+                }
             }
             (CFB_SHA_1, 6) => {
                 // Before the cipher the length of all parameters, before the derivation its own.
@@ -238,10 +242,7 @@ mod tests {
         let iv: [u8; 16] = bytes("000102030405060708090a0b0c0d0e0f").try_into().expect("16 bytes");
         let mut sealed = bytes("3b3fd92eb72dad20333449f8e83cfb4ac8a64537a0b3a93fcde3cdad9f1ce58b");
         cfb(&iv, &mut sealed, cipher);
-        assert_eq!(
-            hex::encode(sealed),
-            "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
-        );
+        assert_eq!(hex::encode(sealed), "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51");
     }
 
     #[test]

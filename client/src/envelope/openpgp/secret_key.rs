@@ -101,14 +101,14 @@ impl SigningKey {
             let opened;
             let numbers = match &secret {
                 Secret::Elsewhere => {
-                    problems.push(format!("{}: it is not in the file", hex::encode_upper(&public.fingerprint)));
+                    problems
+                        .push(format!("{}: it is not in the file", hex::encode_upper(&public.fingerprint)));
                     continue;
                 }
                 Secret::Plain(numbers) => numbers,
                 Secret::Encrypted(encrypted) => {
-                    opened = encrypted
-                        .decrypt(passphrase()?.expose().as_bytes())
-                        .map_err(|why| cannot(&why))?;
+                    opened =
+                        encrypted.decrypt(passphrase()?.expose().as_bytes()).map_err(|why| cannot(&why))?;
                     opened.as_slice()
                 }
             };
@@ -205,9 +205,10 @@ impl<'p> Parts<'p> {
     /// not goes to `problems`.
     fn signing(&self, now: u64, problems: &mut Vec<String>) -> Vec<(&PublicKey, &'p [u8])> {
         let certificate = &self.certificate;
-        let primary = match certificate.said_of_primary(now).and_then(|said| {
-            check_alive(&certificate.primary, said, now, now).map(|()| said)
-        }) {
+        let primary = match certificate
+            .said_of_primary(now)
+            .and_then(|said| check_alive(&certificate.primary, said, now, now).map(|()| said))
+        {
             Ok(said) => said,
             Err(error) => {
                 problems.push(error.why);

@@ -52,7 +52,8 @@ impl<'k> Signing<'k> {
         let public = self.key.public();
         let what = [kind::BINARY, self.key.hash(), public.algorithm];
         let content = match public.version {
-            6 => [&[6], &what[..], &[short(self.salt.len())], &self.salt, &public.fingerprint, &[LAST]].concat(),
+            6 => [&[6], &what[..], &[short(self.salt.len())], &self.salt, &public.fingerprint, &[LAST]]
+                .concat(),
             _ => [&[3], &what[..], &public.key_id(), &[LAST]].concat(),
         };
         packet(ONE_PASS_SIGNATURE, &content)

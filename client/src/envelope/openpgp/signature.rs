@@ -169,7 +169,17 @@ impl Signature {
             _ => Vec::new(),
         };
         let [_, kind, _, hash] = *head else { return Err(cut_off()) };
-        Ok(Some(Self { kind, version, hash, salt, hashed, material: rest.to_vec(), facts, issuers, embedded }))
+        Ok(Some(Self {
+            kind,
+            version,
+            hash,
+            salt,
+            hashed,
+            material: rest.to_vec(),
+            facts,
+            issuers,
+            embedded,
+        }))
     }
 
     /// RFC 4880 §5.2.2. Verifies nothing here, but keys have been revoked so.

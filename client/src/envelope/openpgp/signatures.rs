@@ -104,8 +104,8 @@ impl<'k> Collector<'k> {
         match Announced::parse(packet) {
             Some(mut announced) => {
                 if self.is_known(std::slice::from_ref(&announced.key)) {
-                    announced.hashing =
-                        salted(announced.hash, &announced.salt).and_then(|hash| Hashing::new(announced.kind, hash));
+                    announced.hashing = salted(announced.hash, &announced.salt)
+                        .and_then(|hash| Hashing::new(announced.kind, hash));
                 }
                 self.announced.push(announced);
             }

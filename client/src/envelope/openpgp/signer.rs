@@ -144,7 +144,9 @@ impl Keyring {
     fn called<'k>(&'k self, names: &'k [Vec<u8>]) -> impl Iterator<Item = (&'k Certificate, Part<'k>)> {
         let keys = self.0.iter().flat_map(|certificate| {
             let subkeys = certificate.subkeys.iter().map(|(key, said)| Part::Subkey(key, said));
-            std::iter::once(Part::Primary(&certificate.primary)).chain(subkeys).map(move |part| (certificate, part))
+            std::iter::once(Part::Primary(&certificate.primary))
+                .chain(subkeys)
+                .map(move |part| (certificate, part))
         });
         keys.filter(|(_, part)| names.iter().any(|name| part.key().is_called(name)))
     }
@@ -168,7 +170,9 @@ impl Keyring {
         if candidates.peek().is_none() {
             return Verdict::Unknown(seen.key());
         }
-        let Some(hash) = hash else { return Verdict::Odd(format!("{} ({})", seen.key(), why_odd(signature))) };
+        let Some(hash) = hash else {
+            return Verdict::Odd(format!("{} ({})", seen.key(), why_odd(signature)));
+        };
         let mut wrong = None;
         for (certificate, part) in candidates {
             match signature.checked_over(part.key(), hash.clone()) {
@@ -314,7 +318,11 @@ pub(super) fn check_alive(key: &PublicKey, said: &Signature, signed: u64, at: u6
 
 /// Checks that a subkey says itself that it belongs to this primary key: else anybody could adopt another's key, and pass for
 /// who signed with it (RFC 9580 §5.2.1.9).
-pub(super) fn check_adopted(certificate: &Certificate, subkey: &PublicKey, binding: &Signature) -> Result<()> {
+pub(super) fn check_adopted(
+    certificate: &Certificate,
+    subkey: &PublicKey,
+    binding: &Signature,
+) -> Result<()> {
     let data = certificate.hashed_with(subkey);
     let own = |one: &Signature| one.kind == kind::PRIMARY_KEY_BINDING && one.verifies(subkey, &data);
     if binding.embedded().any(|one| own(&one)) {
@@ -331,9 +339,11 @@ fn user_id(hashed: &[u8]) -> Option<String> {
 
 /// The address in `Anna <anna@example.org>`, or the whole if that is one.
 fn email(user_id: &str) -> Option<String> {
-    let bracketed = user_id.strip_suffix('>').and_then(|start| start.rsplit_once('<')).map(|(_, email)| email);
+    let bracketed =
+        user_id.strip_suffix('>').and_then(|start| start.rsplit_once('<')).map(|(_, email)| email);
     let email = bracketed.unwrap_or(user_id);
-    let sound = email.contains('@') && !email.contains(|char: char| char.is_whitespace() || char.is_control());
+    let sound =
+        email.contains('@') && !email.contains(|char: char| char.is_whitespace() || char.is_control());
     sound.then(|| email.to_owned())
 }
 
