@@ -51,7 +51,9 @@ impl Person {
         let gpg = |args: &[&str]| run(command(home.path()).args(["--passphrase", ""]).args(args));
         gpg(&["--quick-generate-key", &format!("{name} <{email}>"), "ed25519", "cert", "1y"]);
         let fingerprint = field(&gpg(&["--list-keys", "--with-colons"]), "fpr");
-        gpg(&["--quick-add-key", &fingerprint, kind, "sign", "1y"]);
+        // Without more, a subkey on such a curve would be for encrypting.
+        let kind = if kind.starts_with("nistp") { format!("{kind}/ecdsa") } else { kind.to_owned() };
+        gpg(&["--quick-add-key", &fingerprint, &kind, "sign", "1y"]);
         Self { home, fingerprint, email }
     }
 

@@ -149,7 +149,7 @@ fn a_signature_that_was_taken_away_exchanged_or_put_elsewhere_is_refused() {
         (vec![&signature, &other_file], "not what was signed"),
         (vec![&announced, &file, &berts], &bert.fingerprint),
         (vec![&berts_announced, &other_file, &berts], &bert.fingerprint),
-        (vec![&berts_announced, &other_file, &signature], "not what was signed"),
+        (vec![&berts_announced, &other_file, &signature], "another one than was announced"),
     ] {
         let inside: Vec<_> = inside.into_iter().map(Vec::as_slice).collect();
         let refused = scene.refused(&inside, &accept);

@@ -215,8 +215,13 @@ impl Announced {
         })
     }
 
-    /// Whether this is the one that was announced. Whose it is shows when it is verified.
+    /// Whether this is the one that was announced.
     fn fits(&self, signature: &Signature) -> bool {
+        // Of version 4 the end of a fingerprint is the short name, of version 6 the beginning.
+        let is_it = |name: &Vec<u8>| name.ends_with(&self.key) || name.starts_with(&self.key);
+        if !signature.issuers.is_empty() && !signature.issuers.iter().any(is_it) {
+            return false;
+        }
         (self.kind, self.hash, self.algorithm) == (signature.kind, signature.hash, signature.algorithm())
             && self.salt == signature.salt
     }
