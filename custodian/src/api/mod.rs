@@ -3,6 +3,7 @@
 mod approvals;
 mod attestation;
 mod audit;
+mod batch;
 mod budgets;
 mod call;
 mod certificates;
@@ -78,6 +79,7 @@ pub struct Api {
     timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
+    batches: batch::Batches,
     /// Beyond those: calls that stop somebody or something.
     stopping: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -139,6 +141,7 @@ impl Api {
         limits: ApiLimits,
         shutdown: CancellationToken,
     ) -> Self {
+        let in_flight = Arc::new(Semaphore::new(limits.calls));
         Self {
             custodian,
             tokens,
@@ -151,7 +154,8 @@ impl Api {
             siem,
             timestamps,
             lifetimes,
-            in_flight: Arc::new(Semaphore::new(limits.calls)),
+            batches: batch::Batches::beside(Arc::clone(&in_flight), limits.calls),
+            in_flight,
             stopping: Arc::new(Semaphore::new(STOPPING)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
