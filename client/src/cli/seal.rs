@@ -20,13 +20,13 @@ use super::{
     when::parse_duration,
 };
 use crate::{
-    envelope::{self, cms::Protection},
+    envelope::{self, cms::Protection, openpgp::SigningKey},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
-    seal::{SealJob, SealTo, Symlinks, seal, seal_signed},
-    signed::Signing,
+    seal::{SealJob, SealTo, Symlinks, seal, seal_signed, seal_signed_openpgp},
+    signed::{Signer, Signing},
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -56,7 +56,7 @@ pub(super) struct SealArgs {
     #[arg(long)]
     keep_symlinks: bool,
     /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC
-    /// 7512); or custodian:LABEL
+    /// 7512); or custodian:LABEL. With --format openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]
@@ -141,16 +141,23 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         )
         .hint("give --sign-with KEY, too; or have the envelope timestamped: envelope timestamp FILE"));
     }
-    let connect = || args.connection.connect(interrupt);
-    let signer =
-        args.sign_with.as_ref().map(|with| args.signer.open(with, connect, interrupt)).transpose()?;
-    let authority = args.stamp.authority(connect)?;
+    if args.stamp.is_wanted() && args.format == Format::OpenPgp {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot timestamp",
+            "OpenPGP signatures have no place for a timestamp",
+        )
+        .hint("choose another --format; or have the envelope timestamped: envelope timestamp FILE"));
+    }
+    let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with, interrupt)).transpose()?;
+    let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
     let bar = Bar::start(args.talk, interrupt);
     let report = match &signer {
-        Some(signer) => {
+        Some(Sealer::Cms(signer)) => {
             let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
             seal_signed(&job, signing, &bar)
         }
+        Some(Sealer::OpenPgp(key)) => seal_signed_openpgp(&job, key, &bar),
         None => seal(&job, &bar),
     };
     let report = report.inspect_err(|_| bar.clear())?;
@@ -163,6 +170,24 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Who signs.
+enum Sealer {
+    Cms(Box<dyn Signer>),
+    OpenPgp(Box<SigningKey>),
+}
+
+impl Sealer {
+    fn open(args: &SealArgs, with: &With, interrupt: &Interrupt) -> Result<Self> {
+        match args.format {
+            Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with)?))),
+            Format::Mtd | Format::Sealed | Format::Cms => {
+                let connect = || args.connection.connect(interrupt);
+                Ok(Self::Cms(args.signer.open(with, connect, interrupt)?))
+            }
+        }
+    }
 }
 
 /// What is said of an envelope that is weaker than others.

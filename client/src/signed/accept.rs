@@ -2,6 +2,7 @@
 //! certificate”.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -12,15 +13,19 @@ use serde::Deserialize;
 use super::{Signature, vouched};
 use crate::{
     chain::revocation_list,
+    envelope::openpgp::{self, Keyring},
     error::{Error, Kind, Result},
     remote,
 };
+
+/// Largest file with signers' certificates, in bytes.
+const MAX_CERTIFICATES_LEN: u64 = 16 * 1024 * 1024;
 
 /// The table `[accept]` of the settings.
 #[derive(Clone, Default, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptTable {
-    /// Files with the certificates of signers who are accepted.
+    /// Files with the certificates of signers who are accepted: X.509 or OpenPGP.
     #[serde(default)]
     pub certificates: Vec<PathBuf>,
     /// Ids of signers' keys, 40 hex digits.
@@ -79,13 +84,15 @@ pub enum Accept {
 /// Who is accepted.
 pub struct Rules {
     certificates: Vec<Vec<u8>>,
+    /// Those that are OpenPGP's.
+    pub(super) keyring: Keyring,
     keys: Vec<KeyId>,
     authorities: Vec<Vec<u8>>,
     emails: Vec<String>,
     level: Option<IdentityLevel>,
     lists: Vec<Vec<u8>>,
-    unsigned: Choice,
-    expired: Choice,
+    pub(super) unsigned: Choice,
+    pub(super) expired: Choice,
 }
 
 /// Why a signature counts.
@@ -123,8 +130,10 @@ impl Accept {
             .level
             .as_deref()
             .map(|level| level.parse().map_err(|why| wrong(&format!("the level {level:?}"), &why)));
+        let (pinned, keyring) = signers(&table.certificates)?;
         let rules = Rules {
-            certificates: certificates(&table.certificates)?,
+            certificates: pinned,
+            keyring,
             keys: keys.collect::<Result<_>>()?,
             authorities: certificates(&table.ca)?,
             emails: table.emails.clone(),
@@ -228,12 +237,34 @@ fn is_accepted(email: &str, accepted: &str) -> bool {
     }
 }
 
+/// The certificates of signers: X.509 in DER, and OpenPGP.
+fn signers(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Keyring)> {
+    let (mut x509, mut keyring) = (Vec::new(), Keyring::default());
+    for file in files {
+        let cannot = |why: &dyn std::fmt::Display| {
+            Error::new(Kind::Local, format!("cannot read {}", file.display()), why)
+        };
+        if fs::metadata(file).map_err(|why| cannot(&why))?.len() > MAX_CERTIFICATES_LEN {
+            return Err(cannot(&"it is too long for certificates"));
+        }
+        let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+        match openpgp::is_certificate(&bytes) {
+            true => {
+                keyring.extend(Keyring::read(&bytes).map_err(|error| cannot(&error.why).hint(error.hint))?)
+            }
+            false => x509.extend(remote::certificates(file)?),
+        }
+    }
+    Ok((x509, keyring))
+}
+
 fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     let found = files.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
     Ok(found.concat())
 }
 
-fn refused(why: impl std::fmt::Display) -> Error {
+/// The sender is not accepted.
+pub(super) fn refused(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Integrity, "the sender is not accepted", why)
 }
 

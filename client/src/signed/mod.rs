@@ -13,6 +13,7 @@ mod certificate;
 mod content;
 mod foreign;
 mod local;
+mod openpgp;
 mod pbes2;
 pub(crate) mod pem;
 mod pkcs12;
