@@ -242,24 +242,25 @@ async fn an_envelope_that_a_key_in_the_custodian_signed_is_opened_by_who_accepts
     fs::write(path("contract.pdf"), TEXT).unwrap();
     let (sample, file) = (dev.certificate().display().to_string(), path("contract.pdf"));
     let envelope = |args: &[&str]| dev.envelope(Person::Operator, args);
+    let [contracts, letters] =
+        ["contracts", "letters"].map(|label| certificate(&dev, label).0.display().to_string());
     for (format, label) in [("mtd", "contracts"), ("sealed", "letters"), ("cms", "contracts")] {
+        let (pinned, other) =
+            if label == "letters" { (&letters, &contracts) } else { (&contracts, &letters) };
         let (sealed, with) = (path(format), format!("custodian:{label}"));
         let seal = ["seal", "--to", &sample, "--format", format, "--sign-with", &with, "--timestamp"];
         envelope(&[&seal[..], &["-o", &sealed, &file]].concat()).expect(0);
-        let pinned = certificate(&dev, label).0.display().to_string();
-        let found = envelope(&["verify", "--json", &sealed, "--accept-from", &pinned]).expect(0).json();
+        let found = envelope(&["verify", "--json", &sealed, "--accept-from", pinned]).expect(0).json();
         assert_eq!(found["signer"]["standing"], "pinned");
         assert!(found["timestamp"]["time"].as_str().is_some_and(|time| time.starts_with("20")), "{found}");
         let out = path(&format!("{format}.out"));
-        let extract = ["extract", &sealed, "-C", &out, "--accept-from", &pinned];
+        let extract = ["extract", &sealed, "-C", &out, "--accept-from", pinned];
         envelope(&extract).expect(0).says("signed by").says("timestamped 20");
         let content =
             fs::read(Path::new(&out).join(if format == "cms" { "cms.content" } else { "contract.pdf" }));
         assert_eq!(content.unwrap(), TEXT);
         // The custodian's key it is, and not just any.
-        let other = certificate(&dev, if label == "letters" { "contracts" } else { "letters" }).0;
-        let other = other.display().to_string();
-        envelope(&["extract", &sealed, "-C", &out, "--accept-from", &other]).expect(5).says("not accepted");
+        envelope(&["extract", &sealed, "-C", &out, "--accept-from", other]).expect(5).says("not accepted");
     }
     // What it signs is in the log, and who may not sign seals nothing signed.
     let records = Wire::records(&dev).await;
