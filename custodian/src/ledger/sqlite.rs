@@ -17,6 +17,7 @@ mod readers;
 mod remembered;
 mod rows;
 mod schema;
+mod span;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -43,15 +44,15 @@ use tokio::sync::watch;
 
 use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    ApprovalQuery, Attempt, CertificateQuery, Changed, Identity, Intent, Ledger, LedgerError, ManyFiles,
-    Opening, Outcome, RecordQuery, Release, TreeHead,
+    ApprovalQuery, Attempt, CertificateQuery, Certified, Changed, Identity, Intent, Ledger, LedgerError,
+    ManyFiles, Opening, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
         Approval, ApprovalId, Charge, Device, DeviceId, Factor, Invitation, Lock, Person, PersonCertificate,
-        PolicyText, Serial, Session, SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId,
-        WrappingKey,
+        PolicyText, RevokedCertificate, Serial, Session, SessionId, Spender, Spenders, SpkiHash, Tally, User,
+        UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -306,6 +307,15 @@ impl Ledger for SqliteLedger {
         query: CertificateQuery,
     ) -> Result<Vec<(u64, PersonCertificate)>, LedgerError> {
         self.long.read(move |connection| certificates::many(connection, &query)).await
+    }
+
+    async fn revoked(&self, of: Certified) -> Result<Vec<RevokedCertificate>, LedgerError> {
+        let now = self.clock.now();
+        let read = match of {
+            Certified::Devices => certificates::revoked_devices,
+            Certified::People => certificates::revoked,
+        };
+        self.long.read(move |connection| read(connection, now)).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {
