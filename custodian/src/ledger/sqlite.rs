@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod approvals;
+mod backfill;
 mod budgets;
 mod certificates;
 mod changes;
@@ -42,7 +43,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
-use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
+use self::{backfill::Backfill, readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
     ApprovalQuery, Attempt, CertificateQuery, Certified, Changed, Identity, Intent, Ledger, LedgerError,
     ManyFiles, Opening, Outcome, RecordQuery, Release, TreeHead,
@@ -134,14 +135,15 @@ impl SqliteLedger {
         let connection = open::writing(path, deadline, &remembered)?;
         // Before anything is written: what is refused stays as it is.
         let kept = remembered.check(&connection)?;
-        let mut writer = Writer::new(connection, clock.clone())?;
+        let (backfill, backfilling) = Backfill::start(open::backfilling(path, deadline)?).map_err(io)?;
+        let mut threads = Threads { running: vec![backfilling], patience: deadline };
+        let mut writer = Writer::new(connection, clock.clone(), backfill)?;
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));
             let connections = connections.collect::<Result<Vec<_>, _>>()?;
             Readers::start(connections, queue, deadline).map_err(io)
         };
-        let mut threads = Threads { running: Vec::new(), patience: deadline };
         let (quick, started) = start_readers(readers.max(1))?;
         threads.running.extend(started);
         let (long, started) = start_readers(1)?;

@@ -122,3 +122,19 @@ async fn a_revocation_list_forgets_what_is_over_bit_by_bit() {
     world.sets_device("laptop-2", DeviceState::Revoked).await.unwrap();
     assert_eq!(world.ledger.revoked(crate::ledger::Certified::Devices).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn the_write_ahead_log_is_brought_back_beside_the_commits() {
+    let place = Place::new();
+    let ledger = place.open();
+    let size = || std::fs::metadata(place.path()).unwrap().len();
+    let before = size();
+    // Fewer than a commit would wait for.
+    for _ in 0..2_000 {
+        settle(&ledger).await.unwrap();
+        if size() > before {
+            return;
+        }
+    }
+    panic!("nothing came back: {before} bytes, as at the start");
+}
