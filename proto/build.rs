@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "LoginRequest",
         "LoginResponse",
         "UnwrapResponse",
+        "UnwrapBatchResponse",
         "WrapRequest",
         "InviteDeviceResponse",
         "EnrollRequest",

@@ -15,6 +15,9 @@ pub const MAX_WRAPPED_KEY_LEN: usize = 512;
 /// Largest gRPC message in either direction, in bytes, except pages of lists.
 pub const MAX_MESSAGE_LEN: usize = 64 * 1024;
 
+/// Most items of one batch.
+pub const MAX_BATCH_ITEMS: usize = 256;
+
 /// Most files in one request that asks whether they fit into the budgets.
 pub const MAX_CHECKED_FILES: usize = 10_000;
 

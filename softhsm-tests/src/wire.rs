@@ -16,6 +16,7 @@ use rustls::{
 };
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_stream::Stream;
 use tonic::{Request, transport::Endpoint};
 use x509_cert::Certificate;
 
@@ -169,20 +170,19 @@ impl Wire {
 
     /// Asks for one file key.
     pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
-        let request = v1::UnwrapRequest {
-            key: key.to_owned(),
-            wrapping: v1::KeyWrapping::RsaOaepSha1.into(),
-            wrapped_key,
-            claims: Some(v1::Claims {
-                file_name: "test.mtd".into(),
-                file_size: 1,
-                format: "mtd".into(),
-                reason: "test".into(),
-            }),
-        };
+        let request = unwrap_request(key, wrapped_key);
         let v1::UnwrapResponse { file_key, request_id, sequence } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
         Ok(Released { file_key, request_id, sequence })
+    }
+
+    /// Asks for the file keys of these items.
+    pub async fn unwrap_batch(
+        &self,
+        items: impl Stream<Item = v1::UnwrapBatchRequest> + Send + 'static,
+    ) -> Result<BatchAnswers, tonic::Status> {
+        let answers = self.custody().unwrap_batch(self.request(items)).await?.into_inner();
+        Ok(BatchAnswers { answers })
     }
 
     /// The receipt of a record.
@@ -226,6 +226,56 @@ impl Wire {
 
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+}
+
+/// What a batch answers.
+pub struct BatchAnswers {
+    answers: tonic::Streaming<v1::UnwrapBatchResponse>,
+}
+
+impl BatchAnswers {
+    /// The next item's reference and outcome. `None`: that was all. The error is the batch's own.
+    pub async fn next(&mut self) -> Result<Option<(u64, Result<Released, tonic::Status>)>, tonic::Status> {
+        let Some(answer) = self.answers.message().await? else { return Ok(None) };
+        let outcome = match answer.outcome.expect("an answer has an outcome") {
+            v1::unwrap_batch_response::Outcome::Released(v1::UnwrapResponse {
+                file_key,
+                request_id,
+                sequence,
+            }) => Ok(Released { file_key, request_id, sequence }),
+            v1::unwrap_batch_response::Outcome::Denied(v1::ItemDenial { code, message, details }) => {
+                Err(tonic::Status::with_details(code.into(), message, details.into()))
+            }
+        };
+        Ok(Some((answer.reference, outcome)))
+    }
+
+    /// All that are left, and how the batch ended.
+    pub async fn rest(mut self) -> (Vec<(u64, Result<Released, tonic::Status>)>, Result<(), tonic::Status>) {
+        let mut all = Vec::new();
+        loop {
+            match self.next().await {
+                Ok(Some(answer)) => all.push(answer),
+                Ok(None) => return (all, Ok(())),
+                Err(status) => return (all, Err(status)),
+            }
+        }
+    }
+}
+
+/// A request for the file key of a file that does not exist.
+pub fn unwrap_request(key: &str, wrapped_key: Vec<u8>) -> v1::UnwrapRequest {
+    v1::UnwrapRequest {
+        key: key.to_owned(),
+        wrapping: v1::KeyWrapping::RsaOaepSha1.into(),
+        wrapped_key,
+        claims: Some(v1::Claims {
+            file_name: "test.mtd".into(),
+            file_size: 1,
+            format: "mtd".into(),
+            reason: "test".into(),
+        }),
     }
 }
 

@@ -7,8 +7,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use custodian_proto::v1;
 use sha2::{Digest, Sha256};
-use softhsm_tests::{Dev, Person, Ran, Wire, bin, run, run_with_input};
+use softhsm_tests::{Dev, Person, Ran, Wire, bin, run, run_with_input, sealed_key, unwrap_request};
+use tonic_types::StatusExt;
 
 /// What a new custodian has.
 const USUAL: &str = r#"
@@ -129,6 +131,31 @@ impl Waits {
         let code = self.child.wait().unwrap().code();
         Ran { code, stdout, stderr }
     }
+}
+
+#[tokio::test]
+async fn an_item_of_a_batch_is_approved_as_the_same_request_by_itself() {
+    let dev = Dev::start();
+    apply(&dev, &format!("{USUAL}{TWO_FOR_A_FILE}")).expect(0);
+    let wire = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
+    let unwrap = Some(unwrap_request(&key, wrapped.clone()));
+    let item = v1::UnwrapBatchRequest { reference: 5, unwrap };
+    let ask = async || {
+        let (answers, end) =
+            wire.unwrap_batch(tokio_stream::iter([item.clone()])).await.unwrap().rest().await;
+        end.unwrap();
+        let [(5, answer)] = <[_; 1]>::try_from(answers).unwrap() else { panic!() };
+        answer.map_err(|status| status.get_error_details().error_info().cloned().unwrap())
+    };
+    let refused = ask().await.unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.metadata["needed"].as_str()), ("APPROVAL_REQUIRED", "1"));
+    let id = refused.metadata["approval"].strip_prefix("approvals/").unwrap();
+    Bob::made_in(&dev).approves(id);
+    // The approval is for what is asked for, whichever way, and for once.
+    wire.unwrap(&key, wrapped).await.unwrap();
+    let refused = ask().await.unwrap_err();
+    assert_ne!(refused.metadata["approval"], format!("approvals/{id}"));
 }
 
 #[tokio::test]

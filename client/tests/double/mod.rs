@@ -45,6 +45,8 @@ pub(crate) struct State {
     /// Every call is answered with this refusal.
     pub(crate) refuse_all: Option<&'static str>,
     pub(crate) unwraps: Vec<v1::UnwrapRequest>,
+    /// How many of those were items of batches.
+    pub(crate) batched: usize,
     /// So many files fit into the budgets.
     pub(crate) room: usize,
     /// Of how many files it was asked whether they fit.
@@ -90,6 +92,7 @@ impl Custodian {
             file_key: vec![7; 32],
             refuse_all: None,
             unwraps: Vec::new(),
+            batched: 0,
             room: usize::MAX,
             checked: Vec::new(),
             new_records: broadcast::channel(64).0,

@@ -6,7 +6,7 @@ use custodian_proto::{ERROR_DOMAIN, v1};
 use der::{Decode, Encode};
 use sha2::{Digest, Sha256};
 use tokio_stream::{Stream, StreamExt, wrappers::BroadcastStream};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{CODE, PASSWORD, Peer, Shared, pki::Authority};
@@ -187,6 +187,26 @@ impl v1::custody_service_server::CustodyService for Services {
         state.unwraps.push(request.into_inner());
         let file_key = state.file_key.clone();
         Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
+    }
+
+    type UnwrapBatchStream = Pin<Box<dyn Stream<Item = Result<v1::UnwrapBatchResponse, Status>> + Send>>;
+
+    async fn unwrap_batch(
+        &self,
+        request: Request<Streaming<v1::UnwrapBatchRequest>>,
+    ) -> Answer<Self::UnwrapBatchStream> {
+        self.check(&request)?;
+        let services = self.clone();
+        Ok(Response::new(Box::pin(request.into_inner().map(move |item| {
+            let item = item?;
+            let mut state = services.state.lock();
+            state.batched += 1;
+            state.unwraps.push(item.unwrap.unwrap_or_default());
+            let file_key = state.file_key.clone();
+            let released = v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 };
+            let outcome = Some(v1::unwrap_batch_response::Outcome::Released(released));
+            Ok(v1::UnwrapBatchResponse { reference: item.reference, outcome })
+        }))))
     }
 
     async fn wrap(&self, request: Request<v1::WrapRequest>) -> Answer<v1::WrapResponse> {

@@ -7,9 +7,13 @@ use custodian_proto::{
     v1::{self, custody_service_server::CustodyService},
 };
 use prost::Message as _;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, call::invalid};
+use super::{
+    Api,
+    batch::Answers,
+    call::{Accepted, invalid},
+};
 use crate::custody::{Denial, SignRequest, UnwrapRequest, WrapRequest, Wrapped};
 
 #[tonic::async_trait]
@@ -19,14 +23,16 @@ impl CustodyService for Api {
         request: Request<v1::UnwrapRequest>,
     ) -> Result<Response<v1::UnwrapResponse>, Status> {
         let accepted = self.accept(&request).await?;
-        let request = self.parsed(&accepted, "Unwrap", parse(request.into_inner())).await?;
-        let unwrapped = self.custodian.unwrap(accepted.call.clone(), request).await;
-        let unwrapped = unwrapped.map_err(|denial| accepted.status(denial))?;
-        Ok(Response::new(v1::UnwrapResponse {
-            file_key: unwrapped.file_key.expose().to_vec(),
-            request_id: accepted.call.request_id.to_string(),
-            sequence: unwrapped.sequence,
-        }))
+        self.unwrap_one(&accepted, request.into_inner()).await.map(Response::new)
+    }
+
+    type UnwrapBatchStream = Answers;
+
+    async fn unwrap_batch(
+        &self,
+        request: Request<Streaming<v1::UnwrapBatchRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        self.batch(request).await
     }
 
     async fn wrap(&self, request: Request<v1::WrapRequest>) -> Result<Response<v1::WrapResponse>, Status> {
@@ -56,6 +62,24 @@ impl CustodyService for Api {
             request_id: accepted.call.request_id.to_string(),
             sequence: signed.sequence,
         }))
+    }
+}
+
+impl Api {
+    /// The answer to a call, or to an item of a batch.
+    pub(super) async fn unwrap_one(
+        &self,
+        accepted: &Accepted,
+        request: v1::UnwrapRequest,
+    ) -> Result<v1::UnwrapResponse, Status> {
+        let request = self.parsed(accepted, "Unwrap", parse(request)).await?;
+        let unwrapped = self.custodian.unwrap(accepted.call.clone(), request).await;
+        let unwrapped = unwrapped.map_err(|denial| accepted.status(denial))?;
+        Ok(v1::UnwrapResponse {
+            file_key: unwrapped.file_key.expose().to_vec(),
+            request_id: accepted.call.request_id.to_string(),
+            sequence: unwrapped.sequence,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 mod approvals;
 mod attestation;
 mod audit;
+mod batch;
 mod budgets;
 mod call;
 mod certificates;
@@ -79,6 +80,7 @@ pub struct Api {
     timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
+    batches: batch::Batches,
     /// Beyond those: calls that stop somebody or something.
     stopping: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -142,6 +144,7 @@ impl Api {
         limits: ApiLimits,
         shutdown: CancellationToken,
     ) -> Self {
+        let in_flight = Arc::new(Semaphore::new(limits.calls));
         Self {
             custodian,
             tokens,
@@ -154,7 +157,8 @@ impl Api {
             siem,
             timestamps,
             lifetimes,
-            in_flight: Arc::new(Semaphore::new(limits.calls)),
+            batches: batch::Batches::beside(Arc::clone(&in_flight), limits.calls),
+            in_flight,
             stopping: Arc::new(Semaphore::new(STOPPING)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),

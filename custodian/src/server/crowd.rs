@@ -1,4 +1,4 @@
-//! How many connections one peer may have.
+//! How many places one peer may have.
 
 use std::{
     collections::HashMap,
@@ -7,24 +7,24 @@ use std::{
 };
 
 /// Counts places by who holds them, and gives nobody more than its share.
-pub(super) struct Crowd<K: Eq + Hash + Clone> {
+pub(crate) struct Crowd<K: Eq + Hash + Clone> {
     share: usize,
     held: Arc<Mutex<HashMap<K, usize>>>,
 }
 
 /// One of somebody's places. Free again when dropped.
-pub(super) struct Held<K: Eq + Hash + Clone> {
+pub(crate) struct Held<K: Eq + Hash + Clone> {
     holder: K,
     held: Arc<Mutex<HashMap<K, usize>>>,
 }
 
 impl<K: Eq + Hash + Clone> Crowd<K> {
-    pub(super) fn new(share: usize) -> Self {
+    pub(crate) fn new(share: usize) -> Self {
         Self { share, held: Arc::default() }
     }
 
     /// A place for `holder`, unless it has its share already.
-    pub(super) fn enter(&self, holder: K) -> Option<Held<K>> {
+    pub(crate) fn enter(&self, holder: K) -> Option<Held<K>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(holder.clone()).or_default();
         if *count >= self.share {

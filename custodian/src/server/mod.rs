@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
+pub(crate) use crowd::{Crowd, Held};
 pub use tls::{Tls, TlsError};
 
 use crate::{
@@ -34,7 +35,6 @@ use crate::{
     ledger::Ledger,
 };
 use connection::{Connection, PREFACE_LEN};
-use crowd::{Crowd, Held};
 use handshakes::Handshakes;
 
 /// Handshakes under way at once, and those of one address. A stranger needs nothing to begin one.
