@@ -289,8 +289,8 @@ impl Bench {
 async fn record(scene: &Scene, number: u64) {
     let dice = mixed(number);
     let people = People::MANY;
-    let pick = |of: u32, salt: u64| if dice % 10 == 0 { 0 } else { below(mixed(dice ^ salt), of) };
-    let is_login = mixed(dice ^ 5) % 50 == 0;
+    let pick = |of: u32, salt: u64| if dice.is_multiple_of(10) { 0 } else { below(mixed(dice ^ salt), of) };
+    let is_login = mixed(dice ^ 5).is_multiple_of(50);
     let file = Sha256::digest(number.to_be_bytes()).into();
     let caller = &scene.callers[0];
     let intent = Intent {
@@ -304,7 +304,7 @@ async fn record(scene: &Scene, number: u64) {
         false => intent,
     };
     let attempt = scene.ledger.begin(intent);
-    if mixed(dice ^ 7) % 100 == 0 {
+    if mixed(dice ^ 7).is_multiple_of(100) {
         let denied = Outcome::Denied(Refusal::UserDisabled.into());
         assert!(scene.ledger.settle(attempt, denied).await.is_err());
     } else {

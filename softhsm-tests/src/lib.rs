@@ -8,7 +8,6 @@ mod disk;
 mod faults;
 mod load;
 mod programs;
-pub mod scaling;
 mod schedule;
 mod wire;
 

@@ -107,7 +107,6 @@ pub(crate) struct Scene {
     pub(crate) authority: Authority,
     pub(crate) callers: Vec<Caller>,
     pub(crate) people: People,
-    pub(crate) clock: SlowYear,
 }
 
 impl Scene {
@@ -129,7 +128,7 @@ impl Scene {
         for number in 0..people.users.min(CALLERS).min(people.devices - people.revoked()) {
             callers.push(caller(&ledger, number).await);
         }
-        Self { ledger, authority, callers, people, clock: clock.clone() }
+        Self { ledger, authority, callers, people }
     }
 }
 
