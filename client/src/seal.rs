@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
-    signed::{Enclosing, Signer},
+    signed::{Enclosing, Signing},
     sources,
 };
 
@@ -75,27 +75,46 @@ pub struct SealReport {
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
 /// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
 pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
-    seal_as(job, None, progress)
+    seal_as(job, None, None, progress)
 }
 
 /// Seals, and signs the envelope.
 ///
 /// # Errors
-/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP.
-pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<SealReport> {
+/// Those of [`seal`], of the signer, and of whoever vouches for the time; [`Kind::Usage`] for OpenPGP, which is signed with OpenPGP
+/// keys only.
+pub fn seal_signed(job: &SealJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<SealReport> {
     if job.format == Format::OpenPgp {
-        return Err(Error::new(
-            Kind::Usage,
-            "cannot sign",
-            "OpenPGP envelopes are not signed by this program",
-        )
-        .hint("choose another --format, or sign the envelope when it is sealed: envelope sign FILE"));
+        let why = "OpenPGP envelopes are signed with an OpenPGP key";
+        return Err(Error::new(Kind::Usage, "cannot sign", why)
+            .hint("give what gpg --export-secret-keys writes, or choose another --format"));
     }
-    seal_as(job, Some(signer), progress)
+    seal_as(job, Some(signing), None, progress)
 }
 
-fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) -> Result<SealReport> {
-    let recipients = Recipients::of(job)?;
+/// Seals as OpenPGP, and signs what is inside.
+///
+/// # Errors
+/// Those of [`seal`]; [`Kind::Usage`] for other formats.
+pub fn seal_signed_openpgp(
+    job: &SealJob,
+    signer: &openpgp::SigningKey,
+    progress: &dyn Progress,
+) -> Result<SealReport> {
+    if job.format != Format::OpenPgp {
+        let why = "OpenPGP keys sign OpenPGP envelopes only";
+        return Err(Error::new(Kind::Usage, "cannot sign", why).hint("give --format openpgp"));
+    }
+    seal_as(job, None, Some(signer), progress)
+}
+
+fn seal_as(
+    job: &SealJob,
+    signing: Option<Signing<'_>>,
+    openpgp_signer: Option<&openpgp::SigningKey>,
+    progress: &dyn Progress,
+) -> Result<SealReport> {
+    let recipients = Recipients::of(job, openpgp_signer)?;
     if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
     }
@@ -107,23 +126,23 @@ fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) 
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, signer, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, signer, progress)?,
+        SealTo::File(path) => to_file(path, &sources, &recipients, signing, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, signing, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
 
-/// To whom, and so in which format.
-enum Recipients {
+/// To whom, and so in which format. OpenPGP signs inside of it.
+enum Recipients<'s> {
     Mtd(Vec<Recipient>),
     Sealed(Vec<Recipient>),
     Cms(Vec<Recipient>, cms::Protection),
-    OpenPgp(Vec<openpgp::Recipient>),
+    OpenPgp(Vec<openpgp::Recipient>, Option<&'s openpgp::SigningKey>),
 }
 
-impl Recipients {
+impl<'s> Recipients<'s> {
     /// Each key once, in the order given.
-    fn of(job: &SealJob) -> Result<Self> {
+    fn of(job: &SealJob, openpgp_signer: Option<&'s openpgp::SigningKey>) -> Result<Self> {
         let certificates = job.recipients.as_slice();
         if certificates.is_empty() {
             return Err(Error::new(Kind::Usage, "cannot seal", "no recipient was given")
@@ -147,11 +166,11 @@ impl Recipients {
             Format::Mtd => Self::Mtd(x509()?),
             Format::Sealed => Self::Sealed(x509()?),
             Format::Cms => Self::Cms(x509()?, job.protection),
-            Format::OpenPgp => Self::OpenPgp(distinct(
-                certificates,
-                |bytes| openpgp::Recipient::from_certificate(bytes, now),
-                |one| one.fingerprint().to_vec(),
-            )?),
+            Format::OpenPgp => {
+                let read = |bytes: &[u8]| openpgp::Recipient::from_certificate(bytes, now);
+                let recipients = distinct(certificates, read, |one| one.fingerprint().to_vec())?;
+                Self::OpenPgp(recipients, openpgp_signer)
+            }
         })
     }
 }
@@ -182,8 +201,8 @@ fn check_free(path: &Path) -> Result<()> {
 fn to_file(
     path: &Path,
     sources: &[Source],
-    recipients: &Recipients,
-    signer: Option<&dyn Signer>,
+    recipients: &Recipients<'_>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
@@ -194,17 +213,17 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     let written = match recipients {
         Recipients::Mtd(to) => {
-            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signer, progress)?
+            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signing, progress)?
         }
         Recipients::Sealed(to) => {
             let written = sealed::seal(sources, to, sender, sealed::Output::File(&file), progress)?;
-            signed_archive(&file, written, signer, progress)?
+            signed_archive(&file, written, signing, progress)?
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut &file, progress)?,
-        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut &file, progress)?,
+        Recipients::OpenPgp(to, signer) => openpgp::seal(sources, to, *signer, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
@@ -214,30 +233,32 @@ fn to_file(
 
 fn to_stdout(
     sources: &[Source],
-    recipients: &Recipients,
-    signer: Option<&dyn Signer>,
+    recipients: &Recipients<'_>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     // A header of MTD is completed when its content is known, and a signature when all is: so the output must be seekable
     // until the end.
     let spooled = |write: &dyn Fn(&File) -> Result<Written>| {
         let mut spool = output::spool()?;
-        let written = signed_archive(&spool, write(&spool)?, signer, progress)?;
+        let written = signed_archive(&spool, write(&spool)?, signing, progress)?;
         output::copy_to_stdout(&mut spool)?;
         Ok(written)
     };
     match recipients {
         Recipients::Mtd(to) => spooled(&|spool| mtd::seal(sources, to, sender, spool, progress)),
-        Recipients::Sealed(to) if signer.is_some() => {
+        Recipients::Sealed(to) if signing.is_some() => {
             spooled(&|spool| sealed::seal(sources, to, sender, sealed::Output::File(spool), progress))
         }
         Recipients::Sealed(to) => {
             let stdout = &mut io::stdout().lock();
             sealed::seal(sources, to, None, sealed::Output::Stream(stdout), progress)
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut io::stdout().lock(), progress),
-        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut io::stdout().lock(), progress),
+        Recipients::OpenPgp(to, signer) => {
+            openpgp::seal(sources, to, *signer, &mut io::stdout().lock(), progress)
+        }
     }
 }
 
@@ -245,11 +266,11 @@ fn to_stdout(
 fn signed_archive(
     file: &File,
     written: Written,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else { return Ok(written) };
-    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signer, progress)?;
+    let Some(signing) = signing else { return Ok(written) };
+    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signing, progress)?;
     Ok(Written { envelope_bytes, ..written })
 }
 
@@ -258,15 +279,15 @@ fn seal_cms(
     sources: &[Source],
     recipients: &[Recipient],
     protection: cms::Protection,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else {
+    let Some(signing) = signing else {
         return cms::seal(sources, recipients, protection, None, out, progress);
     };
-    let mut enclosing = Enclosing::start(out, signer)?;
-    let sender = SenderMark::of(signer);
+    let mut enclosing = Enclosing::start(out, signing)?;
+    let sender = SenderMark::of(signing.signer);
     let written = cms::seal(sources, recipients, protection, sender, &mut enclosing, progress)?;
     Ok(Written { envelope_bytes: enclosing.finish(SystemTime::now())?, ..written })
 }

@@ -10,20 +10,22 @@ use std::{
 use custodian_proto::{identity::IdentityLevel, key::KeyId};
 use serde::Deserialize;
 
-use super::{Signature, chain, pem};
+use super::{Signature, vouched};
 use crate::{
+    chain::revocation_list,
+    envelope::openpgp::{self, Keyring},
     error::{Error, Kind, Result},
     remote,
 };
 
-/// Largest revocation list, in bytes.
-const MAX_LIST_LEN: u64 = 64 * 1024 * 1024;
+/// Largest file with signers' certificates, in bytes.
+const MAX_CERTIFICATES_LEN: u64 = 16 * 1024 * 1024;
 
 /// The table `[accept]` of the settings.
 #[derive(Clone, Default, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptTable {
-    /// Files with the certificates of signers who are accepted.
+    /// Files with the certificates of signers who are accepted: X.509 or OpenPGP.
     #[serde(default)]
     pub certificates: Vec<PathBuf>,
     /// Ids of signers' keys, 40 hex digits.
@@ -82,13 +84,15 @@ pub enum Accept {
 /// Who is accepted.
 pub struct Rules {
     certificates: Vec<Vec<u8>>,
+    /// Those that are OpenPGP's.
+    pub(super) keyring: Keyring,
     keys: Vec<KeyId>,
     authorities: Vec<Vec<u8>>,
     emails: Vec<String>,
     level: Option<IdentityLevel>,
     lists: Vec<Vec<u8>>,
-    unsigned: Choice,
-    expired: Choice,
+    pub(super) unsigned: Choice,
+    pub(super) expired: Choice,
 }
 
 /// Why a signature counts.
@@ -126,8 +130,10 @@ impl Accept {
             .level
             .as_deref()
             .map(|level| level.parse().map_err(|why| wrong(&format!("the level {level:?}"), &why)));
+        let (pinned, keyring) = signers(&table.certificates)?;
         let rules = Rules {
-            certificates: certificates(&table.certificates)?,
+            certificates: pinned,
+            keyring,
             keys: keys.collect::<Result<_>>()?,
             authorities: certificates(&table.ca)?,
             emails: table.emails.clone(),
@@ -203,7 +209,7 @@ impl Rules {
             return Err(refused(format!("it was signed by {}, who is not accepted", certificate.subject()))
                 .hint(format!("if that is right, accept the key: --accept-from {}", certificate.key_id())));
         }
-        chain::check(signature, &self.authorities, &self.lists, time, now)?;
+        vouched::check(signature, &self.authorities, &self.lists, time, now)?;
         let emails = certificate.emails();
         if !emails.iter().any(|email| self.emails.iter().any(|accepted| is_accepted(email, accepted))) {
             let who = if emails.is_empty() { certificate.subject() } else { emails.join(", ") };
@@ -231,25 +237,34 @@ fn is_accepted(email: &str, accepted: &str) -> bool {
     }
 }
 
+/// The certificates of signers: X.509 in DER, and OpenPGP.
+fn signers(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Keyring)> {
+    let (mut x509, mut keyring) = (Vec::new(), Keyring::default());
+    for file in files {
+        let cannot = |why: &dyn std::fmt::Display| {
+            Error::new(Kind::Local, format!("cannot read {}", file.display()), why)
+        };
+        if fs::metadata(file).map_err(|why| cannot(&why))?.len() > MAX_CERTIFICATES_LEN {
+            return Err(cannot(&"it is too long for certificates"));
+        }
+        let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+        match openpgp::is_certificate(&bytes) {
+            true => {
+                keyring.extend(Keyring::read(&bytes).map_err(|error| cannot(&error.why).hint(error.hint))?)
+            }
+            false => x509.extend(remote::certificates(file)?),
+        }
+    }
+    Ok((x509, keyring))
+}
+
 fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     let found = files.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
     Ok(found.concat())
 }
 
-/// Reads a revocation list, PEM or DER.
-pub(crate) fn revocation_list(file: &Path) -> Result<Vec<u8>> {
-    let cannot = |why: &dyn std::fmt::Display| {
-        Error::new(Kind::Local, format!("cannot read the revocation list {}", file.display()), why)
-    };
-    let len = fs::metadata(file).map_err(|why| cannot(&why))?.len();
-    if len > MAX_LIST_LEN {
-        return Err(cannot(&format!("it is longer than {MAX_LIST_LEN} bytes")));
-    }
-    let bytes = fs::read(file).map_err(|why| cannot(&why))?;
-    pem::decode(bytes, &["X509 CRL"]).map_err(|why| cannot(&why))
-}
-
-fn refused(why: impl std::fmt::Display) -> Error {
+/// The sender is not accepted.
+pub(super) fn refused(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Integrity, "the sender is not accepted", why)
 }
 
