@@ -34,15 +34,15 @@ const SPKI: SpkiHash = SpkiHash([1; 32]);
 const SESSION: SessionId = SessionId([2; 32]);
 
 /// One operator on one device, with one key.
-pub struct Scene {
-    pub ledger: Arc<SqliteLedger>,
-    pub authority: Authority,
-    pub caller: Caller,
-    pub key: KeyId,
+pub(crate) struct Scene {
+    pub(crate) ledger: Arc<SqliteLedger>,
+    pub(crate) authority: Authority,
+    pub(crate) caller: Caller,
+    pub(crate) key: KeyId,
 }
 
 impl Scene {
-    pub async fn new(path: &Path) -> Self {
+    pub(crate) async fn new(path: &Path) -> Self {
         let options = LedgerOptions { missing: Missing::Create, ..Default::default() };
         let ledger = Arc::new(SqliteLedger::open(path, options).unwrap());
         let key = KeyId::of_public_key(b"bench");
@@ -77,7 +77,7 @@ impl Scene {
     }
 
     /// One attempt, from its beginning to its durable record.
-    pub async fn record_one(&self) {
+    pub(crate) async fn record_one(&self) {
         let request_id = Uuid::now_v7();
         // Spread over the index as real ones are.
         let mut ciphertext = [0; 384];
@@ -151,7 +151,7 @@ fn people(key: KeyId) -> Vec<Change> {
     ]
 }
 
-pub fn intent(request_id: Uuid, wrapped: &WrappedKey, caller: &Caller) -> Intent {
+pub(crate) fn intent(request_id: Uuid, wrapped: &WrappedKey, caller: &Caller) -> Intent {
     Intent {
         factor: None,
         key: Some(wrapped.key_id()),
