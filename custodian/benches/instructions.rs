@@ -2,7 +2,7 @@
 //!
 //!     cargo bench -p custodian --bench instructions -- PATH TIMES
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a bench stops at the first error")]
 
 #[path = "common/mod.rs"]
 mod common;

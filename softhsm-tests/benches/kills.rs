@@ -5,7 +5,7 @@
 //! A hundred times a worker is killed with SIGKILL while the other serves. A request is lost if its caller gets no key.
 //! Target: 0.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bench_rows::{Rows, Target};
 use softhsm_tests::{Dev, Load};
