@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
-const WHAT: &str = "cannot open the envelope";
+pub(super) const WHAT: &str = "cannot open the envelope";
 
 /// A file key, and where the log says so.
 pub struct Recorded {
@@ -30,21 +30,30 @@ impl Remote {
     /// # Errors
     /// As [`Unwrapper::unwrap`].
     pub fn unwrap_recorded(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<Recorded> {
-        let request = v1::UnwrapRequest {
-            key: wrapped.key_id().resource_name(),
-            wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
-            wrapped_key: wrapped.ciphertext().to_vec(),
-            claims: Some(claims.clone()),
-        };
-        let mut answer = self
+        let request = request(wrapped, claims);
+        let answer = self
             .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
-        // Law 4 holds at this end too.
-        let file_key = FileKey::take(&mut answer.file_key).ok_or_else(|| {
-            let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
-            Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
-        })?;
-        Ok(Recorded { file_key, sequence: answer.sequence })
+        let sequence = answer.sequence;
+        Ok(Recorded { file_key: file_key(answer)?, sequence })
     }
+}
+
+/// The request, which is the same by itself and in a batch: an approval of one is good for the other.
+pub(super) fn request(wrapped: &WrappedKey, claims: &Claims) -> v1::UnwrapRequest {
+    v1::UnwrapRequest {
+        key: wrapped.key_id().resource_name(),
+        wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
+        wrapped_key: wrapped.ciphertext().to_vec(),
+        claims: Some(claims.clone()),
+    }
+}
+
+/// Law 4 holds at this end too.
+pub(super) fn file_key(mut answer: v1::UnwrapResponse) -> Result<FileKey> {
+    FileKey::take(&mut answer.file_key).ok_or_else(|| {
+        let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
+        Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
+    })
 }
 
 impl Remote {

@@ -4,6 +4,7 @@
 
 mod approvals;
 pub mod audit;
+mod batch;
 mod budgets;
 mod certificates;
 mod certify;
