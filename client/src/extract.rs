@@ -1,6 +1,6 @@
 //! Extract: an envelope in, authenticated files out.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
 use custodian_proto::{
     key::{FileKey, WrappedKey},
@@ -14,7 +14,9 @@ use crate::{
     envelope::{
         Entry, EntryKind, Format, Opened,
         cms::{self, Unauthenticated},
-        damaged, mtd, openpgp, sealed,
+        damaged, mtd,
+        openpgp::{self, Around},
+        sealed,
     },
     error::{Error, Kind, Result},
     input::Envelope,
@@ -137,10 +139,10 @@ pub fn extract_from(
         Format::Mtd => extract_mtd(job, &envelope, &checked, &chosen, unwrapper, progress),
         Format::Sealed => extract_sealed(job, &envelope, &checked, &chosen, unwrapper, progress),
         Format::Cms => extract_cms(job, &envelope, &checked, &chosen, unwrapper, progress),
-        Format::OpenPgp => extract_openpgp(job, &envelope, &chosen, unwrapper, progress),
+        Format::OpenPgp => extract_openpgp(job, &envelope, accept, &chosen, unwrapper, progress),
     };
     let report = result.map_err(|error| envelope.named(error))?;
-    Ok(ExtractReport { sender: checked.sender(), ..report })
+    Ok(ExtractReport { sender: checked.sender().or_else(|| report.sender.clone()), ..report })
 }
 
 fn extract_mtd(
@@ -251,10 +253,12 @@ fn extract_cms(
     })
 }
 
-/// It holds one file, names the wrapping keys in its own way, and does not say how long the file is.
+/// It holds one file, names the wrapping keys in its own way, and does not say how long the file is. Who signed it stands
+/// inside: that is verified before the file gets its name.
 fn extract_openpgp(
     job: &ExtractJob,
     envelope: &Envelope,
+    accept: &Accept,
     chosen: &Chosen,
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
@@ -267,15 +271,26 @@ fn extract_openpgp(
         return Err(nothing_chosen());
     }
     progress.total(sealed.content_len());
-    single::deliver(&job.output, &name, sealed.content_len(), |out| {
+    let mut sender = None;
+    let report = single::deliver(&job.output, &name, sealed.content_len(), |out| {
         let names = sealed.names();
         let wrapped = sealed.wrapped_keys(&unwrapper.find(&names)?);
         if wrapped.is_empty() {
             return Err(no_common_key(&names));
         }
-        let file_key = unwrap(job, envelope, &wrapped, unwrapper)?;
-        sealed.open(file_key).write_to(out, &job.limits, progress)
-    })
+        let wrapped = choose(&wrapped, unwrapper)?;
+        let keyring = accept.keyring().filter(|keyring| !keyring.is_empty());
+        let addresses = match keyring {
+            Some(_) => unwrapper.openpgp_fingerprints(wrapped.key_id())?,
+            None => Vec::new(),
+        };
+        let file_key = unwrap_this(job, envelope, wrapped, unwrapper)?;
+        let content = sealed.open(file_key).write_to(out, &job.limits, keyring, progress)?;
+        let around = Around::Encryption(&addresses);
+        sender = accept.check_openpgp(&content.signatures, around, SystemTime::now())?;
+        Ok(content.len)
+    })?;
+    Ok(ExtractReport { sender, ..report })
 }
 
 fn no_common_key(names: &[KeyName]) -> Error {
@@ -349,14 +364,26 @@ fn unwrap(
     wrapped: &[WrappedKey],
     unwrapper: &dyn Unwrapper,
 ) -> Result<FileKey> {
+    unwrap_this(job, envelope, choose(wrapped, unwrapper)?, unwrapper)
+}
+
+fn choose<'w>(wrapped: &'w [WrappedKey], unwrapper: &dyn Unwrapper) -> Result<&'w WrappedKey> {
     let index = unwrapper.choose(wrapped)?;
-    let wrapped = wrapped.get(index).ok_or_else(|| {
+    wrapped.get(index).ok_or_else(|| {
         Error::new(
             Kind::Local,
             "cannot unwrap the file key",
             "a key was chosen that the envelope does not have",
         )
-    })?;
+    })
+}
+
+fn unwrap_this(
+    job: &ExtractJob,
+    envelope: &Envelope,
+    wrapped: &WrappedKey,
+    unwrapper: &dyn Unwrapper,
+) -> Result<FileKey> {
     if job.reason.len() > MAX_TEXT_LEN {
         let why = format!("it has {} bytes, at most {MAX_TEXT_LEN} are recorded", job.reason.len());
         return Err(Error::new(Kind::Usage, "the reason is too long", why));

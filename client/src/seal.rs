@@ -75,27 +75,45 @@ pub struct SealReport {
 /// [`Kind::Local`] for certificates that cannot be sealed to, files that cannot be read or extracted again, and output that
 /// exists or cannot be written; [`Kind::Usage`] if there is nothing to do; [`Kind::Interrupted`]. No envelope is left then.
 pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
-    seal_as(job, None, progress)
+    seal_as(job, None, None, progress)
 }
 
 /// Seals, and signs the envelope.
 ///
 /// # Errors
-/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP.
+/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP, which is signed with OpenPGP keys only.
 pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<SealReport> {
     if job.format == Format::OpenPgp {
-        return Err(Error::new(
-            Kind::Usage,
-            "cannot sign",
-            "OpenPGP envelopes are not signed by this program",
-        )
-        .hint("choose another --format, or sign the envelope when it is sealed: envelope sign FILE"));
+        let why = "OpenPGP envelopes are signed with an OpenPGP key";
+        return Err(Error::new(Kind::Usage, "cannot sign", why)
+            .hint("give what gpg --export-secret-keys writes, or choose another --format"));
     }
-    seal_as(job, Some(signer), progress)
+    seal_as(job, Some(signer), None, progress)
 }
 
-fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) -> Result<SealReport> {
-    let recipients = Recipients::of(job)?;
+/// Seals as OpenPGP, and signs what is inside.
+///
+/// # Errors
+/// Those of [`seal`]; [`Kind::Usage`] for other formats.
+pub fn seal_signed_openpgp(
+    job: &SealJob,
+    signer: &openpgp::SigningKey,
+    progress: &dyn Progress,
+) -> Result<SealReport> {
+    if job.format != Format::OpenPgp {
+        let why = "OpenPGP keys sign OpenPGP envelopes only";
+        return Err(Error::new(Kind::Usage, "cannot sign", why).hint("give --format openpgp"));
+    }
+    seal_as(job, None, Some(signer), progress)
+}
+
+fn seal_as(
+    job: &SealJob,
+    signer: Option<&dyn Signer>,
+    openpgp_signer: Option<&openpgp::SigningKey>,
+    progress: &dyn Progress,
+) -> Result<SealReport> {
+    let recipients = Recipients::of(job, openpgp_signer)?;
     if job.paths.is_empty() && job.stdin.is_none() {
         return Err(Error::new(Kind::Usage, "cannot seal", "no file or folder was given"));
     }
@@ -113,17 +131,17 @@ fn seal_as(job: &SealJob, signer: Option<&dyn Signer>, progress: &dyn Progress) 
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
 
-/// To whom, and so in which format.
-enum Recipients {
+/// To whom, and so in which format. OpenPGP signs inside of it.
+enum Recipients<'s> {
     Mtd(Vec<Recipient>),
     Sealed(Vec<Recipient>),
     Cms(Vec<Recipient>, cms::Protection),
-    OpenPgp(Vec<openpgp::Recipient>),
+    OpenPgp(Vec<openpgp::Recipient>, Option<&'s openpgp::SigningKey>),
 }
 
-impl Recipients {
+impl<'s> Recipients<'s> {
     /// Each key once, in the order given.
-    fn of(job: &SealJob) -> Result<Self> {
+    fn of(job: &SealJob, openpgp_signer: Option<&'s openpgp::SigningKey>) -> Result<Self> {
         let certificates = job.recipients.as_slice();
         if certificates.is_empty() {
             return Err(Error::new(Kind::Usage, "cannot seal", "no recipient was given")
@@ -147,11 +165,11 @@ impl Recipients {
             Format::Mtd => Self::Mtd(x509()?),
             Format::Sealed => Self::Sealed(x509()?),
             Format::Cms => Self::Cms(x509()?, job.protection),
-            Format::OpenPgp => Self::OpenPgp(distinct(
-                certificates,
-                |bytes| openpgp::Recipient::from_certificate(bytes, now),
-                |one| one.fingerprint().to_vec(),
-            )?),
+            Format::OpenPgp => {
+                let read = |bytes: &[u8]| openpgp::Recipient::from_certificate(bytes, now);
+                let recipients = distinct(certificates, read, |one| one.fingerprint().to_vec())?;
+                Self::OpenPgp(recipients, openpgp_signer)
+            }
         })
     }
 }
@@ -182,7 +200,7 @@ fn check_free(path: &Path) -> Result<()> {
 fn to_file(
     path: &Path,
     sources: &[Source],
-    recipients: &Recipients,
+    recipients: &Recipients<'_>,
     signer: Option<&dyn Signer>,
     progress: &dyn Progress,
 ) -> Result<Written> {
@@ -204,7 +222,7 @@ fn to_file(
             signed_archive(&file, written, signer, progress)?
         }
         Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut &file, progress)?,
-        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut &file, progress)?,
+        Recipients::OpenPgp(to, signer) => openpgp::seal(sources, to, *signer, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
     file.sync_all().map_err(cannot_write)?;
@@ -214,7 +232,7 @@ fn to_file(
 
 fn to_stdout(
     sources: &[Source],
-    recipients: &Recipients,
+    recipients: &Recipients<'_>,
     signer: Option<&dyn Signer>,
     progress: &dyn Progress,
 ) -> Result<Written> {
@@ -237,7 +255,9 @@ fn to_stdout(
             sealed::seal(sources, to, None, sealed::Output::Stream(stdout), progress)
         }
         Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut io::stdout().lock(), progress),
-        Recipients::OpenPgp(to) => openpgp::seal(sources, to, &mut io::stdout().lock(), progress),
+        Recipients::OpenPgp(to, signer) => {
+            openpgp::seal(sources, to, *signer, &mut io::stdout().lock(), progress)
+        }
     }
 }
 

@@ -14,9 +14,6 @@ use crate::{
 /// What an envelope's own signature turned out to be.
 pub(crate) struct Checked(Option<Found>);
 
-/// Why OpenPGP messages count as unsigned.
-const OPENPGP: &str = "who signed an OpenPGP message is told inside of it, and is not verified";
-
 struct Found {
     signature: Signature,
     standing: Standing,
@@ -34,10 +31,11 @@ impl Checked {
     pub(crate) fn new(envelope: &Envelope, accept: &Accept, progress: &dyn Progress) -> Result<Self> {
         match Self::carried(envelope, accept, progress)? {
             Some(checked) => Ok(checked),
-            None => accept.check_unsigned().map(|()| Self(None)).map_err(|error| match envelope.format() {
-                Ok(Format::OpenPgp) => Error { why: OPENPGP.to_owned(), ..error },
-                _ => error,
-            }),
+            // What is inside is looked at when the key came, and before anything gets its name.
+            None if envelope.format()? == Format::OpenPgp => {
+                accept.check_openpgp_ahead().map(|()| Self(None))
+            }
+            None => accept.check_unsigned().map(|()| Self(None)),
         }
     }
 
@@ -103,7 +101,9 @@ impl Checked {
 
     /// Who signed.
     pub(crate) fn sender(&self) -> Option<Sender> {
-        self.0.as_ref().map(|found| Sender::of(&found.signature, found.standing))
+        let found = self.0.as_ref()?;
+        // What is signed is the whole envelope, with all its recipients.
+        Some(Sender { addressed: Some(true), ..Sender::of(&found.signature, found.standing) })
     }
 }
 

@@ -26,6 +26,15 @@ pub trait Unwrapper: Send + Sync {
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
         Ok(vec![None; names.len()])
     }
+
+    /// The fingerprints under which people know an OpenPGP wrapping key: its certificate's, and its own. Empty if that is not
+    /// known.
+    ///
+    /// # Errors
+    /// Whatever keeps it from telling.
+    fn openpgp_fingerprints(&self, _: KeyId) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
 }
 
 /// How a format names a wrapping key if it does not tell its [`KeyId`].

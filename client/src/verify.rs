@@ -10,6 +10,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    envelope::{
+        Format,
+        openpgp::{self, Addressed, Around, Signatures},
+    },
     error::{Error, Kind, Result},
     extract::Input,
     input::Envelope,
@@ -22,6 +26,9 @@ use crate::{
 
 /// What a signature in a file of its own is called, after the file that it is of.
 pub const SIGNATURE_SUFFIX: &str = ".p7s";
+
+/// What `gpg --detach-sign` calls them.
+const OPENPGP_SUFFIXES: [&str; 2] = [".sig", ".asc"];
 
 /// What to verify.
 pub struct VerifyJob {
@@ -49,17 +56,22 @@ pub struct Verification {
 /// Who signed, when, and why that counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sender {
-    /// Whom the certificate names (RFC 4514).
+    /// Whom the certificate names: as in RFC 4514, or the OpenPGP user id.
     pub subject: String,
     /// The certificate's e-mail addresses.
     pub emails: Vec<String>,
-    /// Id of the signing key.
-    #[serde(serialize_with = "as_text")]
-    pub key_id: KeyId,
-    /// Who issued the certificate.
-    pub issuer: String,
-    /// The certificate's serial number, hex.
-    pub serial: String,
+    /// Id of the signing key; `None` if it is not known, because nothing was verified.
+    #[serde(serialize_with = "as_text_if_any")]
+    pub key_id: Option<KeyId>,
+    /// Who issued the certificate; `None` for OpenPGP.
+    pub issuer: Option<String>,
+    /// The certificate's serial number, hex; `None` for OpenPGP.
+    pub serial: Option<String>,
+    /// Of an OpenPGP signature: the fingerprint of the certificate, or what the signature says of its key if it is not verified.
+    pub openpgp_key: Option<String>,
+    /// Whether what is signed says to whom it is encrypted: if not, one of them could have sent it on in the signer's name.
+    /// `None` for a file that is signed as it is, and for what is not verified.
+    pub addressed: Option<bool>,
     /// How it was signed.
     pub algorithm: String,
     /// When the signer says that it was. Nobody else vouches for that.
@@ -67,7 +79,7 @@ pub struct Sender {
     /// How well it was checked who the signer is; `None` if the certificate does not say, or nobody said whom to believe.
     #[serde(serialize_with = "as_text_if_any")]
     pub identity_level: Option<IdentityLevel>,
-    /// `pinned`, `vouched for`, or `unknown`: nobody said who is accepted.
+    /// `pinned`, `vouched for`, or `unknown`: nobody said who is accepted. `not verified`: nobody gave the OpenPGP certificate.
     pub standing: &'static str,
 }
 
@@ -95,8 +107,11 @@ pub fn verify_stamped(
     {
         return Ok(found);
     }
-    let path = signature_file(job)?;
+    let path = signature_file(job, &file)?;
     let bytes = read_signature(&path)?;
+    if openpgp::is_signature(&bytes) {
+        return verify_openpgp(job, &file, &bytes, progress);
+    }
     let signed = SignedData::read(&bytes.as_slice(), bytes.len() as u64)?;
     if !signed.is_detached() {
         return Err(Error::new(
@@ -115,6 +130,27 @@ pub fn verify_stamped(
     // Any file can be signed. One that only begins like an envelope is none.
     let envelope = file.format().and_then(|_| inspect::inspect(&job.file)).ok();
     Ok(Verification { envelope, signer: Sender::of(&signature, standing), timestamp })
+}
+
+/// Verifies a file with an OpenPGP signature of its own.
+fn verify_openpgp(
+    job: &VerifyJob,
+    file: &Envelope,
+    signature: &[u8],
+    progress: &dyn Progress,
+) -> Result<Verification> {
+    progress.total(file.len());
+    let keyring = job.accept.keyring();
+    let signatures = openpgp::detached(signature, file.file()?, file.len(), keyring, progress)?;
+    let sender = job.accept.check_openpgp(&signatures, Around::Nothing, SystemTime::now())?;
+    let signer = sender.filter(|sender| sender.key_id.is_some()).ok_or_else(|| {
+        let key = signatures.first_key().unwrap_or_default();
+        let why = format!("it is of the OpenPGP key {key}, whose certificate is needed to verify it");
+        Error::new(Kind::Local, "cannot verify the signature", why)
+            .hint("name the file with the signer's certificate: --accept-from FILE")
+    })?;
+    let envelope = file.format().and_then(|_| inspect::inspect(&job.file)).ok();
+    Ok(Verification { envelope, signer, timestamp: None })
 }
 
 /// The timestamp that a signature brings along (RFC 3161 appendix A). Where nobody said whose count, none does.
@@ -145,7 +181,7 @@ fn carried(job: &VerifyJob, file: &Envelope, progress: &dyn Progress) -> Result<
     Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer, timestamp: None }))
 }
 
-fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
+fn signature_file(job: &VerifyJob, file: &Envelope) -> Result<PathBuf> {
     let missing = |why: &str| {
         Error::new(Kind::Local, "there is no signature to verify", why).hint("name it: --signature FILE.p7s")
     };
@@ -154,11 +190,15 @@ fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
         (None, Input::Stdin) => Err(missing("standard input has none beside it")),
         (None, Input::Web(..)) => Err(missing("what is on the network has none beside it")),
         (None, Input::File(path)) => {
-            let beside = beside(path);
-            if beside.exists() {
-                Ok(beside)
-            } else {
-                Err(missing(&format!("{} does not exist", beside.display())))
+            let usual = beside(path);
+            let others = OPENPGP_SUFFIXES.iter().map(|suffix| with_suffix(path, suffix));
+            match std::iter::once(usual.clone()).chain(others).find(|beside| beside.exists()) {
+                Some(found) => Ok(found),
+                None if file.format().is_ok_and(|format| format == Format::OpenPgp) => Err(missing(
+                    "who signed an OpenPGP message is told inside of it, where only its key shows it",
+                )
+                .hint("envelope extract FILE --accept-from CERT verifies it, before anything is written")),
+                None => Err(missing(&format!("{} does not exist", usual.display()))),
             }
         }
     }
@@ -166,8 +206,12 @@ fn signature_file(job: &VerifyJob) -> Result<PathBuf> {
 
 /// The file with the signature of a file, if nobody says otherwise.
 pub fn beside(file: &Path) -> PathBuf {
+    with_suffix(file, SIGNATURE_SUFFIX)
+}
+
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(SIGNATURE_SUFFIX);
+    name.push(suffix);
     name.into()
 }
 
@@ -184,20 +228,58 @@ impl Sender {
         Self {
             subject: certificate.subject(),
             emails: certificate.emails(),
-            key_id: certificate.key_id(),
-            issuer: certificate.issuer(),
-            serial: certificate.serial(),
+            key_id: Some(certificate.key_id()),
+            issuer: Some(certificate.issuer()),
+            serial: Some(certificate.serial()),
+            openpgp_key: None,
+            addressed: None,
             algorithm: signature.algorithm(),
             signed: signed.map(|time| time.to_string()),
             identity_level: certificate.identity_level().filter(|_| believed),
             standing: standing_text,
         }
     }
+
+    /// What is told of somebody whose OpenPGP signature is right and whose certificate is pinned.
+    pub(crate) fn of_openpgp(signer: &openpgp::Signer) -> Self {
+        Self {
+            subject: signer.name.clone(),
+            emails: signer.emails.clone(),
+            key_id: signer.key_id,
+            issuer: None,
+            serial: None,
+            openpgp_key: Some(hex::encode_upper(&signer.certificate)),
+            addressed: match signer.addressed {
+                Addressed::ToThisKey => Some(true),
+                Addressed::NotSaid => Some(false),
+                Addressed::ToNobody => None,
+            },
+            algorithm: signer.algorithm.clone(),
+            signed: rfc3339(signer.signed),
+            identity_level: None,
+            standing: "pinned",
+        }
+    }
+
+    /// What is told of OpenPGP signatures that nobody can verify, because their certificates are somewhere else.
+    pub(crate) fn not_verified(signatures: &Signatures) -> Option<Self> {
+        let key = signatures.first_key()?;
+        Some(Self {
+            subject: format!("OpenPGP key {key}"),
+            emails: Vec::new(),
+            key_id: None,
+            issuer: None,
+            serial: None,
+            openpgp_key: Some(key),
+            addressed: None,
+            algorithm: "OpenPGP".to_owned(),
+            signed: signatures.first_created().and_then(rfc3339),
+            identity_level: None,
+            standing: "not verified",
+        })
+    }
 }
 
-fn as_text<T: std::fmt::Display, S: serde::Serializer>(
-    value: &T,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+fn rfc3339(seconds: u32) -> Option<String> {
+    Timestamp::from_second(seconds.into()).ok().map(|time| time.to_string())
 }

@@ -87,7 +87,11 @@ pub(crate) fn envelope(bytes: &[u8]) {
             let Ok(message) = openpgp::Message::new(&file, len) else { return };
             let Ok(sealed) = message.read_header(&Silent) else { return };
             if sealed.check().is_ok() {
-                sealed.open(FileKey::new(OPENPGP_KEY)).write_to(&out, &limits(), &Silent).ok();
+                sealed
+                    .open(FileKey::new(OPENPGP_KEY))
+                    .write_to(&out, &limits(), None, &Silent)
+                    .map(drop)
+                    .ok();
             }
         }
     }

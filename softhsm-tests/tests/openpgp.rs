@@ -234,3 +234,84 @@ async fn law_5_whatever_is_wrong_with_a_wrapped_key_has_one_answer_and_is_charge
         assert_eq!(status.message(), told, "{what}");
     }
 }
+
+/// A key ring with a key that signs and one that is encrypted to, both of this person.
+fn person(dev: &Dev, name: &str) {
+    let generate = |args: &[&str]| run(loopback(dev).args(args)).expect(0);
+    let user = format!("{name} <{name}@example.org>");
+    generate(&["--quick-generate-key", &user, "ed25519", "sign", "1y"]);
+    let listed = run(gpg(dev).args(["--list-keys", "--with-colons", name])).expect(0).stdout;
+    let line = listed.lines().find(|line| line.starts_with("fpr")).unwrap();
+    generate(&["--quick-add-key", line.split(':').nth(9).unwrap(), "rsa2048", "encr", "1y"]);
+}
+
+fn loopback(dev: &Dev) -> Command {
+    let mut command = gpg(dev);
+    command.args(["--pinentry-mode", "loopback", "--passphrase", ""]);
+    command
+}
+
+/// What gpg exports, in a file that its owner alone can read.
+fn exported(dev: &Dev, what: &str, name: &str) -> String {
+    let path = dev.scratch("exported").join(format!("{name}{what}"));
+    run(loopback(dev).args([what, "--output"]).arg(&path).arg(name)).expect(0);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn who_signed_is_verified_before_anything_is_written_and_so_is_for_whom() {
+    let (dev, certificate) = start();
+    let (source, text) = write_text(&dev);
+    let source = source.to_str().unwrap();
+    ["anna", "bert"].iter().for_each(|name| person(&dev, name));
+    let annas = exported(&dev, "--export", "anna");
+    let berts = exported(&dev, "--export", "bert");
+    let key = exported(&dev, "--export-secret-keys", "anna");
+    let folder = dev.scratch("signed");
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let seal = |to: &str, out: &str| {
+        let args = ["seal", "--format", "openpgp", "--to", to, "--sign-with", &key, "-o", out, source];
+        dev.envelope(Person::Operator, args).expect(0);
+    };
+    let extract = |envelope: &str, from: &str| {
+        let args = ["extract", envelope, "--to-stdout", "--accept-from", from];
+        dev.envelope(Person::Operator, args)
+    };
+
+    seal(certificate.to_str().unwrap(), &path("ours.gpg"));
+    let opened = extract(&path("ours.gpg"), &annas).expect(0);
+    assert_eq!(opened.stdout, text);
+    opened.says("signed by anna <anna@example.org>");
+    let refused = extract(&path("ours.gpg"), &berts).expect(5);
+    assert!(refused.stdout.is_empty());
+    refused.says("not accepted");
+
+    // Sequoia names whom it encrypts to by the primary key, which is the device CA's.
+    let to = certificate.to_str().unwrap();
+    run(Command::new("sq").args([
+        "encrypt",
+        "--recipient-cert",
+        to,
+        "--signer-key",
+        &key,
+        "--output",
+        &path("sequoias.pgp"),
+        source,
+    ]))
+    .expect(0);
+    assert_eq!(extract(&path("sequoias.pgp"), &annas).expect(0).stdout, text);
+
+    // Bert sends on what anna sent to him.
+    seal(&berts, &path("to-bert.gpg"));
+    run(gpg(&dev).args(["--unwrap", "--output", &path("inside"), &path("to-bert.gpg")])).expect(0);
+    run(gpg(&dev).arg("--import").arg(&certificate)).expect(0);
+    run(gpg(&dev)
+        .args(["--no-literal", "-z", "0", "--recipient", "pgp", "--output", &path("sent-on.gpg")])
+        .args(["--encrypt", &path("inside")]))
+    .expect(0);
+    let refused = extract(&path("sent-on.gpg"), &annas).expect(5);
+    assert!(refused.stdout.is_empty());
+    refused.says("somebody else");
+    run(Command::new("gpgconf").arg("--homedir").arg(dev.scratch("gpg")).args(["--kill", "all"])).expect(0);
+}

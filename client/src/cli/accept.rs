@@ -13,8 +13,8 @@ use crate::{
 /// Who is accepted, instead of what the settings say.
 #[derive(Debug, clap::Args)]
 pub(super) struct AcceptArgs {
-    /// Accept only what this signer signed: a certificate (PEM or DER), or a key's id. May be repeated. Without it, the
-    /// settings say who is accepted ([accept])
+    /// Accept only what this signer signed: a certificate (X.509 in PEM or DER; OpenPGP), or the id of an X.509 certificate's
+    /// key. May be repeated. Without it, the settings say who is accepted ([accept])
     #[arg(long, value_name = "CERT|KEYID")]
     accept_from: Vec<String>,
     /// Accept what is not signed, too. A signature that is there must be right all the same

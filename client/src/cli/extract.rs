@@ -209,7 +209,7 @@ fn extract_one(
         return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
     }
     if let Some(sender) = &report.sender {
-        bar.remark(&signed_by(sender));
+        bar.remark(&printable(&signed_by(sender)));
     }
     if report.swept > 0 {
         bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));
@@ -313,6 +313,10 @@ impl Unwrapper for Opener<'_> {
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
         self.ask(|remote| remote.find(names))
+    }
+
+    fn openpgp_fingerprints(&self, key: KeyId) -> Result<Vec<Vec<u8>>> {
+        self.ask(|remote| remote.openpgp_fingerprints(key))
     }
 }
 

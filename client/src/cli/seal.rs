@@ -19,12 +19,13 @@ use super::{
     when::parse_duration,
 };
 use crate::{
-    envelope::{self, cms::Protection},
+    envelope::{self, cms::Protection, openpgp::SigningKey},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
-    seal::{SealJob, SealTo, Symlinks, seal, seal_signed},
+    seal::{SealJob, SealTo, Symlinks, seal, seal_signed, seal_signed_openpgp},
+    signed::Signer,
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -53,7 +54,8 @@ pub(super) struct SealArgs {
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
-    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; or custodian:LABEL
+    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; or custodian:LABEL. With --format
+    /// openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]
@@ -128,10 +130,11 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let format = args.format.into();
     let job = SealJob { recipients, paths, stdin, format, output, symlinks, protection };
 
-    let signer = args.sign_with.as_ref().map(|with| args.signer.open(with)).transpose()?;
+    let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with)).transpose()?;
     let bar = Bar::start(args.talk, interrupt);
     let report = match &signer {
-        Some(signer) => seal_signed(&job, signer.as_ref(), &bar),
+        Some(Sealer::Cms(signer)) => seal_signed(&job, signer.as_ref(), &bar),
+        Some(Sealer::OpenPgp(key)) => seal_signed_openpgp(&job, key, &bar),
         None => seal(&job, &bar),
     };
     let report = report.inspect_err(|_| bar.clear())?;
@@ -141,6 +144,21 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         note(LEGACY);
     }
     Ok(())
+}
+
+/// Who signs.
+enum Sealer {
+    Cms(Box<dyn Signer>),
+    OpenPgp(Box<SigningKey>),
+}
+
+impl Sealer {
+    fn open(args: &SealArgs, with: &With) -> Result<Self> {
+        match args.format {
+            Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with)?))),
+            Format::Mtd | Format::Sealed | Format::Cms => Ok(Self::Cms(args.signer.open(with)?)),
+        }
+    }
 }
 
 /// What is said of an envelope that is weaker than others.

@@ -7,7 +7,8 @@ use std::{
 
 use super::connection::Connection;
 use crate::{
-    error::Result,
+    envelope::openpgp::SigningKey,
+    error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
     remote::{Remote, RemoteSigner, WhichKey},
@@ -30,6 +31,21 @@ impl SignerArgs {
     pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
         // A second interrupt beside that of the command: both hear of Ctrl-C.
         self.open_through(with, || Connection::default().connect(&Interrupt::listen()?))
+    }
+
+    /// An OpenPGP key.
+    pub(super) fn open_openpgp(&self, with: &With) -> Result<SigningKey> {
+        let With::File(file) = with else {
+            let why = "OpenPGP envelopes are signed with an OpenPGP key, which is in a file";
+            return Err(Error::new(Kind::Usage, "cannot sign", why)
+                .hint("give what gpg --export-secret-keys writes, or choose another --format"));
+        };
+        if self.sign_cert.is_some() {
+            let why = "an OpenPGP key has its certificate in the same file";
+            return Err(Error::new(Kind::Usage, "cannot sign", why).hint("leave --sign-cert out"));
+        }
+        let source = PasswordSource::of(self.key_password_file.as_deref());
+        SigningKey::open(file, &|| source.read(&format!("passphrase of {}", file.display())))
     }
 
     /// The signer, if it is in the custodian, over this connection.

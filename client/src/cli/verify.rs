@@ -21,7 +21,8 @@ use crate::{
 pub(super) struct VerifyArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// Its signature (CMS, DER or PEM). [default: the one that an envelope carries; else FILE.p7s, beside the file]
+    /// Its signature (CMS in DER or PEM, or OpenPGP). [default: the one that an envelope carries; else FILE.p7s, FILE.sig or
+    /// FILE.asc, beside the file]
     #[arg(long, value_name = "FILE.p7s")]
     signature: Option<PathBuf>,
     /// Verify its timestamp (RFC 3161) instead, which is in this file
@@ -73,21 +74,35 @@ fn facts(found: &Verification) -> Vec<(&'static str, String)> {
 
 /// Who signed, in one line.
 pub(super) fn signed_by(sender: &Sender) -> String {
-    let whose = if sender.standing == "unknown" { ", who is not known here (--accept-from)" } else { "" };
-    format!("signed by {}{}{whose}", sender.subject, in_brackets(&sender.emails))
+    let whose = match (sender.standing, sender.addressed) {
+        ("unknown", _) => ", who is not known here (--accept-from)",
+        ("not verified", _) => ", which is not verified (--accept-from its certificate)",
+        (_, Some(false)) => {
+            "; the signature does not say to whom: somebody who was meant may have sent it on"
+        }
+        _ => "",
+    };
+    format!("signed by {}{whose}", name_of(sender))
 }
 
 fn in_brackets(emails: &[String]) -> String {
     if emails.is_empty() { String::new() } else { format!(" <{}>", emails.join(", ")) }
 }
 
+/// The name, with the addresses that are not in it.
+fn name_of(sender: &Sender) -> String {
+    let emails: Vec<String> =
+        sender.emails.iter().filter(|email| !sender.subject.contains(*email)).cloned().collect();
+    format!("{}{}", sender.subject, in_brackets(&emails))
+}
+
 /// What is told of a sender, a line for each fact.
 pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
-    let emails = in_brackets(&sender.emails);
     let claimed = sender.signed.as_ref().map(|time| format!("{time}, as the signer says"));
     let level = match (sender.identity_level, sender.standing) {
         (Some(level), _) => format!("{level}: {}", level.meaning()),
         (None, "unknown") => "not checked".to_owned(),
+        (None, _) if sender.openpgp_key.is_some() => "OpenPGP certificates name no level".to_owned(),
         (None, _) => "its certificate names no level".to_owned(),
     };
     let accepted = match sender.standing {
@@ -97,10 +112,15 @@ pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
             "nobody said who is: anybody can make such a certificate (--accept-from, or [accept] in the settings)"
         }
     };
+    let certificate = match (&sender.openpgp_key, &sender.serial, &sender.issuer) {
+        (Some(fingerprint), ..) => format!("OpenPGP {fingerprint}"),
+        (None, Some(serial), Some(issuer)) => format!("{serial} of {issuer}"),
+        (None, ..) => String::new(),
+    };
     vec![
-        ("signed by", format!("{}{emails}", sender.subject)),
-        ("signing key", sender.key_id.to_string()),
-        ("certificate", format!("{} of {}", sender.serial, sender.issuer)),
+        ("signed by", name_of(sender)),
+        ("signing key", sender.key_id.map(|id| id.to_string()).unwrap_or_default()),
+        ("certificate", certificate),
         ("signature", sender.algorithm.clone()),
         ("signed at", claimed.unwrap_or_else(|| "the signer does not say".to_owned())),
         ("timestamped", "no".to_owned()),

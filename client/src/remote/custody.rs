@@ -94,6 +94,12 @@ impl Unwrapper for Remote {
         };
         Ok(names.iter().map(found).collect())
     }
+
+    fn openpgp_fingerprints(&self, key: KeyId) -> Result<Vec<Vec<u8>>> {
+        let key = self.find_key(&key, WHAT).map_err(|failure| failure.error)?;
+        let known = [key.openpgp_certificate_fingerprint, key.openpgp_fingerprint];
+        Ok(known.into_iter().filter(|fingerprint| !fingerprint.is_empty()).collect())
+    }
 }
 
 impl Remote {

@@ -12,10 +12,13 @@ use serde::Deserialize;
 
 use super::{Signature, chain, pem};
 use crate::{
+    envelope::openpgp::{self, Keyring},
     error::{Error, Kind, Result},
     remote,
 };
 
+/// Largest file with signers' certificates, in bytes.
+const MAX_CERTIFICATES_LEN: u64 = 16 * 1024 * 1024;
 /// Largest revocation list, in bytes.
 const MAX_LIST_LEN: u64 = 64 * 1024 * 1024;
 
@@ -23,7 +26,7 @@ const MAX_LIST_LEN: u64 = 64 * 1024 * 1024;
 #[derive(Clone, Default, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptTable {
-    /// Files with the certificates of signers who are accepted.
+    /// Files with the certificates of signers who are accepted: X.509 or OpenPGP.
     #[serde(default)]
     pub certificates: Vec<PathBuf>,
     /// Ids of signers' keys, 40 hex digits.
@@ -82,13 +85,15 @@ pub enum Accept {
 /// Who is accepted.
 pub struct Rules {
     certificates: Vec<Vec<u8>>,
+    /// Those that are OpenPGP's.
+    pub(super) keyring: Keyring,
     keys: Vec<KeyId>,
     authorities: Vec<Vec<u8>>,
     emails: Vec<String>,
     level: Option<IdentityLevel>,
     lists: Vec<Vec<u8>>,
-    unsigned: Choice,
-    expired: Choice,
+    pub(super) unsigned: Choice,
+    pub(super) expired: Choice,
 }
 
 /// Why a signature counts.
@@ -126,8 +131,10 @@ impl Accept {
             .level
             .as_deref()
             .map(|level| level.parse().map_err(|why| wrong(&format!("the level {level:?}"), &why)));
+        let (pinned, keyring) = signers(&table.certificates)?;
         let rules = Rules {
-            certificates: certificates(&table.certificates)?,
+            certificates: pinned,
+            keyring,
             keys: keys.collect::<Result<_>>()?,
             authorities: certificates(&table.ca)?,
             emails: table.emails.clone(),
@@ -231,6 +238,27 @@ fn is_accepted(email: &str, accepted: &str) -> bool {
     }
 }
 
+/// The certificates of signers: X.509 in DER, and OpenPGP.
+fn signers(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Keyring)> {
+    let (mut x509, mut keyring) = (Vec::new(), Keyring::default());
+    for file in files {
+        let cannot = |why: &dyn std::fmt::Display| {
+            Error::new(Kind::Local, format!("cannot read {}", file.display()), why)
+        };
+        if fs::metadata(file).map_err(|why| cannot(&why))?.len() > MAX_CERTIFICATES_LEN {
+            return Err(cannot(&"it is too long for certificates"));
+        }
+        let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+        match openpgp::is_certificate(&bytes) {
+            true => {
+                keyring.extend(Keyring::read(&bytes).map_err(|error| cannot(&error.why).hint(error.hint))?)
+            }
+            false => x509.extend(remote::certificates(file)?),
+        }
+    }
+    Ok((x509, keyring))
+}
+
 fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     let found = files.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
     Ok(found.concat())
@@ -249,7 +277,8 @@ pub(crate) fn revocation_list(file: &Path) -> Result<Vec<u8>> {
     pem::decode(bytes, &["X509 CRL"]).map_err(|why| cannot(&why))
 }
 
-fn refused(why: impl std::fmt::Display) -> Error {
+/// The sender is not accepted.
+pub(super) fn refused(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Integrity, "the sender is not accepted", why)
 }
 

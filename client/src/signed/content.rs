@@ -6,7 +6,7 @@ use aws_lc_rs::digest::Context;
 
 use super::{Hash, algorithm::implementation, pem, read::MAX_LEN};
 use crate::{
-    envelope::ReadAt,
+    envelope::{ReadAt, openpgp::is_signature},
     error::{Error, Kind, Result},
     progress::{self, Progress},
 };
@@ -32,7 +32,7 @@ pub fn hash_of(source: &dyn ReadAt, len: u64, hash: Hash, progress: &dyn Progres
     Ok(context.finish().as_ref().to_vec())
 }
 
-/// Reads a signature that is in a file of its own: DER, BER or PEM.
+/// Reads a signature that is in a file of its own: DER, BER or PEM, or an OpenPGP one as it is.
 ///
 /// # Errors
 /// [`Kind::Local`] if it cannot be read, or is too long for a signature.
@@ -46,5 +46,9 @@ pub fn read_signature(file: &Path) -> Result<Vec<u8>> {
         return Err(cannot(&"it is too long for a signature"));
     }
     let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+    if is_signature(&bytes) {
+        // Its armour is another thing than PEM.
+        return Ok(bytes);
+    }
     pem::decode(bytes, &["CMS", "PKCS7"]).map_err(|why| cannot(&why))
 }

@@ -20,6 +20,7 @@ use super::{
     scheme,
 };
 use crate::{
+    envelope::openpgp::is_secret_key,
     error::{Error, Kind, Result},
     private_file,
 };
@@ -52,6 +53,10 @@ impl LocalSigner {
     ) -> Result<Self> {
         let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
         let bytes = private_file::read(file, &cannot)?;
+        if is_secret_key(&bytes) {
+            return Err(cannot(&"it is an OpenPGP key, which signs OpenPGP envelopes only")
+                .hint("give --format openpgp, or a key in PEM or PKCS #12"));
+        }
         let Contents { key, certificates: own } = if is_pem(&bytes) {
             from_pem(&bytes, file, password)?
         } else {

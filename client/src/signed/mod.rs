@@ -13,6 +13,7 @@ mod chain;
 mod content;
 mod foreign;
 mod local;
+mod openpgp;
 mod pbes2;
 mod pem;
 mod pkcs12;

@@ -33,6 +33,8 @@ pub(crate) struct Gpg {
     pub(crate) certificate: Vec<u8>,
     /// Of the key that is encrypted to.
     fingerprint: Vec<u8>,
+    /// Of the certificate.
+    pub(crate) primary: Vec<u8>,
     asked: AtomicUsize,
     known: Mutex<HashMap<Vec<u8>, [u8; 32]>>,
 }
@@ -49,7 +51,8 @@ impl Gpg {
         let listed = gpg(&["--list-keys", "--with-colons"]);
         let fingerprint = hex::decode(field(&listed, "fpr")).expect("hex");
         let certificate = gpg(&["--export"]);
-        Self { home, certificate, fingerprint, asked: AtomicUsize::new(0), known: Mutex::default() }
+        let primary = hex::decode(primary).expect("hex");
+        Self { home, certificate, fingerprint, primary, asked: AtomicUsize::new(0), known: Mutex::default() }
     }
 
     /// With RSA keys.
@@ -107,7 +110,7 @@ impl Drop for Gpg {
     }
 }
 
-fn command(home: &Path) -> Command {
+pub(crate) fn command(home: &Path) -> Command {
     let mut command = Command::new("gpg");
     command.arg("--homedir").arg(home).args([
         "--batch",
@@ -120,7 +123,7 @@ fn command(home: &Path) -> Command {
 }
 
 /// The last field 10 of a line of this kind.
-fn field(listed: &[u8], kind: &str) -> String {
+pub(crate) fn field(listed: &[u8], kind: &str) -> String {
     let text = String::from_utf8_lossy(listed);
     let line = text.lines().rfind(|line| line.starts_with(kind)).expect("a line");
     line.split(':').nth(9).expect("ten fields").to_owned()
@@ -148,6 +151,10 @@ impl Unwrapper for Gpg {
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
         Ok(names.iter().map(|name| name.is_of(&self.fingerprint).then(Self::key_id)).collect())
+    }
+
+    fn openpgp_fingerprints(&self, _: KeyId) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![self.primary.clone(), self.fingerprint.clone()])
     }
 }
 

@@ -11,6 +11,9 @@ mod damage;
 mod facts;
 mod gpg;
 mod peers;
+mod person;
+mod senders;
+mod senders_peers;
 #[path = "../common/vector.rs"]
 mod vector;
 mod vectors;

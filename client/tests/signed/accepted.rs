@@ -65,7 +65,8 @@ fn only_who_is_pinned_is_accepted() {
     let (file, signature) = signed(&people, &anna, b"content");
     let found = verified(&file, &signature, rules(pinned())).expect("pinned");
     assert_eq!((found.signer.standing, found.signer.subject.as_str()), ("pinned", "CN=anna"));
-    let by_key = AcceptTable { keys: vec![found.signer.key_id.to_string()], ..AcceptTable::default() };
+    let by_key =
+        AcceptTable { keys: vec![found.signer.key_id.expect("known").to_string()], ..AcceptTable::default() };
     verified(&file, &signature, rules(by_key)).expect("the key is pinned");
 
     let (file, signature) = signed(&people, &bert, b"content");

@@ -250,7 +250,9 @@ impl KeyService for Api {
 impl Api {
     /// A key with its names in the tokens.
     fn shown(&self, key: WrappingKey) -> v1::Key {
-        v1::Key { uris: self.custodian.token().uris(key.id), ..key.into() }
+        let of_certificate = openpgp::certificate_fingerprint(&key, &self.ca);
+        let openpgp_certificate_fingerprint = of_certificate.map(Vec::from).unwrap_or_default();
+        v1::Key { uris: self.custodian.token().uris(key.id), openpgp_certificate_fingerprint, ..key.into() }
     }
 
     async fn make_key(

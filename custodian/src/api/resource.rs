@@ -101,6 +101,8 @@ impl From<WrappingKey> for v1::Key {
             uris: Vec::new(),
             // Only for who asks for this one key.
             chain: Vec::new(),
+            // The device CA's key is in it.
+            openpgp_certificate_fingerprint: Vec::new(),
         }
     }
 }

@@ -59,6 +59,15 @@ pub fn fingerprint(key: &WrappingKey) -> Option<[u8; 20]> {
     subkey(key).ok().map(|subkey| fingerprint_v4(&subkey))
 }
 
+/// The fingerprint of the certificate, which is its primary key's; `None` if the key is not for OpenPGP.
+pub fn certificate_fingerprint(key: &WrappingKey, ca: &DeviceCa) -> Option<[u8; 20]> {
+    if key.wrapping() != Some(KeyWrapping::OpenPgp) {
+        return None;
+    }
+    let point = ca_point(ca).ok()?;
+    Some(fingerprint_v4(&primary_key(created(key).ok()?, &point)))
+}
+
 /// A certificate whose signatures are still to be made.
 pub struct Draft {
     primary: Vec<u8>,
@@ -87,7 +96,7 @@ impl Draft {
             return refused(Refusal::KeyNotActive, "the key has not begun: OpenPGP has no way to say so");
         }
         let created = created(key)?;
-        let primary = [&[4], &created.to_be_bytes()[..], &[ECDSA], &P_256, &mpi(&ca_point(ca)?)].concat();
+        let primary = primary_key(created, &ca_point(ca)?);
         let subkey = subkey(key)?;
         let user_id = format!("{} v{} (Custodian, key {})", key.label, key.version, key.id).into_bytes();
 
@@ -258,6 +267,11 @@ fn created(key: &WrappingKey) -> Result<u32, Denial> {
 fn seconds(time: Timestamp) -> Result<u32, Denial> {
     u32::try_from(time.as_second())
         .map_err(|_| Fault::Internal(format!("{time} is no time for OpenPGP")).into())
+}
+
+/// The content of the primary key's packet.
+fn primary_key(created: u32, ca_point: &[u8]) -> Vec<u8> {
+    [&[4], &created.to_be_bytes()[..], &[ECDSA], &P_256, &mpi(ca_point)].concat()
 }
 
 /// The content of the subkey's packet.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
 
 use super::packet::{carry, cut_off, uncarry};
 use crate::{
@@ -24,7 +25,9 @@ const BUFFER: usize = 256 * 1024;
 const WIDTH: usize = 64;
 
 pub(super) const MESSAGE: &str = "MESSAGE";
-const CERTIFICATE: &str = "PUBLIC KEY BLOCK";
+pub(super) const CERTIFICATE: &str = "PUBLIC KEY BLOCK";
+pub(super) const SECRET_KEY: &str = "PRIVATE KEY BLOCK";
+pub(super) const SIGNATURE: &str = "SIGNATURE";
 
 /// Whether a file that starts like this is an armoured message.
 pub(super) fn is_message(start: &[u8]) -> bool {
@@ -51,13 +54,27 @@ pub(super) fn decode_message(source: &dyn ReadAt, len: u64) -> Result<File> {
 /// # Errors
 /// [`crate::Kind::Integrity`] if it is damaged.
 pub(super) fn decode_certificate(bytes: &[u8]) -> Result<Vec<u8>> {
+    decode_block(bytes, CERTIFICATE).map(|decoded| decoded.to_vec())
+}
+
+/// Decodes a block with this label, if there is armour; what is binary stays as it is.
+///
+/// # Errors
+/// [`crate::Kind::Integrity`] if it is damaged.
+pub(super) fn decode_block(bytes: &[u8], label: &str) -> Result<Zeroizing<Vec<u8>>> {
     let text = bytes.trim_ascii_start();
     if !text.starts_with(b"-----BEGIN PGP ") {
-        return Ok(bytes.to_vec());
+        return Ok(Zeroizing::new(bytes.to_vec()));
     }
-    let mut decoded = Vec::new();
-    decode(text, CERTIFICATE, &mut decoded).map_err(uncarry)?;
+    // It gets no longer: no copy of a key stays behind in a buffer that was too small.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    decode(text, label, &mut *decoded).map_err(uncarry)?;
     Ok(decoded)
+}
+
+/// Whether a file that starts like this is a block with this label.
+pub(super) fn is_block(start: &[u8], label: &str) -> bool {
+    start.trim_ascii_start().starts_with(begin(label).as_bytes())
 }
 
 /// A certificate in armour.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use const_oid::db::rfc5912::RSA_ENCRYPTION;
 use der::{
-    Encode, Sequence,
+    Encode,
     asn1::{AnyRef, BitStringRef, UintRef},
 };
 use spki::{AlgorithmIdentifier, SubjectPublicKeyInfo};
@@ -16,7 +16,7 @@ use super::{
         Head, Length, PUBLIC_KEY, PUBLIC_SUBKEY, SECRET_KEY, SIGNATURE, USER_ATTRIBUTE, USER_ID, cut_off,
         may_be_skipped,
     },
-    public_key::{Material, PublicKey, key_id},
+    public_key::{Material, PublicKey, RsaPublicKey, key_id},
     signature::{Signature, kind},
 };
 use crate::error::{Error, Kind, Result};
@@ -31,6 +31,8 @@ const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 pub struct Recipient {
     version: u8,
     fingerprint: Vec<u8>,
+    /// The primary key's version and fingerprint.
+    certificate: (u8, Vec<u8>),
     reads_v2: bool,
     public_key: Pkcs1PublicEncryptingKey,
 }
@@ -71,6 +73,12 @@ impl Recipient {
         self.version
     }
 
+    /// Version and fingerprint of the certificate, which are its primary key's.
+    pub(super) fn certificate(&self) -> (u8, &[u8]) {
+        let (version, fingerprint) = &self.certificate;
+        (*version, fingerprint)
+    }
+
     /// Whether its owner says that he reads the protection of RFC 9580.
     pub(super) fn reads_v2(&self) -> bool {
         self.reads_v2
@@ -87,12 +95,12 @@ impl Recipient {
 }
 
 /// A certificate in its parts.
-struct Certificate {
-    primary: PublicKey,
+pub(super) struct Certificate {
+    pub(super) primary: PublicKey,
     direct: Vec<Signature>,
     /// User ids and attributes as signatures hash them.
     names: Vec<(Vec<u8>, Vec<Signature>)>,
-    subkeys: Vec<(PublicKey, Vec<Signature>)>,
+    pub(super) subkeys: Vec<(PublicKey, Vec<Signature>)>,
 }
 
 /// What the signatures that come next are about.
@@ -105,7 +113,11 @@ enum About {
 }
 
 impl Certificate {
-    fn parse(mut bytes: &[u8]) -> Result<Self> {
+    /// Reads the packets of one certificate.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] for what is cut off; [`Kind::Local`] for what is no certificate, or a private key.
+    pub(super) fn parse(mut bytes: &[u8]) -> Result<Self> {
         let Some(primary) = next_packet(&mut bytes)? else { return Err(unusable("it is empty")) };
         let primary = match primary {
             (PUBLIC_KEY, content) => PublicKey::parse(content)?,
@@ -196,13 +208,17 @@ impl Certificate {
         Ok(Recipient {
             version: key.version,
             fingerprint: key.fingerprint.clone(),
+            certificate: (self.primary.version, self.primary.fingerprint.clone()),
             reads_v2: primary.announces_v2(),
             public_key: rsa(&key.material)?,
         })
     }
 
     /// The newest that the primary key says of itself.
-    fn said_of_primary(&self, now: u64) -> Result<&Signature> {
+    ///
+    /// # Errors
+    /// [`Kind::Local`] if it is revoked, or nothing can be verified.
+    pub(super) fn said_of_primary(&self, now: u64) -> Result<&Signature> {
         let own = &self.primary.hashed;
         let revokes =
             |one: &Signature| one.kind == kind::KEY_REVOCATION && one.may_revoke(&self.primary, own);
@@ -212,20 +228,53 @@ impl Certificate {
         let direct = self.direct.iter().filter(|one| {
             one.kind == kind::DIRECT_KEY && one.holds_at(now) && one.verifies(&self.primary, own)
         });
-        let named = self.names.iter().filter_map(|(name, signatures)| {
-            let data = [own.as_slice(), name].concat();
+        let named = self.said_of_names(now).map(|(_, said)| said);
+        direct.chain(named).max_by_key(|one| one.created()).ok_or_else(|| {
+            unusable("its own key signed nothing in it that can be verified (RSA, ECDSA or Ed25519 with SHA-256 or better)")
+                .hint("ask its owner for a certificate with newer signatures")
+        })
+    }
+
+    /// User ids and attributes as signatures hash them, each with the newest that the primary key says of it. Without those
+    /// that it took back.
+    pub(super) fn said_of_names(&self, now: u64) -> impl Iterator<Item = (&[u8], &Signature)> {
+        self.names.iter().filter_map(move |(name, signatures)| {
+            let data = [self.primary.hashed.as_slice(), name].concat();
             let valid = |one: &&Signature| one.holds_at(now) && one.verifies(&self.primary, &data);
             let revoked = signatures.iter().any(|one| {
                 one.kind == kind::CERTIFICATION_REVOCATION && one.may_revoke(&self.primary, &data)
             });
             let certified =
                 signatures.iter().filter(|one| kind::CERTIFICATION.contains(&one.kind)).filter(valid);
-            certified.max_by_key(|one| one.created()).filter(|_| !revoked)
-        });
-        direct.chain(named).max_by_key(|one| one.created()).ok_or_else(|| {
-            unusable("its own key signed nothing in it that can be verified (RSA, ECDSA or Ed25519 with SHA-256 or better)")
-                .hint("ask its owner for a certificate with newer signatures")
+            let newest = certified.max_by_key(|one| one.created()).filter(|_| !revoked)?;
+            Some((name.as_slice(), newest))
         })
+    }
+
+    /// The newest that the primary key says of a subkey.
+    ///
+    /// # Errors
+    /// In text: it is revoked, or none of this certificate.
+    pub(super) fn binding_of<'s>(
+        &self,
+        key: &PublicKey,
+        signatures: &'s [Signature],
+        now: u64,
+    ) -> std::result::Result<&'s Signature, String> {
+        let data = self.hashed_with(key);
+        let of_kind = |wanted| signatures.iter().filter(move |one| one.kind == wanted);
+        if of_kind(kind::SUBKEY_REVOCATION).any(|one| one.may_revoke(&self.primary, &data)) {
+            return Err("it is revoked".to_owned());
+        }
+        let said = of_kind(kind::SUBKEY_BINDING)
+            .filter(|one| one.holds_at(now) && one.verifies(&self.primary, &data))
+            .max_by_key(|one| one.created());
+        said.ok_or_else(|| "the primary key did not sign that it is its own".to_owned())
+    }
+
+    /// The primary key and a subkey, as signatures about both hash them.
+    pub(super) fn hashed_with(&self, subkey: &PublicKey) -> Vec<u8> {
+        [self.primary.hashed.as_slice(), &subkey.hashed].concat()
     }
 
     fn said_of_subkey<'s>(
@@ -234,15 +283,7 @@ impl Certificate {
         signatures: &'s [Signature],
         now: u64,
     ) -> std::result::Result<&'s Signature, String> {
-        let data = [self.primary.hashed.as_slice(), &key.hashed].concat();
-        let of_kind = |wanted| signatures.iter().filter(move |one| one.kind == wanted);
-        if of_kind(kind::SUBKEY_REVOCATION).any(|one| one.may_revoke(&self.primary, &data)) {
-            return Err("it is revoked".to_owned());
-        }
-        let said = of_kind(kind::SUBKEY_BINDING)
-            .filter(|one| one.holds_at(now) && one.verifies(&self.primary, &data))
-            .max_by_key(|one| one.created())
-            .ok_or("the primary key did not sign that it is its own")?;
+        let said = self.binding_of(key, signatures, now)?;
         if !said.allows_encryption() {
             return Err("it is not for encrypting".to_owned());
         }
@@ -268,7 +309,8 @@ fn hashed_name(tag: u8, content: &[u8]) -> Vec<u8> {
     [&[kind], &len[..], content].concat()
 }
 
-fn next_packet<'b>(bytes: &mut &'b [u8]) -> Result<Option<(u8, &'b [u8])>> {
+/// The next packet: its type, and what is in it. `None` at the end.
+pub(super) fn next_packet<'b>(bytes: &mut &'b [u8]) -> Result<Option<(u8, &'b [u8])>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -279,13 +321,6 @@ fn next_packet<'b>(bytes: &mut &'b [u8]) -> Result<Option<(u8, &'b [u8])>> {
         rest.split_at_checked(usize::try_from(len).unwrap_or(usize::MAX)).ok_or_else(cut_off)?;
     *bytes = rest;
     Ok(Some((head.tag, content)))
-}
-
-/// RFC 8017 §A.1.1.
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    modulus: UintRef<'a>,
-    public_exponent: UintRef<'a>,
 }
 
 fn rsa(material: &Material) -> Result<Pkcs1PublicEncryptingKey> {

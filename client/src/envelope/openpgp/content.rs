@@ -7,8 +7,13 @@ use std::{
 
 use flate2::bufread::{DeflateDecoder, ZlibDecoder};
 
-use super::packet::{
-    COMPRESSED, Head, LITERAL, ONE_PASS_SIGNATURE, SIGNATURE, StreamBody, carry, may_be_skipped, unexpected,
+use super::{
+    packet::{
+        COMPRESSED, Head, LITERAL, ONE_PASS_SIGNATURE, SIGNATURE, StreamBody, carry, may_be_skipped,
+        unexpected,
+    },
+    signatures::{Collector, Signatures},
+    signer::Keyring,
 };
 use crate::{
     envelope::{damaged, unsupported},
@@ -34,21 +39,37 @@ pub(super) struct Target<'t> {
     /// Decompressed, and no part of the file.
     skipped: u64,
     most: u64,
+    signatures: Collector<'t>,
     progress: &'t dyn Progress,
 }
 
+/// What was in a message.
+#[derive(Default)]
+pub struct Content {
+    /// Bytes of the file.
+    pub len: u64,
+    /// Its signatures. None of them is verified.
+    pub signatures: Signatures,
+}
+
 impl<'t> Target<'t> {
-    /// An empty file, for the content of an envelope of so many bytes.
-    pub(super) fn new(out: &'t File, limits: &Limits, sealed: u64, progress: &'t dyn Progress) -> Self {
+    /// An empty file, for the content of an envelope of so many bytes, which somebody in the key ring may have signed.
+    pub(super) fn new(
+        out: &'t File,
+        limits: &Limits,
+        sealed: u64,
+        keyring: Option<&'t Keyring>,
+        progress: &'t dyn Progress,
+    ) -> Self {
         // A short envelope may well hold a long line of zeros.
         let most = limits.content_bytes.min(limits.ratio.saturating_mul(sealed.max(BUFFER as u64)));
-        Self { out, written: 0, skipped: 0, most, progress }
+        Self { out, written: 0, skipped: 0, most, signatures: Collector::new(keyring), progress }
     }
 
-    /// Writes the file that is in this message, and tells how long it is.
-    pub(super) fn take(mut self, message: impl Read) -> io::Result<u64> {
+    /// Writes the file that is in this message.
+    pub(super) fn take(mut self, message: impl Read) -> io::Result<Content> {
         self.message(&mut BufReader::with_capacity(BUFFER, message), MAX_DEPTH)?;
-        Ok(self.written)
+        Ok(Content { len: self.written, signatures: self.signatures.finish() })
     }
 
     fn message(&mut self, stream: &mut dyn BufRead, depth: u32) -> io::Result<()> {
@@ -73,7 +94,13 @@ impl<'t> Target<'t> {
                 (LITERAL | COMPRESSED, Place::Behind) => {
                     return Err(carry(unsupported("there is more than one file in it")));
                 }
-                (ONE_PASS_SIGNATURE | SIGNATURE, _) => body.skip(MAX_OTHER_LEN)?,
+                (ONE_PASS_SIGNATURE, Place::Ahead) => {
+                    self.signatures.announce(&body.small(MAX_OTHER_LEN)?)?
+                }
+                // It is of nothing that follows.
+                (ONE_PASS_SIGNATURE, Place::Behind) => body.skip(MAX_OTHER_LEN)?,
+                (SIGNATURE, Place::Ahead) => self.signatures.ahead(&body.small(MAX_OTHER_LEN)?)?,
+                (SIGNATURE, Place::Behind) => self.signatures.behind(&body.small(MAX_OTHER_LEN)?)?,
                 (tag, _) if may_be_skipped(tag) => body.skip(MAX_OTHER_LEN)?,
                 (tag, _) => return Err(carry(unexpected(tag))),
             }
@@ -148,6 +175,7 @@ impl<'t> Target<'t> {
             if self.written > self.most {
                 return Err(carry(too_large(self.most)));
             }
+            self.signatures.update(bytes);
             self.out
                 .write_all(bytes)
                 .map_err(|why| carry(output::failed("cannot write the content", &why)))?;
@@ -193,7 +221,8 @@ mod tests {
 
     fn take_from(message: &[u8], limits: &Limits) -> Result<u64> {
         let out = tempfile::tempfile().expect("temporary file");
-        Target::new(&out, limits, message.len() as u64, &Silent).take(message).map_err(uncarry)
+        let target = Target::new(&out, limits, message.len() as u64, None, &Silent);
+        target.take(message).map(|content| content.len).map_err(uncarry)
     }
 
     fn take(message: &[u8]) -> Result<u64> {
@@ -275,7 +304,7 @@ mod tests {
             }
         }
         let out = tempfile::tempfile().expect("temporary file");
-        let mut target = Target::new(&out, &Limits::default(), 1_000, &Stopped);
+        let mut target = Target::new(&out, &Limits::default(), 1_000, None, &Stopped);
         let error = target.skip(&mut io::repeat(0)).map_err(uncarry).expect_err("stopped");
         assert_eq!(error.kind, Kind::Interrupted);
     }

@@ -5,8 +5,8 @@
 //! reads it as far as that goes without a key; then [`Sealed::open`] takes the file key, and [`Opened`] yields content.
 //!
 //! In here: `packet` and `armor` are what everything is in; `recipients` and `header` what stands before the content;
-//! `mdc` (over `cfb`) and `aead` the two ways it is protected; `content` what is inside; `certificate` (over `public_key`
-//! and `signature`) whom to seal to.
+//! `mdc` (over `cfb`) and `aead` the two ways it is protected; `content` what is inside, with its `signatures`; `certificate`
+//! (over `public_key` and `signature`) whom to seal to; `signer` who signed, and `sign` (over `secret_key` and `s2k`) how we do.
 
 mod aead;
 mod armor;
@@ -20,14 +20,31 @@ mod packet;
 mod parts;
 mod public_key;
 mod recipients;
+mod s2k;
 mod seal;
+mod secret_key;
+mod sign;
+#[cfg(test)]
+mod sign_tests;
 mod signature;
+mod signatures;
+mod signer;
 
 use std::fs::File;
 
 use custodian_proto::key::{FileKey, KeyId, WrappedKey};
 
-pub use self::{armor::certificate as armored_certificate, certificate::Recipient, open::Opened, seal::seal};
+pub(crate) use self::signer::Verdict;
+pub use self::{
+    armor::certificate as armored_certificate,
+    certificate::Recipient,
+    content::Content,
+    open::Opened,
+    seal::seal,
+    secret_key::{SigningKey, is_secret_key},
+    signatures::{Signatures, detached, is_signature},
+    signer::{Addressed, Around, Keyring, Signer, When, is_certificate},
+};
 use self::{
     header::{Header, Protection},
     packet::{GNUPG_AEAD, Head, MARKER, PKESK, PROTECTED, SKESK, UNPROTECTED},

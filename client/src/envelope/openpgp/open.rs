@@ -9,10 +9,11 @@ use custodian_proto::key::FileKey;
 
 use super::{
     aead,
-    content::Target,
+    content::{Content, Target},
     header::{Header, Protection},
     mdc,
     packet::uncarry,
+    signer::Keyring,
 };
 use crate::{
     error::{Kind, Result},
@@ -31,15 +32,21 @@ impl<'f> Opened<'f> {
         Self { header, file_key }
     }
 
-    /// Writes the content to an empty file, and tells how much it is. If this fails, the file may hold plaintext that is
-    /// not authenticated, and must go.
+    /// Writes the content to an empty file, and tells how much it is and who signed it: as far as keys of the key ring may
+    /// have done so, and not verified yet. If this fails, the file may hold plaintext that is not authenticated, and must go.
     ///
     /// # Errors
     /// [`Kind::Integrity`] if the content is not what was sealed, or this is not the key; [`Kind::Local`] if it cannot be
     /// written, exceeds a limit or is of a kind that is not known here; [`Kind::Interrupted`].
-    pub fn write_to(self, out: &File, limits: &Limits, progress: &dyn Progress) -> Result<u64> {
+    pub fn write_to(
+        self,
+        out: &File,
+        limits: &Limits,
+        keyring: Option<&Keyring>,
+        progress: &dyn Progress,
+    ) -> Result<Content> {
         let Self { header: Header { protection, content, len, .. }, file_key } = self;
-        let target = Target::new(out, limits, len, progress);
+        let target = Target::new(out, limits, len, keyring, progress);
         let content = Counted { content, progress };
         match protection {
             Protection::Mdc => {
@@ -57,7 +64,7 @@ impl<'f> Opened<'f> {
 }
 
 /// What a message that was changed says of itself is not worth telling: whether it is authentic comes first.
-fn believe(taken: io::Result<u64>, finish: impl FnOnce() -> Result<()>) -> Result<u64> {
+fn believe(taken: io::Result<Content>, finish: impl FnOnce() -> Result<()>) -> Result<Content> {
     let taken = taken.map_err(uncarry);
     if matches!(&taken, Err(error) if error.kind == Kind::Interrupted) {
         return taken;

@@ -14,6 +14,7 @@ pub(super) const SKESK: u8 = 3;
 pub(super) const ONE_PASS_SIGNATURE: u8 = 4;
 pub(super) const SECRET_KEY: u8 = 5;
 pub(super) const PUBLIC_KEY: u8 = 6;
+pub(super) const SECRET_SUBKEY: u8 = 7;
 pub(super) const COMPRESSED: u8 = 8;
 /// Encrypted without any protection from changes.
 pub(super) const UNPROTECTED: u8 = 9;
@@ -269,6 +270,18 @@ impl<'s> StreamBody<'s> {
     /// The body behind a head that was just read.
     pub(super) fn new(stream: &'s mut dyn BufRead, head: Head) -> Self {
         Self { stream, length: head.length }
+    }
+
+    /// All of it, which may not be more than this.
+    pub(super) fn small(self, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.take(most + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > most {
+            return Err(carry(unsupported(format!(
+                "it has a packet beside its content of more than {most} bytes"
+            ))));
+        }
+        Ok(bytes)
     }
 
     /// Steps over what is left, which may not be more than this.

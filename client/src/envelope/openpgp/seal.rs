@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     path::Path,
+    time::SystemTime,
 };
 
 use aws_lc_rs::rand;
@@ -16,6 +17,8 @@ use super::{
     packet::{LITERAL, PROTECTED},
     parts::Parts,
     recipients::{self, Version},
+    secret_key::SigningKey,
+    sign::{Signed, Signing},
 };
 use crate::{
     envelope::{Body, Input, Source, Written},
@@ -31,8 +34,8 @@ const CHUNK: u64 = 1024 * 1024;
 /// Binary, without a name, without a time (RFC 9580 §5.9).
 const LITERAL_HEAD: [u8; 6] = [b'b', 0, 0, 0, 0, 0];
 
-/// Writes an envelope that holds this one source, which must be a file. It is protected as in RFC 9580 if all recipients
-/// say that they read that, else as everybody does.
+/// Writes an envelope that holds this one source, which must be a file; inside the encryption it is signed, if somebody signs.
+/// It is protected as in RFC 9580 if all recipients say that they read that, else as everybody does.
 ///
 /// # Errors
 /// [`Kind::Usage`] for anything but one file; [`Kind::Local`] if it cannot be read, changed meanwhile, or if the output
@@ -40,6 +43,7 @@ const LITERAL_HEAD: [u8; 6] = [b'b', 0, 0, 0, 0, 0];
 pub fn seal(
     sources: &[Source],
     recipients: &[Recipient],
+    signer: Option<&SigningKey>,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
@@ -47,6 +51,7 @@ pub fn seal(
     let mut key = Zeroizing::new([0; FILE_KEY_LEN]);
     rand::fill(key.as_mut_slice()).map_err(|_| cannot_seal("the system gives no random numbers"))?;
     let file_key = FileKey::new(*key);
+    let signing = signer.map(|key| Signing::begin(key, recipients)).transpose()?;
     let version = if recipients.iter().all(Recipient::reads_v2) { Version::V2 } else { Version::V1 };
 
     let mut out = Out { out, written: 0 };
@@ -59,7 +64,7 @@ pub fn seal(
         Version::V1 => {
             body.write_all(&[1]).map_err(failed)?;
             let writing = mdc::Writing::new(body, &file_key).map_err(failed)?;
-            let (writing, content_bytes) = write_literal(writing, source, progress)?;
+            let (writing, content_bytes) = write_content(writing, source, signing, progress)?;
             body = writing.finish().map_err(failed)?;
             content_bytes
         }
@@ -68,7 +73,7 @@ pub fn seal(
                 Parameters::random().ok_or_else(|| cannot_seal("the system gives no random numbers"))?;
             body.write_all(&[2]).and_then(|()| body.write_all(&parameters.to_bytes())).map_err(failed)?;
             let writing = aead::Writing::new(body, &file_key, parameters)?;
-            let (writing, content_bytes) = write_literal(writing, source, progress)?;
+            let (writing, content_bytes) = write_content(writing, source, signing, progress)?;
             body = writing.finish().map_err(failed)?;
             content_bytes
         }
@@ -89,16 +94,39 @@ fn the_one_file(sources: &[Source]) -> Result<&Source> {
     }
 }
 
-/// Writes the file as a packet, and tells how long it is.
-fn write_literal<W: Write>(out: W, source: &Source, progress: &dyn Progress) -> Result<(W, u64)> {
+/// Writes what is encrypted, and tells how long the file is.
+fn write_content<W: Write>(
+    mut out: W,
+    source: &Source,
+    mut signing: Option<Signing<'_>>,
+    progress: &dyn Progress,
+) -> Result<(W, u64)> {
+    if let Some(signing) = &signing {
+        out.write_all(&signing.announcement()).map_err(failed)?;
+    }
+    let (mut out, len) = write_literal(out, source, signing.as_mut(), progress)?;
+    if let Some(signing) = signing {
+        out.write_all(&signing.finish(SystemTime::now())?).map_err(failed)?;
+    }
+    Ok((out, len))
+}
+
+/// Writes the file as a packet. What is signed of it is the content (RFC 9580 §5.2.4).
+fn write_literal<W: Write>(
+    out: W,
+    source: &Source,
+    signing: Option<&mut Signing<'_>>,
+    progress: &dyn Progress,
+) -> Result<(W, u64)> {
     let mut literal = Parts::new(out, LITERAL);
     literal.write_all(&LITERAL_HEAD).map_err(failed)?;
+    let mut content = Signed { out: literal, signing };
     let len = match &source.body {
-        Body::File(path, size) => write_file(path, *size, &mut literal, progress)?,
-        Body::Stdin => write_stdin(&mut literal, progress)?,
+        Body::File(path, size) => write_file(path, *size, &mut content, progress)?,
+        Body::Stdin => write_stdin(&mut content, progress)?,
         Body::Folder | Body::Link(_) => 0,
     };
-    Ok((literal.finish().map_err(failed)?, len))
+    Ok((content.out.finish().map_err(failed)?, len))
 }
 
 fn write_file(path: &Path, size: u64, out: &mut impl Write, progress: &dyn Progress) -> Result<u64> {
