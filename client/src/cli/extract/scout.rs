@@ -59,6 +59,10 @@ impl Unwrapper for Scout<'_> {
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
         self.custodian.ask(|remote| remote.find(names))
     }
+
+    fn openpgp_fingerprints(&self, key: KeyId) -> Result<Vec<Vec<u8>>> {
+        self.custodian.ask(|remote| remote.openpgp_fingerprints(key))
+    }
 }
 
 /// Shows nothing, and ends what takes long.
