@@ -2,6 +2,7 @@
 
 pub mod ahead;
 pub mod approval;
+mod chain;
 pub mod envelope;
 pub mod error;
 pub mod extract;

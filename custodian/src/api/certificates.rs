@@ -17,7 +17,7 @@ use super::{
     Api,
     call::{Accepted, invalid},
     devices::list_days,
-    resource::{page, page_size, required_reason, rows_for, timestamp, user_id},
+    resource::{page, page_size, page_start, required_reason, rows_for, timestamp, user_id},
 };
 use crate::{
     authority::{
@@ -25,7 +25,7 @@ use crate::{
         UserId, Why,
     },
     custody::{Denial, Fault},
-    ledger::{CertificateQuery, Change, Changed, Intent},
+    ledger::{CertificateQuery, Certified, Change, Changed, Intent},
     pki::{
         Validity, csr,
         peer::CertificateFacts,
@@ -85,7 +85,7 @@ impl CertificateService for Api {
             let (user, session) = user.zip(session).ok_or(Refusal::NotLoggedIn)?;
             Ok((api.certify_person(&user, session, wanted).await?, ()))
         });
-        let issued = self.custodian.change(accepted.call.clone(), Need::Session, intent, issue).await;
+        let issued = self.custodian.change(accepted.call.clone(), Need::Own, intent, issue).await;
         match issued.map_err(|denial| accepted.status(denial))?.0 {
             Changed::Certificate(issued) => Ok(Response::new(self.with_issuer(*issued))),
             _ => Err(accepted.status(nothing_left())),
@@ -106,12 +106,7 @@ impl CertificateService for Api {
         let own = caller.user.as_ref().filter(|user| !user.roles.contains(Role::Admin));
         let user = asked.or_else(|| own.map(|user| user.id.clone()));
         self.admit_owner(&accepted, user.as_ref(), "ListCertificates").await?;
-        let before = match page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let before = page_start(&page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(size);
         let query = CertificateQuery { user, before, limit: rows_for(size), ..CertificateQuery::default() };
         let found = self.custodian.ledger().certificates(query).await;
@@ -210,12 +205,10 @@ impl CertificateService for Api {
             Ok(_) => None,
             Err(generation) => (asked == 0).then_some(generation),
         };
-        let intent = accepted.call.intent("GetPeopleRevocationList");
-        let listed =
-            self.change_certificates(&accepted, Need::Session, intent, Change::ListRevokedPeople).await?;
-        let Changed::Revoked(number, revoked) = listed else { return Err(accepted.status(nothing_left())) };
+        let (number, revoked) =
+            self.revoked(&accepted, Need::Session, "GetPeopleRevocationList", Certified::People).await?;
         let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
-        let crl = people.revocation_list(number, &revoked, now, next_update).await;
+        let crl = people.revocation_list(number, revoked, now, next_update).await;
         let list = v1::PeopleRevocationList {
             crl: crl.map_err(|error| accepted.status(error.into()))?,
             number,

@@ -14,14 +14,15 @@ use super::{
     Api,
     call::{Accepted, invalid},
     resource::{
-        device_id, from_timestamp, groups, page, page_size, reason, required_reason, rows_for, timestamp,
+        device_id, from_timestamp, groups, page, page_size, page_start, reason, required_reason, rows_for,
+        timestamp,
     },
     session::random_token,
 };
 use crate::{
     authority::{Device, DeviceId, DeviceState, Groups, Invitation, Need, PeerKind, Role, SpkiHash},
     custody::{Denial, Fault},
-    ledger::{Change, Changed, Intent},
+    ledger::{Certified, Change, Changed, Intent},
     pki::{self, Validity, peer::CertificateFacts},
 };
 
@@ -150,16 +151,12 @@ impl DeviceService for Api {
         let accepted = self.accept(&request).await?;
         let days = list_days(request.into_inner().days);
         let days = self.parsed(&accepted, "GetRevocationList", days).await?;
-        let intent = accepted.call.intent("GetRevocationList");
         let need = Need::Either(Role::Auditor, Role::Admin);
-        let list = async move { Ok((Change::ListRevoked, ())) };
-        let listed = self.custodian.change(accepted.call.clone(), need, intent, list).await;
-        let Changed::Revoked(number, revoked) = listed.map_err(|denial| accepted.status(denial))?.0 else {
-            return Err(accepted.status(Fault::Internal("the ledger returned no list".into()).into()));
-        };
+        let (number, revoked) =
+            self.revoked(&accepted, need, "GetRevocationList", Certified::Devices).await?;
         let now = Timestamp::now();
         let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
-        let crl = self.ca.revocation_list(number, &revoked, now, next_update).await;
+        let crl = self.ca.revocation_list(number, revoked, now, next_update).await;
         let crl = crl.map_err(|error| accepted.status(error.into()))?;
         let next_update_time = Some(timestamp(next_update));
         Ok(Response::new(v1::RevocationList { crl, number, next_update_time }))
@@ -171,12 +168,7 @@ impl DeviceService for Api {
     ) -> Result<Response<v1::ListDevicesResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListDevices").await?;
         let request = request.into_inner();
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let after = page_start(&request.page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(request.page_size);
         let devices = self.custodian.ledger().devices(after, rows_for(size)).await;
         let devices = devices.map_err(|error| accepted.status(error.into()))?;

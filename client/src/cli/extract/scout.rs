@@ -15,7 +15,7 @@ use super::{ExtractArgs, WhenNeeded, job};
 use crate::{
     ahead::Question,
     error::{Error, Kind, Result},
-    extract::{ExtractTo, Input, extract_from},
+    extract::{ExtractTo, Input, extract_stamped},
     interrupt::Interrupt,
     progress::Progress,
     unwrapper::{KeyName, Unwrapper},
@@ -32,10 +32,11 @@ pub(super) fn question(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded) 
         return None;
     }
     let accept = args.accept.accept(&custodian.settings).ok()?;
+    let trusted = args.trust.load(&custodian.settings).ok()?;
     let scout = Scout { custodian, question: Mutex::new(None) };
     let glance = Glance { interrupt: &custodian.interrupt, began: Instant::now() };
     // It always fails: with what is wrong, or where the key would be needed.
-    extract_from(&job, &accept, &scout, &glance).err()?;
+    extract_stamped(&job, &accept, &trusted, &scout, &glance).err()?;
     scout.question.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
