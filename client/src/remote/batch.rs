@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{
     Remote,
-    custody::{WHAT, file_key, request},
+    custody::{ReceiptWanted, WHAT, file_key, request},
     status::{self, Failure},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Remote {
             let index = usize::try_from(answer.reference).ok().filter(|index| *index < questions.len());
             let index = index.ok_or_else(|| no_sense("to something that was not asked"))?;
             match answer.outcome {
-                Some(Outcome::Released(released)) => told(index, file_key(released)),
+                Some(Outcome::Released(mut released)) => told(index, file_key(&mut released)),
                 Some(Outcome::Denied(denial)) => {
                     let failure = denied(denial);
                     if !self.may_be_healed(&failure) {
@@ -81,7 +81,10 @@ impl Remote {
 }
 
 fn item(reference: u64, question: &Question) -> v1::UnwrapBatchRequest {
-    v1::UnwrapBatchRequest { reference, unwrap: Some(request(&question.wrapped, &question.claims)) }
+    v1::UnwrapBatchRequest {
+        reference,
+        unwrap: Some(request(&question.wrapped, &question.claims, ReceiptWanted::No)),
+    }
 }
 
 fn denied(denial: v1::ItemDenial) -> Failure {

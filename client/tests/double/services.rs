@@ -53,7 +53,12 @@ impl Services {
             Some(reason) => Err(refusal(reason, Code::PermissionDenied)),
             None => {
                 let file_key = state.file_key.clone();
-                Ok(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 })
+                Ok(v1::UnwrapResponse {
+                    file_key,
+                    request_id: "0192-test".into(),
+                    sequence: 1,
+                    ..Default::default()
+                })
             }
         }
     }
