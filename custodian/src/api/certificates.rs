@@ -25,7 +25,7 @@ use crate::{
         UserId, Why,
     },
     custody::{Denial, Fault},
-    ledger::{CertificateQuery, Change, Changed, Intent},
+    ledger::{CertificateQuery, Certified, Change, Changed, Intent},
     pki::{
         Validity, csr,
         peer::CertificateFacts,
@@ -210,12 +210,10 @@ impl CertificateService for Api {
             Ok(_) => None,
             Err(generation) => (asked == 0).then_some(generation),
         };
-        let intent = accepted.call.intent("GetPeopleRevocationList");
-        let listed =
-            self.change_certificates(&accepted, Need::Session, intent, Change::ListRevokedPeople).await?;
-        let Changed::Revoked(number, revoked) = listed else { return Err(accepted.status(nothing_left())) };
+        let (number, revoked) =
+            self.revoked(&accepted, Need::Session, "GetPeopleRevocationList", Certified::People).await?;
         let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
-        let crl = people.revocation_list(number, &revoked, now, next_update).await;
+        let crl = people.revocation_list(number, revoked, now, next_update).await;
         let list = v1::PeopleRevocationList {
             crl: crl.map_err(|error| accepted.status(error.into()))?,
             number,

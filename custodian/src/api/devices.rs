@@ -21,7 +21,7 @@ use super::{
 use crate::{
     authority::{Device, DeviceId, DeviceState, Groups, Invitation, Need, PeerKind, Role, SpkiHash},
     custody::{Denial, Fault},
-    ledger::{Change, Changed, Intent},
+    ledger::{Certified, Change, Changed, Intent},
     pki::{self, Validity, peer::CertificateFacts},
 };
 
@@ -150,16 +150,12 @@ impl DeviceService for Api {
         let accepted = self.accept(&request).await?;
         let days = list_days(request.into_inner().days);
         let days = self.parsed(&accepted, "GetRevocationList", days).await?;
-        let intent = accepted.call.intent("GetRevocationList");
         let need = Need::Either(Role::Auditor, Role::Admin);
-        let list = async move { Ok((Change::ListRevoked, ())) };
-        let listed = self.custodian.change(accepted.call.clone(), need, intent, list).await;
-        let Changed::Revoked(number, revoked) = listed.map_err(|denial| accepted.status(denial))?.0 else {
-            return Err(accepted.status(Fault::Internal("the ledger returned no list".into()).into()));
-        };
+        let (number, revoked) =
+            self.revoked(&accepted, need, "GetRevocationList", Certified::Devices).await?;
         let now = Timestamp::now();
         let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
-        let crl = self.ca.revocation_list(number, &revoked, now, next_update).await;
+        let crl = self.ca.revocation_list(number, revoked, now, next_update).await;
         let crl = crl.map_err(|error| accepted.status(error.into()))?;
         let next_update_time = Some(timestamp(next_update));
         Ok(Response::new(v1::RevocationList { crl, number, next_update_time }))

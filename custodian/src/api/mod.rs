@@ -18,6 +18,7 @@ mod new_key;
 mod people_list;
 mod policies;
 mod resource;
+mod revoked;
 mod session;
 mod status;
 mod streams;
@@ -86,6 +87,8 @@ pub struct Api {
     streams: streams::Streams,
     strangers: Arc<Strangers>,
     people_list: Arc<people_list::KeptList>,
+    /// Whose revocation list gets its number and is read.
+    list_turn: Arc<Mutex<()>>,
     /// Whose key for OpenPGP is being made.
     openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
@@ -161,6 +164,7 @@ impl Api {
             streams: streams::Streams::default(),
             strangers: Arc::default(),
             people_list: Arc::default(),
+            list_turn: Arc::default(),
             openpgp_turn: Arc::default(),
             shutdown,
             started: Timestamp::now(),

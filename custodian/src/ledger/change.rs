@@ -7,8 +7,8 @@ use crate::{
     authority::{
         Approval, ApprovalId, Device, DeviceId, DeviceState, FactorProof, FactorRule, Groups, Invitation,
         KeyStep, Lift, PasswordHash, PasswordState, Person, PersonCertificate, PolicyText, RecoveryHash,
-        RevokedCertificate, Roles, SealedSecret, Serial, Session, SessionId, Spender, SpkiHash, Tally, User,
-        UserId, Why, WrappingKey,
+        Roles, SealedSecret, Serial, Session, SessionId, Spender, SpkiHash, Tally, User, UserId, Why,
+        WrappingKey,
     },
     token::{Drain, TokenName},
 };
@@ -74,7 +74,8 @@ pub enum Change {
         /// When that ends.
         expires: Timestamp,
     },
-    /// Reads which certificates are revoked: with the record's number, which is then the list's.
+    /// Numbers a list of the devices' certificates that are revoked: it is read from the state that this leaves, or a later one
+    /// ([`Ledger::revoked`](super::Ledger::revoked)).
     ListRevoked,
     /// Adds a user.
     CreateUser(User),
@@ -101,7 +102,7 @@ pub enum Change {
         /// The reason.
         reason: String,
     },
-    /// Reads which certificates of people are revoked: with the record's number, which is then the list's.
+    /// The same of people's certificates.
     ListRevokedPeople,
     /// Stops a user or lets one in again. Already so: no change, no error. Its sessions end: they are refused with
     /// USER_DISABLED, and are gone when it is let in again. Of one that was stopped until a time, the end is taken away.
@@ -291,8 +292,8 @@ pub enum Changed {
     Device(Device),
     /// The device that was stopped, and how many sessions ended.
     Stopped(Device, usize),
-    /// The number of the record, and what is revoked.
-    Revoked(u64, Vec<RevokedCertificate>),
+    /// The number of the record, which is the list's.
+    Listed(u64),
     /// The user as it is now.
     User(User),
     /// Who the user is now.

@@ -27,8 +27,8 @@ pub use sqlite::{Clock, LedgerOptions, Missing, OpenError, SqliteLedger};
 use crate::{
     authority::{
         Approval, ApprovalId, Budgets, CertificateUse, Charge, Device, DeviceId, Factor, Invitation, Lock,
-        Person, PersonCertificate, PolicyText, Serial, Session, SessionId, Spender, Spenders, SpkiHash,
-        Tally, User, UserId, WrappingKey,
+        Person, PersonCertificate, PolicyText, RevokedCertificate, Serial, Session, SessionId, Spender,
+        Spenders, SpkiHash, Tally, User, UserId, WrappingKey,
     },
     custody::{Denial, Fault},
     token::Drain,
@@ -93,6 +93,9 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         query: CertificateQuery,
     ) -> Result<Vec<(u64, PersonCertificate)>, LedgerError>;
+
+    /// Certificates that are not over, and are to be taken no more, as of now, in the order of when that began.
+    async fn revoked(&self, of: Certified) -> Result<Vec<RevokedCertificate>, LedgerError>;
 
     /// One wrapping key.
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError>;
@@ -258,6 +261,15 @@ pub struct CertificateQuery {
     pub before: Option<u64>,
     /// At most this many.
     pub limit: u32,
+}
+
+/// Whose certificates: each has a CA of its own, and a revocation list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Certified {
+    /// Devices.
+    Devices,
+    /// People.
+    People,
 }
 
 /// The ledger cannot record or read now.

@@ -4,6 +4,7 @@
 //! `synchronous=FULL`: what is committed survives a power failure, and nobody reads what could still be lost.
 
 mod approvals;
+mod backfill;
 mod budgets;
 mod certificates;
 mod changes;
@@ -17,6 +18,7 @@ mod readers;
 mod remembered;
 mod rows;
 mod schema;
+mod span;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -41,17 +43,17 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
-use self::{readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
+use self::{backfill::Backfill, readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    ApprovalQuery, Attempt, CertificateQuery, Changed, Identity, Intent, Ledger, LedgerError, ManyFiles,
-    Opening, Outcome, RecordQuery, Release, TreeHead,
+    ApprovalQuery, Attempt, CertificateQuery, Certified, Changed, Identity, Intent, Ledger, LedgerError,
+    ManyFiles, Opening, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
     authority::{
         Approval, ApprovalId, Charge, Device, DeviceId, Factor, Invitation, Lock, Person, PersonCertificate,
-        PolicyText, Serial, Session, SessionId, Spender, Spenders, SpkiHash, Tally, User, UserId,
-        WrappingKey,
+        PolicyText, RevokedCertificate, Serial, Session, SessionId, Spender, Spenders, SpkiHash, Tally, User,
+        UserId, WrappingKey,
     },
     custody::Denial,
     token::Drain,
@@ -133,14 +135,15 @@ impl SqliteLedger {
         let connection = open::writing(path, deadline, &remembered)?;
         // Before anything is written: what is refused stays as it is.
         let kept = remembered.check(&connection)?;
-        let mut writer = Writer::new(connection, clock.clone())?;
+        let (backfill, backfilling) = Backfill::start(open::backfilling(path, deadline)?).map_err(io)?;
+        let mut threads = Threads { running: vec![backfilling], patience: deadline };
+        let mut writer = Writer::new(connection, clock.clone(), backfill)?;
         let last = writer.recover()?;
         let start_readers = |count| {
             let connections = (0..count).map(|_| open::reading(path, deadline));
             let connections = connections.collect::<Result<Vec<_>, _>>()?;
             Readers::start(connections, queue, deadline).map_err(io)
         };
-        let mut threads = Threads { running: Vec::new(), patience: deadline };
         let (quick, started) = start_readers(readers.max(1))?;
         threads.running.extend(started);
         let (long, started) = start_readers(1)?;
@@ -306,6 +309,15 @@ impl Ledger for SqliteLedger {
         query: CertificateQuery,
     ) -> Result<Vec<(u64, PersonCertificate)>, LedgerError> {
         self.long.read(move |connection| certificates::many(connection, &query)).await
+    }
+
+    async fn revoked(&self, of: Certified) -> Result<Vec<RevokedCertificate>, LedgerError> {
+        let now = self.clock.now();
+        let read = match of {
+            Certified::Devices => certificates::revoked_devices,
+            Certified::People => certificates::revoked,
+        };
+        self.long.read(move |connection| read(connection, now)).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<WrappingKey>, LedgerError> {

@@ -23,16 +23,21 @@ impl DeviceCa {
     pub async fn revocation_list(
         &self,
         number: u64,
-        revoked: &[RevokedCertificate],
+        revoked: Vec<RevokedCertificate>,
         this_update: Timestamp,
         next_update: Timestamp,
     ) -> Result<Vec<u8>, PkiError> {
+        // Ten thousand of them take a while, and calls are served on this thread.
+        let entries = move || revoked.iter().map(entry).collect::<Result<Vec<_>, _>>();
+        let revoked_certs = tokio::task::spawn_blocking(entries)
+            .await
+            .map_err(|error| PkiError::Invalid(format!("making the list was interrupted: {error}")))??;
         let params = CertificateRevocationListParams {
             this_update: issue::date(this_update)?,
             next_update: issue::date(next_update)?,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(entry).collect::<Result<_, _>>()?,
+            revoked_certs,
             key_identifier_method: KeyIdMethod::PreSpecified(self.key.as_bytes().to_vec()),
         };
         let ca = issue::parse_ca(&self.certificate)?;

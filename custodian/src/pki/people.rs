@@ -99,7 +99,7 @@ impl PeopleCa {
     pub async fn revocation_list(
         &self,
         number: u64,
-        revoked: &[RevokedCertificate],
+        revoked: Vec<RevokedCertificate>,
         this_update: Timestamp,
         next_update: Timestamp,
     ) -> Result<Vec<u8>, PkiError> {

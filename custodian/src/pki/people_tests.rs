@@ -48,10 +48,10 @@ async fn openssl_accepts_peoples_certificates_and_their_revocation_list() {
     let encryption = issue(&encrypt, CertificateUse::Encrypt).await;
     let now = Timestamp::now();
     let revoked = RevokedCertificate { certificate: signing.clone(), since: now, why: Why::NotTrueAnyMore };
-    let list = async |number, revoked: &[RevokedCertificate]| {
+    let list = async |number, revoked: Vec<RevokedCertificate>| {
         ca.revocation_list(number, revoked, now, now + jiff::SignedDuration::from_hours(24)).await.unwrap()
     };
-    let (empty, full) = (list(1, &[]).await, list(2, &[revoked]).await);
+    let (empty, full) = (list(1, Vec::new()).await, list(2, vec![revoked]).await);
     let verify = |purpose, certificate: &[u8], list: &[u8]| {
         let args = [
             "verify",

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::world::*;
 use crate::{
     authority::{CertificateUse, Person, PersonCertificate, SealedSecret, Serial, SessionId, SpkiHash, Why},
-    ledger::{CertificateQuery, Change, Changed, Ledger},
+    ledger::{CertificateQuery, Certified, Change, Changed, Ledger},
 };
 
 fn person(user: &str, email: &str, level: IdentityLevel) -> Person {
@@ -56,7 +56,8 @@ impl<L: Ledger> World<L> {
     }
 
     async fn revoked_people(&self) -> Vec<(u8, Why)> {
-        let Changed::Revoked(_, revoked) = self.done(Change::ListRevokedPeople).await else { panic!() };
+        assert!(matches!(self.done(Change::ListRevokedPeople).await, Changed::Listed(_)));
+        let revoked = self.ledger.revoked(Certified::People).await.unwrap();
         revoked.into_iter().map(|one| (one.certificate[0], one.why)).collect()
     }
 }

@@ -76,8 +76,8 @@ pub(super) fn add_tables(tx: &Transaction<'_>) -> Result<(), OpenError> {
 const COLUMNS: &str = "id, user, device, ip, operation, target, key, reason, claims, message, break_glass, needed, \
                        created, expires, denied_by, deny_reason, used, withdrawn";
 
-/// Still waits, or may be used: at the time `?`.
-const OPEN: &str = "denied_by IS NULL AND used IS NULL AND withdrawn IS NULL AND expires > ?";
+/// Still waits, or may be used: at the time `?1`.
+const OPEN: &str = "denied_by IS NULL AND used IS NULL AND withdrawn IS NULL AND expires > ?1";
 
 /// One approval.
 pub(super) fn read(connection: &Connection, id: ApprovalId) -> rusqlite::Result<Option<Approval>> {
@@ -93,23 +93,17 @@ pub(super) fn of_digest(connection: &Connection, digest: [u8; 32]) -> rusqlite::
 pub(super) fn many(connection: &Connection, query: &ApprovalQuery) -> rusqlite::Result<Vec<Approval>> {
     let before = query.before.map_or(i64::MAX, |id| i64::try_from(id.0).unwrap_or(i64::MAX));
     let user = query.user.as_ref().map(UserId::as_str);
-    let found = match query.open_at {
-        Some(time) => {
-            let from = format!(
-                "approvals WHERE {OPEN} AND id < ? AND (?3 IS NULL OR user = ?3) ORDER BY id DESC LIMIT ?"
-            );
-            rows::many(
-                connection,
-                (COLUMNS, &from),
-                params![micros(time), before, user, query.limit],
-                approval,
-            )?
-        }
-        None => {
-            let from = "approvals WHERE id < ? AND (?2 IS NULL OR user = ?2) ORDER BY id DESC LIMIT ?";
-            rows::many(connection, (COLUMNS, from), params![before, user, query.limit], approval)?
-        }
-    };
+    // Only what is asked for stands there: so that it is found by its index.
+    let mut from = "approvals WHERE id < ?2".to_owned();
+    if user.is_some() {
+        from.push_str(" AND user = ?3");
+    }
+    if query.open_at.is_some() {
+        from.push_str(&format!(" AND {OPEN}"));
+    }
+    from.push_str(" ORDER BY id DESC LIMIT ?4");
+    let params = params![query.open_at.map(micros), before, user, query.limit];
+    let found = rows::many(connection, (COLUMNS, &from), params, approval)?;
     found.into_iter().map(|approval| with_votes(connection, approval)).collect()
 }
 
@@ -135,7 +129,7 @@ pub(super) fn ask(batch: &Batch<'_>, request: &ApprovalRequest) -> Result<Denial
             | ApprovalState::Withdrawn => {}
         }
     }
-    let open = format!("SELECT count(*) FROM approvals WHERE {OPEN} AND user = ?");
+    let open = format!("SELECT count(*) FROM approvals WHERE {OPEN} AND user = ?2");
     let open: u32 = batch
         .tx
         .prepare_cached(&open)?

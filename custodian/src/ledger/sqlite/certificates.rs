@@ -1,6 +1,7 @@
 //! Who users are, and their certificates, in the tables.
 
 use custodian_proto::{key::KeyId, limits::MAX_TEXT_LEN, refusal::Refusal};
+use jiff::Timestamp;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::{
@@ -11,7 +12,8 @@ use super::{
 };
 use crate::{
     authority::{
-        CertificateUse, Person, PersonCertificate, Revoked, RevokedCertificate, Serial, SpkiHash, UserId, Why,
+        CertificateUse, DeviceState, Person, PersonCertificate, Revoked, RevokedCertificate, Serial,
+        SpkiHash, UserId, Why,
     },
     ledger::{CertificateQuery, Changed, entry},
 };
@@ -81,15 +83,26 @@ pub(super) fn many(
         Some((email, now)) => (Some(email.as_str()), Some(micros(*now))),
         None => (None, None),
     };
-    let from = "certificates WHERE id < ?1 AND (?2 IS NULL OR user = ?2) AND (?3 IS NULL OR use = ?3)
-                  AND (?4 IS NULL OR email = ?4 AND revoked IS NULL AND expires > ?5 AND EXISTS (
-                       SELECT 1 FROM users WHERE users.id = certificates.user
-                                             AND (NOT users.disabled OR users.disabled_until <= ?5)))
-                ORDER BY id DESC LIMIT ?6";
+    // Only what is asked for stands there: so that it is found by its index.
+    let mut from = "certificates WHERE id < ?1".to_owned();
+    if query.user.is_some() {
+        from.push_str(" AND user = ?2");
+    }
+    if query.usage.is_some() {
+        from.push_str(" AND use = ?3");
+    }
+    if query.current.is_some() {
+        from.push_str(
+            " AND email = ?4 AND revoked IS NULL AND expires > ?5 AND EXISTS (
+                  SELECT 1 FROM users WHERE users.id = certificates.user
+                                        AND (NOT users.disabled OR users.disabled_until <= ?5))",
+        );
+    }
+    from.push_str(" ORDER BY id DESC LIMIT ?6");
     let before = query.before.map_or(i64::MAX, |id| i64::try_from(id).unwrap_or(i64::MAX));
     let (user, usage) = (query.user.as_ref().map(UserId::as_str), query.usage.map(CertificateUse::name));
     let params = params![before, user, usage, email, now, query.limit];
-    rows::many(connection, (CERTIFICATE, from), params, |row| {
+    rows::many(connection, (CERTIFICATE, &from), params, |row| {
         Ok((row.get::<_, i64>(12)?.unsigned_abs(), certificate(row)?))
     })
 }
@@ -175,15 +188,38 @@ pub(super) fn revoke(batch: &Batch<'_>, serial: Serial, why: Why, reason: &str) 
     changed(batch, serial)
 }
 
-/// What is revoked and not over.
-pub(super) fn list_revoked(batch: &Batch<'_>) -> Made {
+/// What is revoked and not over, at this time.
+pub(super) fn revoked(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<RevokedCertificate>> {
     let from = "certificates WHERE revoked IS NOT NULL AND expires > ? ORDER BY revoked, id";
-    let found = rows::many(batch.tx, (CERTIFICATE, from), [micros(batch.now)], certificate)?;
+    let found = rows::many(connection, (CERTIFICATE, from), [micros(now)], certificate)?;
     let revoked = found.into_iter().filter_map(|one| {
         let Revoked { since, why, .. } = one.revoked?;
         Some(RevokedCertificate { certificate: one.certificate, since, why })
     });
-    Ok(Changed::Revoked(batch.sequence, revoked.collect()))
+    Ok(revoked.collect())
+}
+
+/// The certificates of devices that are to be taken no more, and not over, at this time.
+pub(super) fn revoked_devices(
+    connection: &Connection,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<RevokedCertificate>> {
+    // What is suspended until a time is not, from then on.
+    let mut revoked = connection.prepare_cached(
+        "SELECT certificate, updated AS since, state FROM devices
+         WHERE state IN (?2, ?3) AND expires > ?1 AND (state = ?2 OR coalesce(suspended_until > ?1, TRUE))
+         UNION ALL SELECT certificate, since, '' FROM retired WHERE expires > ?1 ORDER BY since, certificate",
+    )?;
+    let stopped = [DeviceState::Revoked, DeviceState::Suspended].map(DeviceState::name);
+    let revoked = revoked.query_map(params![micros(now), stopped[0], stopped[1]], |row| {
+        let why = match DeviceState::from_name(row.get_ref(2)?.as_str()?) {
+            Some(DeviceState::Revoked) => Why::Revoked,
+            Some(_) => Why::Suspended,
+            None => Why::Replaced,
+        };
+        Ok(RevokedCertificate { certificate: row.get(0)?, since: time(row, 1)?, why })
+    })?;
+    revoked.collect()
 }
 
 fn changed(batch: &Batch<'_>, serial: Serial) -> Made {

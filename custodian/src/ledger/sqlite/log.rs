@@ -5,13 +5,14 @@ use jiff::Timestamp;
 use prost::Message as _;
 use rusqlite::{Connection, Result, params_from_iter, types::Value};
 
-use super::rows::micros;
+use super::{rows::micros, span};
 use crate::ledger::{OK, RecordQuery};
 
 /// The records that match, in the order of the query.
 pub(super) fn records(connection: &Connection, query: &RecordQuery) -> Result<Vec<v1::Record>> {
-    let Some(search) = Search::of(query) else { return Ok(Vec::new()) };
-    let mut statement = connection.prepare_cached(&search.sql)?;
+    let state = connection.unchecked_transaction()?;
+    let Some(search) = Search::of(&state, query)? else { return Ok(Vec::new()) };
+    let mut statement = state.prepare_cached(&search.sql)?;
     let rows = statement.query_map(params_from_iter(search.values), |row| {
         v1::Record::decode(row.get_ref(0)?.as_blob()?).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
@@ -20,14 +21,15 @@ pub(super) fn records(connection: &Connection, query: &RecordQuery) -> Result<Ve
     rows.collect()
 }
 
-struct Search {
-    sql: String,
-    values: Vec<Value>,
+/// What SQLite is asked.
+pub(super) struct Search {
+    pub(super) sql: String,
+    pub(super) values: Vec<Value>,
 }
 
 impl Search {
     /// `None` if nothing can match.
-    fn of(query: &RecordQuery) -> Option<Self> {
+    pub(super) fn of(connection: &Connection, query: &RecordQuery) -> Result<Option<Self>> {
         let mut search = Self { sql: "SELECT entry FROM records WHERE true".to_owned(), values: Vec::new() };
         let texts = [("user", &query.user), ("device", &query.device), ("key", &query.key)];
         for (column, text) in texts {
@@ -36,11 +38,16 @@ impl Search {
             }
         }
         if let Some(hash) = &query.wrapped_key_sha256 {
-            search.and("wrapped_sha256 = ?", Value::Blob(hex::decode(hash).ok()?));
+            let Ok(hash) = hex::decode(hash) else { return Ok(None) };
+            search.and("wrapped_sha256 = ?", Value::Blob(hash));
         }
         // The second condition of each lets SQLite use the partial index.
         match query.operation.as_deref() {
             Some("Unwrap") => search.sql.push_str(" AND operation = 'Unwrap'"),
+            // Of one user or device there is less than of one operation (`+`: not by its index).
+            Some(operation) if query.user.is_some() || query.device.is_some() => {
+                search.and("+operation = ?", Value::Text(operation.to_owned()));
+            }
             Some(operation) => {
                 search.and("operation = ? AND operation <> 'Unwrap'", Value::Text(operation.to_owned()));
             }
@@ -55,7 +62,7 @@ impl Search {
         if query.break_glass {
             search.sql.push_str(" AND break_glass IS NOT NULL");
         }
-        search.within(query.start, query.end);
+        search.within(connection, query.start, query.end)?;
         if let Some(beyond) = query.beyond {
             let condition = if query.newest_first { "seq < ?" } else { "seq > ?" };
             search.and(condition, Value::Integer(i64::try_from(beyond).unwrap_or(i64::MAX)));
@@ -63,34 +70,25 @@ impl Search {
         let order = if query.newest_first { "DESC" } else { "ASC" };
         search.sql.push_str(&format!(" ORDER BY seq {order} LIMIT ?"));
         search.values.push(Value::Integer(query.limit.into()));
-        Some(search)
+        Ok(Some(search))
     }
 
-    /// Times nearly follow the numbers, but a clock can be set back. So the span is first turned into the least and the
-    /// greatest number in it (from the index alone), and then each record's time is compared (`+`: not by that index,
-    /// which would have to be sorted).
-    fn within(&mut self, start: Option<Timestamp>, end: Option<Timestamp>) {
-        let (start, end) = (start.map(micros_up), end.map(micros_up));
-        let mut conditions = Vec::new();
-        let mut values = Vec::new();
-        for (condition, bound) in [("time >= ?", start), ("time < ?", end)] {
-            if let Some(bound) = bound {
-                conditions.push(condition);
-                values.push(Value::Integer(bound));
-            }
+    /// The first and the last number of the span; between them, each record's time is compared, since a clock can be set back.
+    fn within(
+        &mut self,
+        connection: &Connection,
+        start: Option<Timestamp>,
+        end: Option<Timestamp>,
+    ) -> Result<()> {
+        if let Some(start) = start.map(micros_up) {
+            self.and("seq >= ?", Value::Integer(span::first_since(connection, start)?));
+            self.and("time >= ?", Value::Integer(start));
         }
-        if conditions.is_empty() {
-            return;
+        if let Some(end) = end.map(micros_up) {
+            self.and("seq <= ?", Value::Integer(span::last_before(connection, end)?));
+            self.and("time < ?", Value::Integer(end));
         }
-        let span = conditions.join(" AND ");
-        for bound in [">= (SELECT min(seq)", "<= (SELECT max(seq)"] {
-            self.sql.push_str(&format!(" AND seq {bound} FROM records WHERE {span})"));
-            self.values.extend(values.iter().cloned());
-        }
-        for condition in conditions {
-            self.sql.push_str(&format!(" AND +{condition}"));
-        }
-        self.values.extend(values);
+        Ok(())
     }
 
     fn and(&mut self, condition: &str, value: Value) {

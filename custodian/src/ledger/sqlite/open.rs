@@ -19,9 +19,9 @@ pub(super) const MODE: u32 = 0o600;
 /// SQLite's file header: <https://www.sqlite.org/fileformat2.html#the_database_header>
 const HEADER_LEN: u64 = 100;
 
-/// Pages (of 4 KiB) in the write-ahead log from which on it is brought back into the file: rarer means fewer pauses of
-/// the committer, and a larger file beside the ledger.
-const CHECKPOINT_PAGES: u32 = 4_000;
+/// Pages (of 4 KiB) in the write-ahead log from which on a commit brings it back into the file: what the thread beside it
+/// ([`backfill`](super::backfill)) has left of it. Rarer means fewer pauses of the committer, and a larger file beside the ledger.
+const CHECKPOINT_PAGES: u32 = 16_000;
 
 /// Prepared statements kept: more than there are in the code.
 const STATEMENTS: usize = 128;
@@ -206,6 +206,15 @@ pub(super) fn writing(
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    Ok(connection)
+}
+
+/// The connection that brings the write-ahead log back into the file.
+pub(super) fn backfilling(path: &Path, patience: Duration) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare(&connection, patience)?;
+    connection.pragma_update(None, "synchronous", "full")?;
     Ok(connection)
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, approvals, certificates, remembered::Remembered, tree, upgrade};
+use super::{OpenError, approvals, certificates, remembered::Remembered, span, tree, upgrade};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
@@ -14,7 +14,7 @@ const VERSION: i64 = 1 + STEPS.len() as i64;
 const REMEMBERED_SINCE: i64 = 5;
 
 /// What turns the tables of version 1 into those of version 2, and so on. A change adds a step; none is ever changed.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     add_tree,
     add_drains,
     upgrade::key_lives,
@@ -28,6 +28,7 @@ const STEPS: [Step; 13] = [
     add_groups,
     add_ends,
     certificates::add_tables,
+    add_lookups,
 ];
 
 type Step = fn(&Transaction<'_>) -> Result<(), OpenError>;
@@ -99,6 +100,24 @@ fn add_ends(tx: &Transaction<'_>) -> Result<(), OpenError> {
          ALTER TABLE users ADD COLUMN disabled_until INTEGER;
          -- The number of the record that says so.
          ALTER TABLE approvals ADD COLUMN withdrawn INTEGER;",
+    )?)
+}
+
+/// Version 15: what keeps searches and the rarer changes from reading more rows the more there are.
+fn add_lookups(tx: &Transaction<'_>) -> Result<(), OpenError> {
+    span::add_setbacks(tx)?;
+    Ok(tx.execute_batch(
+        "-- What was refused to a busy user, on a busy device or of a busy key.
+         CREATE INDEX records_user_denied ON records (user) WHERE outcome <> 'OK';
+         CREATE INDEX records_device_denied ON records (device) WHERE outcome <> 'OK';
+         CREATE INDEX records_key_denied ON records (key) WHERE outcome <> 'OK';
+         -- Revocation lists, and whether a device is left after a revocation.
+         CREATE INDEX devices_state ON devices (state, expires);
+         CREATE INDEX retired_expires ON retired (expires);
+         CREATE INDEX users_admins ON users (id) WHERE roles & 4 <> 0;
+         -- Asked at every handshake.
+         CREATE INDEX invitations_expires ON invitations (expires);
+         CREATE INDEX guesses_locked ON guesses (locked_until) WHERE locked_until IS NOT NULL;",
     )?)
 }
 

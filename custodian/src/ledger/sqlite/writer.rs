@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     approvals,
+    backfill::Backfill,
     budgets::Tallies,
     changes,
     clock::Clock,
@@ -71,14 +72,15 @@ pub(super) struct Writer {
     /// The right edge of the log's tree, as of the last commit.
     edge: Edge,
     clock: Clock,
+    backfill: Backfill,
 }
 
 impl Writer {
     /// # Errors
     /// If the log and its tree do not fit together.
-    pub(super) fn new(connection: Connection, clock: Clock) -> Result<Self, TreeError> {
+    pub(super) fn new(connection: Connection, clock: Clock, backfill: Backfill) -> Result<Self, TreeError> {
         let edge = tree::edge(&connection)?;
-        Ok(Self { connection, edge, clock })
+        Ok(Self { connection, edge, clock, backfill })
     }
 
     /// Records what an earlier run left in the middle. Returns the sequence number of the last record.
@@ -169,6 +171,7 @@ impl Writer {
         tree::append(&tx, &mut edge, &leaves)?;
         tx.commit()?;
         self.edge = edge;
+        self.backfill.note(self.connection.total_changes());
         Ok(Committed { last, verdicts })
     }
 }

@@ -1,0 +1,256 @@
+//! Who is in a ledger, and opening it.
+//!
+//! One device, user, session and key are made by the ledger itself; the others are copies of their rows, put beside them
+//! before it is opened. So each size can be looked at by itself: making a device takes three records.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use custodian::{
+    authority::{
+        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
+        Invitation, KeyLife, KeyPurpose, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind,
+        Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod,
+        WrappingKey,
+    },
+    ledger::{Change, Clock, Grant, Identity, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
+};
+use custodian_proto::key::{KeyId, KeyWrapping};
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, params};
+use sha2::{Digest as _, Sha256};
+
+use super::LOCALHOST;
+
+/// How many of each.
+#[derive(Clone, Copy)]
+pub(crate) struct People {
+    pub(crate) devices: u32,
+    pub(crate) users: u32,
+    pub(crate) keys: u32,
+}
+
+impl People {
+    pub(crate) const FEW: Self = Self { devices: 10, users: 10, keys: 1 };
+    pub(crate) const MANY: Self = Self { devices: 100_000, users: 10_000, keys: 1_000 };
+
+    /// Of ten devices one is revoked: the last ones.
+    pub(crate) fn revoked(self) -> u32 {
+        self.devices / 10
+    }
+}
+
+/// Of many people, one who calls.
+pub(crate) const ONE_CALLER: People = People { users: 1, ..People::MANY };
+
+/// Most users who are signed in and unwrap.
+const CALLERS: u32 = 2_000;
+
+pub(crate) fn device(number: u32) -> String {
+    format!("laptop-{number}")
+}
+
+pub(crate) fn user(number: u32) -> String {
+    format!("user-{number}")
+}
+
+pub(crate) fn key(number: u32) -> KeyId {
+    KeyId::of_public_key(format!("key-{number}").as_bytes())
+}
+
+fn spki(number: u32) -> SpkiHash {
+    SpkiHash(Sha256::digest(device(number)).into())
+}
+
+fn session(number: u32) -> SessionId {
+    SessionId(Sha256::digest(user(number)).into())
+}
+
+/// The clock of all ledgers here: each look at it takes it further, from a year ago on.
+#[derive(Clone)]
+pub(crate) struct SlowYear {
+    /// Microseconds since 1970.
+    begun: i64,
+    now: Arc<AtomicI64>,
+    step: i64,
+}
+
+impl SlowYear {
+    /// A year for so many records: a ledger looks three times at most for each.
+    pub(crate) fn of(records: u64) -> Self {
+        let year = SignedDuration::from_hours(24 * 365).as_micros() as i64;
+        let begun = Timestamp::now().as_microsecond() - year;
+        Self { begun, now: Arc::new(AtomicI64::new(begun)), step: (year / (3 * records as i64)).max(1) }
+    }
+
+    /// The time at this share of what has passed.
+    pub(crate) fn at(&self, share: f64) -> Timestamp {
+        let passed = self.now.load(Ordering::Relaxed) - self.begun;
+        Timestamp::from_microsecond(self.begun + (passed as f64 * share) as i64).unwrap()
+    }
+
+    fn options(&self, missing: Missing) -> LedgerOptions {
+        let Self { now, step, .. } = self.clone();
+        let look = move || Timestamp::from_microsecond(now.fetch_add(step, Ordering::Relaxed)).unwrap();
+        LedgerOptions { missing, clock: Clock::new(look), ..LedgerOptions::default() }
+    }
+}
+
+/// An open ledger, who judges by it, and some callers.
+pub(crate) struct Scene {
+    pub(crate) ledger: Arc<SqliteLedger>,
+    pub(crate) authority: Authority,
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) people: People,
+}
+
+impl Scene {
+    /// Opens the ledger at `path`.
+    pub(crate) async fn open(path: &Path, people: People, clock: &SlowYear) -> Self {
+        let ledger = Arc::new(SqliteLedger::open(path, clock.options(Missing::Refuse)).unwrap());
+        let day = SignedDuration::from_hours(24);
+        let rules = Rules {
+            session_idle: day,
+            session_lifetime: day,
+            budgets: Budgets::UNLIMITED,
+            given_passwords: PasswordState::Settled,
+            approvals: ApprovalRules::default(),
+        };
+        let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
+        let authority = Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy);
+        let mut callers = Vec::new();
+        // Not the revoked devices.
+        for number in 0..people.users.min(CALLERS).min(people.devices - people.revoked()) {
+            callers.push(caller(&ledger, number).await);
+        }
+        Self { ledger, authority, callers, people }
+    }
+}
+
+async fn caller(ledger: &SqliteLedger, number: u32) -> Caller {
+    let now = Timestamp::now();
+    let certificate = PeerCertificate {
+        spki: spki(number),
+        sha256: [7; 32],
+        not_before: now - SignedDuration::from_hours(1),
+        not_after: now + SignedDuration::from_hours(24),
+        kind: PeerKind::Device,
+    };
+    let identity = ledger.identify(spki(number), Some(session(number))).await.unwrap();
+    let Identity { device, session, user, policy } = identity;
+    assert!(device.is_some() && session.is_some() && user.is_some());
+    Caller { peer: Peer { ip: LOCALHOST, certificate }, device, session, user, policy }
+}
+
+/// Makes a ledger with these in it, whose devices all have this certificate, and a hundred records.
+pub(crate) async fn make(path: &Path, people: People, clock: &SlowYear, certificate: &[u8]) {
+    let ledger = SqliteLedger::open(path, clock.options(Missing::Create)).unwrap();
+    for change in firsts(certificate) {
+        settle(&ledger, Some(change)).await;
+    }
+    while *ledger.last_sequence().borrow() < 100 {
+        settle(&ledger, None).await;
+    }
+    drop(ledger);
+    multiply(path, people);
+}
+
+async fn settle(ledger: &SqliteLedger, change: Option<Change>) {
+    let attempt = ledger.begin(Intent::of_nobody("SetUp", LOCALHOST));
+    let grant = Grant { standing: Standing::default(), change };
+    ledger.settle(attempt, Outcome::Granted(grant)).await.unwrap();
+}
+
+/// The first of each.
+fn firsts(certificate: &[u8]) -> Vec<Change> {
+    let now = Timestamp::now();
+    let later = now + SignedDuration::from_hours(24 * 30);
+    let device = Device {
+        id: device(0).parse().unwrap(),
+        spki: spki(0),
+        state: DeviceState::Enrolled,
+        certificate: certificate.to_vec(),
+        expires: later,
+        enrolled: now,
+        updated: now,
+        reason: String::new(),
+        suspended_until: None,
+        groups: Groups::default(),
+    };
+    let (id, code_hash) = (device.id.clone(), [3; 32]);
+    let user = User {
+        id: user(0).parse().unwrap(),
+        roles: [Role::Operator].into_iter().collect(),
+        disabled: false,
+        disabled_until: None,
+        password: PasswordHash::from_phc("$argon2id$v=19$m=19456,t=2,p=1$".to_owned() + &"x".repeat(66)),
+        password_state: PasswordState::Settled,
+        factor: FactorState::default(),
+        groups: Groups::default(),
+        created: now,
+        updated: now,
+    };
+    let session = Session {
+        id: session(0),
+        user: user.id.clone(),
+        device: spki(0),
+        created: now,
+        used: now,
+        factor: None,
+        expires: later,
+    };
+    let wraps = WrapPeriod::new(now - SignedDuration::from_hours(24 * 366), later).unwrap();
+    let key = WrappingKey {
+        id: key(0),
+        label: "key-0".to_owned(),
+        version: 1,
+        life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
+        modulus_bits: 3072,
+        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha256),
+        certificate: certificate.to_vec(),
+        created: now,
+        updated: now,
+        reason: String::new(),
+    };
+    vec![
+        Change::Invite(Invitation { code_hash, device: id.clone(), invited_by: None, expires: later }),
+        Change::Enroll { code_hash, invited_by: None, device },
+        Change::SetDeviceState { id, state: DeviceState::Active, reason: String::new() },
+        Change::CreateUser(user),
+        Change::OpenSession(session),
+        Change::AddKey(key),
+    ]
+}
+
+/// Copies the rows of the first ones.
+fn multiply(path: &Path, people: People) {
+    let mut connection = Connection::open(path).unwrap();
+    let tx = connection.transaction().unwrap();
+    for table in ["devices", "users", "sessions", "keys"] {
+        tx.execute_batch(&format!("CREATE TEMP TABLE one_of_{table} AS SELECT * FROM {table} LIMIT 1"))
+            .unwrap();
+    }
+    let copy = |table: &str, set: &str, params: &[&dyn rusqlite::ToSql]| {
+        tx.prepare_cached(&format!("UPDATE one_of_{table} SET {set}")).unwrap().execute(params).unwrap();
+        let insert = format!("INSERT INTO {table} SELECT * FROM one_of_{table}");
+        tx.prepare_cached(&insert).unwrap().execute([]).unwrap();
+    };
+    for number in 1..people.devices {
+        let state = if number < people.devices - people.revoked() { "active" } else { "revoked" };
+        copy("devices", "id = ?, spki = ?, state = ?", params![device(number), spki(number).0, state]);
+    }
+    for number in 1..people.users {
+        copy("users", "id = ?", params![user(number)]);
+        let parts = params![session(number).0, user(number), spki(number).0];
+        copy("sessions", "id = ?, user = ?, device = ?", parts);
+    }
+    for number in 1..people.keys {
+        copy("keys", "id = ?, label = ?", params![key(number).as_bytes(), format!("key-{number}")]);
+    }
+    tx.commit().unwrap();
+}
