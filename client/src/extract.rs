@@ -27,6 +27,7 @@ use crate::{
     signed::Accept,
     single,
     target::TargetFolder,
+    timestamp::{Stamped, TrustedAuthorities},
     unwrapper::{KeyName, Unwrapper},
     verify::Sender,
     web::{Access, Location},
@@ -98,6 +99,8 @@ pub struct ExtractReport {
     pub listed: Vec<inspect::Entry>,
     /// Who signed the envelope, if somebody did.
     pub sender: Option<Sender>,
+    /// When that was, if an authority says so that counts.
+    pub timestamp: Option<Stamped>,
 }
 
 /// Extracts an envelope of any format.
@@ -128,10 +131,26 @@ pub fn extract_from(
     unwrapper: &dyn Unwrapper,
     progress: &dyn Progress,
 ) -> Result<ExtractReport> {
+    extract_stamped(job, accept, &TrustedAuthorities::default(), unwrapper, progress)
+}
+
+/// As [`extract_from`]. `trusted`: whose timestamps count. A signature that was there while its certificate was valid is good
+/// later, too.
+///
+/// # Errors
+/// Those of [`extract_from`].
+pub fn extract_stamped(
+    job: &ExtractJob,
+    accept: &Accept,
+    trusted: &TrustedAuthorities,
+    unwrapper: &dyn Unwrapper,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
     let envelope = Envelope::open(&job.envelope, progress)?;
     let chosen = Chosen::from_globs(&job.only)?;
     let format = envelope.format()?;
-    let checked = Checked::new(&envelope, accept, progress).map_err(|error| envelope.named(error))?;
+    let checked =
+        Checked::new(&envelope, accept, trusted, progress).map_err(|error| envelope.named(error))?;
     let result = match format {
         Format::Mtd => extract_mtd(job, &envelope, &checked, &chosen, unwrapper, progress),
         Format::Sealed => extract_sealed(job, &envelope, &checked, &chosen, unwrapper, progress),
@@ -139,7 +158,11 @@ pub fn extract_from(
         Format::OpenPgp => extract_openpgp(job, &envelope, accept, &chosen, unwrapper, progress),
     };
     let report = result.map_err(|error| envelope.named(error))?;
-    Ok(ExtractReport { sender: checked.sender().or_else(|| report.sender.clone()), ..report })
+    Ok(ExtractReport {
+        sender: checked.sender().or_else(|| report.sender.clone()),
+        timestamp: checked.timestamp().stamped().cloned(),
+        ..report
+    })
 }
 
 fn extract_mtd(

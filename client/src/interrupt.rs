@@ -51,6 +51,13 @@ impl Interrupt {
         Self(watch::channel(false).1)
     }
 
+    /// One that happens when a test says so.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
+        let (stop, stopped) = watch::channel(false);
+        (stop, Self(stopped))
+    }
+
     /// Whether it happened.
     pub fn happened(&self) -> bool {
         *self.0.borrow()

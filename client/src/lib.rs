@@ -1,6 +1,7 @@
 //! Seal files into envelopes, and open them through a custodian.
 
 pub mod approval;
+mod chain;
 pub mod envelope;
 pub mod error;
 pub mod extract;

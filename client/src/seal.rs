@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
-    signed::{Enclosing, Signer},
+    signed::{Enclosing, Signing},
     sources,
 };
 
@@ -81,14 +81,15 @@ pub fn seal(job: &SealJob, progress: &dyn Progress) -> Result<SealReport> {
 /// Seals, and signs the envelope.
 ///
 /// # Errors
-/// Those of [`seal`] and of the signer; [`Kind::Usage`] for OpenPGP, which is signed with OpenPGP keys only.
-pub fn seal_signed(job: &SealJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<SealReport> {
+/// Those of [`seal`], of the signer, and of whoever vouches for the time; [`Kind::Usage`] for OpenPGP, which is signed with OpenPGP
+/// keys only.
+pub fn seal_signed(job: &SealJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<SealReport> {
     if job.format == Format::OpenPgp {
         let why = "OpenPGP envelopes are signed with an OpenPGP key";
         return Err(Error::new(Kind::Usage, "cannot sign", why)
             .hint("give what gpg --export-secret-keys writes, or choose another --format"));
     }
-    seal_as(job, Some(signer), None, progress)
+    seal_as(job, Some(signing), None, progress)
 }
 
 /// Seals as OpenPGP, and signs what is inside.
@@ -109,7 +110,7 @@ pub fn seal_signed_openpgp(
 
 fn seal_as(
     job: &SealJob,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     openpgp_signer: Option<&openpgp::SigningKey>,
     progress: &dyn Progress,
 ) -> Result<SealReport> {
@@ -125,8 +126,8 @@ fn seal_as(
         progress.total(sources.iter().map(|source| source.known_size()).sum());
     }
     let Written { content_bytes, envelope_bytes } = match &job.output {
-        SealTo::File(path) => to_file(path, &sources, &recipients, signer, progress)?,
-        SealTo::Stdout => to_stdout(&sources, &recipients, signer, progress)?,
+        SealTo::File(path) => to_file(path, &sources, &recipients, signing, progress)?,
+        SealTo::Stdout => to_stdout(&sources, &recipients, signing, progress)?,
     };
     Ok(SealReport { entries: sources.len() as u64, content_bytes, envelope_bytes })
 }
@@ -201,7 +202,7 @@ fn to_file(
     path: &Path,
     sources: &[Source],
     recipients: &Recipients<'_>,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
     let cannot_write = |why| output::failed(format!("cannot write {}", path.display()), &why);
@@ -212,16 +213,16 @@ fn to_file(
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let file = staging.dir().open_with(STAGED_NAME, &options).map_err(cannot_write)?.into_std();
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     let written = match recipients {
         Recipients::Mtd(to) => {
-            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signer, progress)?
+            signed_archive(&file, mtd::seal(sources, to, sender, &file, progress)?, signing, progress)?
         }
         Recipients::Sealed(to) => {
             let written = sealed::seal(sources, to, sender, sealed::Output::File(&file), progress)?;
-            signed_archive(&file, written, signer, progress)?
+            signed_archive(&file, written, signing, progress)?
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut &file, progress)?,
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut &file, progress)?,
         Recipients::OpenPgp(to, signer) => openpgp::seal(sources, to, *signer, &mut &file, progress)?,
     };
     // Its sources may be deleted as soon as it is there.
@@ -233,28 +234,28 @@ fn to_file(
 fn to_stdout(
     sources: &[Source],
     recipients: &Recipients<'_>,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let sender = signer.and_then(SenderMark::of);
+    let sender = signing.and_then(|signing| SenderMark::of(signing.signer));
     // A header of MTD is completed when its content is known, and a signature when all is: so the output must be seekable
     // until the end.
     let spooled = |write: &dyn Fn(&File) -> Result<Written>| {
         let mut spool = output::spool()?;
-        let written = signed_archive(&spool, write(&spool)?, signer, progress)?;
+        let written = signed_archive(&spool, write(&spool)?, signing, progress)?;
         output::copy_to_stdout(&mut spool)?;
         Ok(written)
     };
     match recipients {
         Recipients::Mtd(to) => spooled(&|spool| mtd::seal(sources, to, sender, spool, progress)),
-        Recipients::Sealed(to) if signer.is_some() => {
+        Recipients::Sealed(to) if signing.is_some() => {
             spooled(&|spool| sealed::seal(sources, to, sender, sealed::Output::File(spool), progress))
         }
         Recipients::Sealed(to) => {
             let stdout = &mut io::stdout().lock();
             sealed::seal(sources, to, None, sealed::Output::Stream(stdout), progress)
         }
-        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signer, &mut io::stdout().lock(), progress),
+        Recipients::Cms(to, how) => seal_cms(sources, to, *how, signing, &mut io::stdout().lock(), progress),
         Recipients::OpenPgp(to, signer) => {
             openpgp::seal(sources, to, *signer, &mut io::stdout().lock(), progress)
         }
@@ -265,11 +266,11 @@ fn to_stdout(
 fn signed_archive(
     file: &File,
     written: Written,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else { return Ok(written) };
-    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signer, progress)?;
+    let Some(signing) = signing else { return Ok(written) };
+    let envelope_bytes = carried::sign_zip(file, written.envelope_bytes, signing, progress)?;
     Ok(Written { envelope_bytes, ..written })
 }
 
@@ -278,15 +279,15 @@ fn seal_cms(
     sources: &[Source],
     recipients: &[Recipient],
     protection: cms::Protection,
-    signer: Option<&dyn Signer>,
+    signing: Option<Signing<'_>>,
     out: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Some(signer) = signer else {
+    let Some(signing) = signing else {
         return cms::seal(sources, recipients, protection, None, out, progress);
     };
-    let mut enclosing = Enclosing::start(out, signer)?;
-    let sender = SenderMark::of(signer);
+    let mut enclosing = Enclosing::start(out, signing)?;
+    let sender = SenderMark::of(signing.signer);
     let written = cms::seal(sources, recipients, protection, sender, &mut enclosing, progress)?;
     Ok(Written { envelope_bytes: enclosing.finish(SystemTime::now())?, ..written })
 }

@@ -8,6 +8,7 @@ use crate::{
     input::Envelope,
     progress::Progress,
     signed::{Accept, Signature, SignedData, Standing, hash_of},
+    timestamp::{Attached, TrustedAuthorities},
     verify::Sender,
 };
 
@@ -17,6 +18,7 @@ pub(crate) struct Checked(Option<Found>);
 struct Found {
     signature: Signature,
     standing: Standing,
+    timestamp: Attached,
     /// Whether the message has nothing in it that the signature does not protect.
     nothing_else: Result<()>,
 }
@@ -28,8 +30,13 @@ impl Checked {
     /// # Errors
     /// [`Kind::Integrity`] if the signature is wrong or missing, or its signer is not accepted; [`Kind::Local`] if the envelope
     /// cannot be read; [`Kind::Interrupted`].
-    pub(crate) fn new(envelope: &Envelope, accept: &Accept, progress: &dyn Progress) -> Result<Self> {
-        match Self::carried(envelope, accept, progress)? {
+    pub(crate) fn new(
+        envelope: &Envelope,
+        accept: &Accept,
+        trusted: &TrustedAuthorities,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        match Self::carried(envelope, accept, trusted, progress)? {
             Some(checked) => Ok(checked),
             // What is inside is looked at when the key came, and before anything gets its name.
             None if envelope.format()? == Format::OpenPgp => {
@@ -46,8 +53,10 @@ impl Checked {
     pub(crate) fn carried(
         envelope: &Envelope,
         accept: &Accept,
+        trusted: &TrustedAuthorities,
         progress: &dyn Progress,
     ) -> Result<Option<Self>> {
+        let rules = (accept, trusted);
         let found = match envelope.format()? {
             Format::Mtd | Format::Sealed => {
                 let (unsigned, signature) = Unsigned::of_zip(envelope.source(), envelope.len())?;
@@ -61,7 +70,7 @@ impl Checked {
                                 "it is of something else",
                             ));
                         }
-                        let found = Found::new(&signed, &unsigned, unsigned.len(), accept, progress)?;
+                        let found = Found::new(&signed, &unsigned, unsigned.len(), rules, progress)?;
                         found.nothing_else.clone()?;
                         Some(found)
                     }
@@ -72,7 +81,7 @@ impl Checked {
                 let message = cms::Message::new(envelope.file()?, envelope.len())?;
                 let signature = message.signature();
                 signature
-                    .map(|(signed, content, len)| Found::new(signed, content, len, accept, progress))
+                    .map(|(signed, content, len)| Found::new(signed, content, len, rules, progress))
                     .transpose()?
             }
             // Its signature is inside, where the file key is needed to see it.
@@ -105,6 +114,11 @@ impl Checked {
         // What is signed is the whole envelope, with all its recipients.
         Some(Sender { addressed: Some(true), ..Sender::of(&found.signature, found.standing) })
     }
+
+    /// When that was, if an authority says so.
+    pub(crate) fn timestamp(&self) -> Attached {
+        self.0.as_ref().map_or(Attached::Nothing, |found| found.timestamp.clone())
+    }
 }
 
 impl Found {
@@ -112,12 +126,14 @@ impl Found {
         signed: &SignedData,
         content: &dyn ReadAt,
         len: u64,
-        accept: &Accept,
+        (accept, trusted): (&Accept, &TrustedAuthorities),
         progress: &dyn Progress,
     ) -> Result<Self> {
         let now = SystemTime::now();
         let signature = Signature::verify(signed, now, |hash| hash_of(content, len, hash, progress))?;
-        let standing = accept.check(&signature, now)?;
-        Ok(Self { signature, standing, nothing_else: Signature::check_nothing_else(signed) })
+        let timestamp = Attached::of(&signature, trusted, now)?;
+        let standing = accept.check_stamped(&signature, timestamp.at(), now)?;
+        let nothing_else = Signature::check_nothing_else(signed);
+        Ok(Self { signature, standing, timestamp, nothing_else })
     }
 }

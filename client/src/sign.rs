@@ -14,8 +14,7 @@ use crate::{
     input::Envelope,
     output::{self, IfMissing, Staging},
     progress::Progress,
-    signed::{Signer, hash_of, sign_detached},
-    timestamp::{Authority, attach},
+    signed::{Signing, hash_of, sign_detached},
 };
 
 /// The signature's name until it is complete.
@@ -40,31 +39,15 @@ pub enum SignTo {
 /// Signs a file of any length, in constant memory. Returns how many bytes were signed.
 ///
 /// # Errors
-/// As [`sign_stamped`].
-pub fn sign(job: &SignJob, signer: &dyn Signer, progress: &dyn Progress) -> Result<u64> {
-    sign_stamped(job, signer, None, progress)
-}
-
-/// Signs a file of any length, in constant memory. `stamp`: who says when that was (RFC 3161 appendix A). Returns how many bytes were signed.
-///
-/// # Errors
 /// [`Kind::Local`] if it cannot be read, or the output exists or cannot be written; [`Kind::Interrupted`]; and whatever keeps
 /// the signer from signing, or the authority from answering. No signature is left then.
-pub fn sign_stamped(
-    job: &SignJob,
-    signer: &dyn Signer,
-    stamp: Option<&dyn Authority>,
-    progress: &dyn Progress,
-) -> Result<u64> {
+pub fn sign(job: &SignJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<u64> {
     if let SignTo::File(path) = &job.output {
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
-    let digest = hash_of(file.file()?, file.len(), signer.algorithm().hash(), progress)?;
-    let mut signature = sign_detached(signer, &digest, SystemTime::now())?;
-    if let Some(authority) = stamp {
-        (signature, _) = attach(&signature, authority)?;
-    }
+    let digest = hash_of(file.file()?, file.len(), signing.signer.algorithm().hash(), progress)?;
+    let signature = sign_detached(signing, &digest, SystemTime::now())?;
     match &job.output {
         SignTo::File(path) => write_new(path, &signature)?,
         SignTo::Stdout => {

@@ -21,7 +21,7 @@ use crate::{
     progress::Progress,
     sender::Checked,
     signed::{Accept, Signature, SignedData, Standing, hash_of, read_signature},
-    timestamp::{Stamped, TrustedAuthorities, attached},
+    timestamp::{Attached, Stamped, TrustedAuthorities},
 };
 
 /// What a signature in a file of its own is called, after the file that it is of.
@@ -51,6 +51,9 @@ pub struct Verification {
     /// When an authority says that the signature was there, if one whose word counts does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Stamped>,
+    /// Why the signature's timestamp counts nothing, if it has one that does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp_does_not_count: Option<String>,
 }
 
 /// Who signed, when, and why that counts.
@@ -103,7 +106,7 @@ pub fn verify_stamped(
 ) -> Result<Verification> {
     let file = Envelope::open(&job.file, progress)?;
     if job.signature.is_none()
-        && let Some(found) = carried(job, &file, progress)?
+        && let Some(found) = carried(job, &file, trusted, progress)?
     {
         return Ok(found);
     }
@@ -124,12 +127,11 @@ pub fn verify_stamped(
     let now = SystemTime::now();
     let signature =
         Signature::verify(&signed, now, |hash| hash_of(file.file()?, file.len(), hash, progress))?;
-    let timestamp = timestamp_of(&signature, trusted, now)?;
-    let stamped = timestamp.as_ref().map(|stamped| stamped.at);
-    let standing = job.accept.check_stamped(&signature, stamped, now)?;
+    let timestamp = Attached::of(&signature, trusted, now)?;
+    let standing = job.accept.check_stamped(&signature, timestamp.at(), now)?;
     // Any file can be signed. One that only begins like an envelope is none.
     let envelope = file.format().and_then(|_| inspect::inspect(&job.file)).ok();
-    Ok(Verification { envelope, signer: Sender::of(&signature, standing), timestamp })
+    Ok(Verification::new(envelope, Sender::of(&signature, standing), timestamp))
 }
 
 /// Verifies a file with an OpenPGP signature of its own.
@@ -150,35 +152,27 @@ fn verify_openpgp(
             .hint("name the file with the signer's certificate: --accept-from FILE")
     })?;
     let envelope = file.format().and_then(|_| inspect::inspect(&job.file)).ok();
-    Ok(Verification { envelope, signer, timestamp: None })
-}
-
-/// The timestamp that a signature brings along (RFC 3161 appendix A). Where nobody said whose count, none does.
-fn timestamp_of(
-    signature: &Signature,
-    trusted: &TrustedAuthorities,
-    now: SystemTime,
-) -> Result<Option<Stamped>> {
-    let token = attached(signature.unsigned_attributes(), signature.value())?;
-    match token {
-        Some(token) if !trusted.is_empty() => token.verify(trusted, now).map(Some),
-        _ => Ok(None),
-    }
+    Ok(Verification::new(envelope, signer, Attached::Nothing))
 }
 
 /// Verifies the signature that an envelope carries; `None` if it carries none.
-fn carried(job: &VerifyJob, file: &Envelope, progress: &dyn Progress) -> Result<Option<Verification>> {
+fn carried(
+    job: &VerifyJob,
+    file: &Envelope,
+    trusted: &TrustedAuthorities,
+    progress: &dyn Progress,
+) -> Result<Option<Verification>> {
     if file.format().is_err() {
         return Ok(None);
     }
     let named = |error| file.named(error);
     // Whoever is accepted without a signature has none to verify.
-    let Some(checked) = Checked::carried(file, &job.accept, progress).map_err(named)? else {
+    let Some(checked) = Checked::carried(file, &job.accept, trusted, progress).map_err(named)? else {
         return Ok(None);
     };
     let envelope = inspect::inspect(&job.file)?;
     checked.confirm(envelope.sender_mark).map_err(named)?;
-    Ok(checked.sender().map(|signer| Verification { envelope: Some(envelope), signer, timestamp: None }))
+    Ok(checked.sender().map(|signer| Verification::new(Some(envelope), signer, checked.timestamp())))
 }
 
 fn signature_file(job: &VerifyJob, file: &Envelope) -> Result<PathBuf> {
@@ -213,6 +207,17 @@ fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+impl Verification {
+    fn new(envelope: Option<Inspection>, signer: Sender, timestamp: Attached) -> Self {
+        let (timestamp, timestamp_does_not_count) = match timestamp {
+            Attached::Nothing => (None, None),
+            Attached::DoesNotCount(why) => (None, Some(why)),
+            Attached::Counts(stamped) => (Some(stamped), None),
+        };
+        Self { envelope, signer, timestamp, timestamp_does_not_count }
+    }
 }
 
 impl Sender {

@@ -4,9 +4,13 @@ use custodian::{
     authority::Policy,
     config::Config,
     pki::{csr, foreign::WrappingCertificate, peer::CertificateFacts},
-    token::{TokenUri, try_worker_messages},
+    token::try_worker_messages,
 };
-use custodian_proto::{key::KeyWrapping, tsp::TimeStampReq};
+use custodian_proto::{
+    key::KeyWrapping,
+    pkcs11::{KeyUri, TokenUri},
+    tsp::TimeStampReq,
+};
 
 /// A certificate request of a workstation.
 pub(crate) fn csr(bytes: &[u8]) {
@@ -39,13 +43,13 @@ pub(crate) fn worker(bytes: &[u8]) {
     try_worker_messages(bytes);
 }
 
-/// A PKCS#11 URI.
+/// A PKCS#11 URI, of a token or of a key in one.
 pub(crate) fn pkcs11_uri(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok(uri) = TokenUri::parse(text)
-    {
-        assert!(uri.select().is_some(), "a URI that was read names a token");
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(uri) = TokenUri::parse(text) {
+        assert_eq!(TokenUri::parse(&uri.to_string()), Ok(uri), "a URI that was read is read again");
     }
+    KeyUri::parse(text).map(drop).ok();
 }
 
 /// The texts of an administrator: a configuration, a policy.

@@ -7,6 +7,7 @@ pub mod identity;
 pub mod key;
 pub mod limits;
 pub mod openpgp;
+pub mod pkcs11;
 pub mod refusal;
 pub mod secret;
 pub mod sign;

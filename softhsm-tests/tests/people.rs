@@ -155,6 +155,24 @@ async fn a_certificate_says_what_an_administrator_recorded_and_openssl_accepts_i
 }
 
 #[tokio::test]
+async fn the_policy_can_forbid_that_people_get_certificates() {
+    let (dev, _) = with_alice();
+    let file = dev.scratch("policies").join("policy.cedar");
+    let shown = dev.ctl(Person::Admin, ["policy", "show"]).expect(0).stdout;
+    let rule = "@id(\"in-the-office\") forbid (principal, action == Action::\"RequestCertificate\", resource)\n\
+                unless { context.device in DeviceGroup::\"office\" };";
+    fs::write(&file, format!("{shown}\n{rule}\n")).unwrap();
+    dev.ctl(Person::Admin, ["policy", "apply", file.to_str().unwrap(), "--reason", "r"]).expect(0);
+    request(&dev, Person::Operator, "sign", "elsewhere").1.expect(3).says("POLICY_DENIED");
+    dev.ctl(Person::Admin, ["device", "groups", "operator-laptop", "office"]).expect(0);
+    request(&dev, Person::Operator, "sign", "office").1.expect(0);
+    let records = Wire::records(&dev).await;
+    let refused = records.iter().find(|record| record.outcome == "POLICY_DENIED").unwrap();
+    assert_eq!(refused.operation, "RequestCertificate");
+    assert!(refused.detail.contains("in-the-office"), "{}", refused.detail);
+}
+
+#[tokio::test]
 async fn a_persons_certificate_lets_nobody_in() {
     let (dev, folder) = with_alice();
     let (signing, ran) = request(&dev, Person::Operator, "sign", "alice");

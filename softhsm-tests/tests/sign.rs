@@ -230,3 +230,47 @@ async fn the_policy_decides_on_signing_apart_from_unwrapping() {
     assert!(refused.detail.contains("no-contracts"), "{}", refused.detail);
     assert_eq!(refused.operation, "Sign");
 }
+
+#[tokio::test]
+async fn an_envelope_that_a_key_in_the_custodian_signed_is_opened_by_who_accepts_it() {
+    let dev = Dev::start();
+    let name = create(&dev, &["contracts", "--use", "sign", "--bits", "2048"]);
+    create(&dev, &["letters", "--use", "sign-ecdsa"]);
+    create(&dev, &["timestamps", "--use", "timestamp"]);
+    let folder = dev.scratch("files");
+    let path = |name: &str| folder.join(name).display().to_string();
+    fs::write(path("contract.pdf"), TEXT).unwrap();
+    let (sample, file) = (dev.certificate().display().to_string(), path("contract.pdf"));
+    let envelope = |args: &[&str]| dev.envelope(Person::Operator, args);
+    let [contracts, letters] =
+        ["contracts", "letters"].map(|label| certificate(&dev, label).0.display().to_string());
+    for (format, label) in [("mtd", "contracts"), ("sealed", "letters"), ("cms", "contracts")] {
+        let (pinned, other) =
+            if label == "letters" { (&letters, &contracts) } else { (&contracts, &letters) };
+        let (sealed, with) = (path(format), format!("custodian:{label}"));
+        let seal = ["seal", "--to", &sample, "--format", format, "--sign-with", &with, "--timestamp"];
+        envelope(&[&seal[..], &["-o", &sealed, &file]].concat()).expect(0);
+        let found = envelope(&["verify", "--json", &sealed, "--accept-from", pinned]).expect(0).json();
+        assert_eq!(found["signer"]["standing"], "pinned");
+        assert!(found["timestamp"]["time"].as_str().is_some_and(|time| time.starts_with("20")), "{found}");
+        let out = path(&format!("{format}.out"));
+        let extract = ["extract", &sealed, "-C", &out, "--accept-from", pinned];
+        envelope(&extract).expect(0).says("signed by").says("timestamped 20");
+        let content =
+            fs::read(Path::new(&out).join(if format == "cms" { "cms.content" } else { "contract.pdf" }));
+        assert_eq!(content.unwrap(), TEXT);
+        // The custodian's key it is, and not just any.
+        envelope(&["extract", &sealed, "-C", &out, "--accept-from", other]).expect(5).says("not accepted");
+    }
+    // What it signs is in the log, and who may not sign seals nothing signed.
+    let records = Wire::records(&dev).await;
+    let signed = records.iter().filter(|record| record.operation == "Sign" && record.outcome == "OK");
+    assert_eq!(signed.clone().count(), 3);
+    assert_eq!(signed.filter(|record| record.key == name).count(), 2);
+    assert_eq!(records.iter().filter(|record| record.operation == "Timestamp").count(), 3);
+    let none = path("none.mtd");
+    let seal = ["seal", "--to", &sample, "-o", &none, "--sign-with", "custodian:contracts", &file];
+    dev.envelope(Person::Auditor, seal).expect(3).says("ROLE_MISSING");
+    assert!(!Path::new(&none).exists());
+    envelope(&["seal", "--to", &sample, "-o", &none, "--timestamp", &file]).expect(2).says("--sign-with");
+}

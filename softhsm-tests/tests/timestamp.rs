@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     thread,
 };
 
@@ -19,6 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+use rustls::{ServerConfig, ServerConnection, pki_types::PrivateKeyDer};
 use softhsm_tests::{Dev, Person, Ran, Wire, run};
 
 /// id-kp-timeStamping and id-kp-emailProtection, each as a whole extKeyUsage.
@@ -169,34 +171,73 @@ impl Tsa {
         thread::spawn(move || {
             for _ in 0..times {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut head, mut len) = (String::new(), 0);
-                loop {
-                    let mut line = String::new();
-                    reader.read_line(&mut line).unwrap();
-                    if line == "\r\n" {
-                        break;
-                    }
-                    let lower = line.to_ascii_lowercase();
-                    if let Some(value) = lower.strip_prefix("content-length:") {
-                        len = value.trim().parse().unwrap();
-                    }
-                    head += &lower;
-                }
-                assert!(
-                    head.starts_with("post /tsr ") && head.contains("application/timestamp-query"),
-                    "{head}"
-                );
-                let mut query = vec![0; len];
-                reader.read_exact(&mut query).unwrap();
-                let answer = self.answer(&change(query));
-                let kind = "Content-Type: application/timestamp-reply";
-                let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n", answer.len());
-                stream.write_all(&[head.as_bytes(), &answer].concat()).unwrap();
+                self.serve_one(&mut stream, &change);
             }
         });
         url
     }
+
+    /// The same by https, as often as somebody trusts this certificate.
+    fn serve_https(self, server: Arc<ServerConfig>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/tsr", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut tls = ServerConnection::new(Arc::clone(&server)).unwrap();
+                // Whoever does not trust the certificate ends the handshake.
+                while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
+                if !tls.is_handshaking() {
+                    self.serve_one(&mut rustls::Stream::new(&mut tls, &mut stream), |query| query);
+                }
+            }
+        });
+        url
+    }
+
+    fn serve_one(&self, stream: &mut (impl Read + Write), change: impl Fn(Vec<u8>) -> Vec<u8>) {
+        let mut reader = BufReader::new(stream);
+        let (mut head, mut len) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if line == "\r\n" {
+                break;
+            }
+            let lower = line.to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                len = value.trim().parse().unwrap();
+            }
+            head += &lower;
+        }
+        assert!(head.starts_with("post /tsr ") && head.contains("application/timestamp-query"), "{head}");
+        let mut query = vec![0; len];
+        reader.read_exact(&mut query).unwrap();
+        let answer = self.answer(&change(query));
+        let kind = "Content-Type: application/timestamp-reply";
+        let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n", answer.len());
+        let stream = reader.into_inner();
+        stream.write_all(&[head.as_bytes(), &answer].concat()).unwrap();
+        stream.flush().unwrap();
+    }
+}
+
+/// A server's certificate for this address, and the file with the CA that issued it.
+fn https_server(folder: &Path) -> (Arc<ServerConfig>, PathBuf) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let file = folder.join("https.crt");
+    fs::write(&file, ca.pem()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &Issuer::from_ca_cert_der(ca.der(), &ca_key).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    (Arc::new(server), file)
 }
 
 #[tokio::test]
@@ -328,6 +369,44 @@ fn openssls_timestamps_are_taken_from_a_file_and_over_http_and_bad_ones_are_refu
     });
     web(&url, &replayed).expect(3).says("unacceptedPolicy");
     web("ftp://127.0.0.1/", &replayed).expect(2).says("neither http nor https");
+}
+
+#[test]
+fn an_authority_with_https_is_asked_only_if_its_servers_ca_is_trusted() {
+    let (dev, file) = start();
+    let folder = dev.scratch("https");
+    let (server, tls_ca) = https_server(&folder);
+    let tsa = Tsa::new(dev.scratch("tsa"), 2090, &TIME_STAMPING);
+    let tsa_ca = tsa.ca.clone();
+    let url = tsa.serve_https(server);
+    let ask = |out: &str, tls_ca: &Path| {
+        let out = folder.join(out);
+        let args = ["timestamp", text(&file), "--tsa", &url, "--tsa-ca", text(&tsa_ca), "-o", text(&out)];
+        (dev.envelope(Person::Operator, args.iter().chain(&["--tls-ca", text(tls_ca)])), out)
+    };
+    let (ran, out) = ask("none.tsr", &tsa_ca);
+    ran.expect(6).says("no timestamp from https://");
+    assert!(!out.exists());
+    let (ran, out) = ask("good.tsr", &tls_ca);
+    ran.expect(0).says("by CN=Throwaway TSA");
+    verify(&dev, &file, &out, &tsa_ca).expect(0);
+    // Of a signature that is made on the way, too: of an envelope.
+    let (key, certificate) = (folder.join("anna.key"), folder.join("anna.crt"));
+    let req = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=Anna"];
+    openssl(&[&req[..], &["-keyout", text(&key), "-out", text(&certificate)]].concat()).expect(0);
+    let sample = dev.certificate();
+    let signing = ["--sign-with", text(&key), "--sign-cert", text(&certificate), "--tsa", &url];
+    let seal = |out: &Path, tls_ca: &Path| {
+        let args = ["seal", "--to", text(&sample), "-o", text(out), text(&file), "--tls-ca", text(tls_ca)];
+        dev.envelope(Person::Operator, args.iter().chain(&signing))
+    };
+    let envelope = folder.join("contract.mtd");
+    seal(&envelope, &tsa_ca).expect(6);
+    assert!(!envelope.exists());
+    seal(&envelope, &tls_ca).expect(0);
+    let args = ["verify", "--json", text(&envelope), "--tsa-ca", text(&tsa_ca)];
+    let found = dev.envelope(Person::Operator, args).expect(0).json();
+    assert_eq!(found["timestamp"]["authority"], "CN=Throwaway TSA");
 }
 
 #[test]

@@ -20,12 +20,13 @@ use super::{
     progress::{Bar, Talk},
     several,
     text::printable,
+    timestamp::TrustArgs,
     verify::signed_by,
 };
 use crate::{
     envelope::{OwnKey, cms::Unauthenticated},
     error::{Error, Kind, Result},
-    extract::{ExtractJob, ExtractTo, Limits, extract_from},
+    extract::{ExtractJob, ExtractTo, Limits, extract_stamped},
     interrupt::Interrupt,
     log::{prove_receipt, read_log_key, record_of, write_receipt},
     password::PasswordSource,
@@ -66,6 +67,8 @@ pub(super) struct ExtractArgs {
     list: bool,
     #[command(flatten)]
     accept: AcceptArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
     #[command(flatten)]
     style: Style,
     /// Refuse envelopes with more entries
@@ -175,13 +178,14 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
         Some(own) => own,
         None => &opener,
     };
-    let report = extract_from(&job, &accept, unwrapper, &bar).inspect_err(|_| bar.clear())?;
+    let trusted = args.trust.load(&custodian.settings)?;
+    let report = extract_stamped(&job, &accept, &trusted, unwrapper, &bar).inspect_err(|_| bar.clear())?;
     if args.list {
         bar.clear();
         return args.style.many(&report.listed, &ENTRY_COLUMNS, entry_row);
     }
     if let Some(sender) = &report.sender {
-        bar.remark(&printable(&signed_by(sender)));
+        bar.remark(&printable(&signed_by(sender, report.timestamp.as_ref())));
     }
     if report.swept > 0 {
         bar.remark(&format!("removed {} leftovers of an earlier run that was killed", report.swept));

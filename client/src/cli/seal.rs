@@ -16,6 +16,7 @@ use super::{
     message::note,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
+    timestamp::StampArgs,
     when::parse_duration,
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
     seal::{SealJob, SealTo, Symlinks, seal, seal_signed, seal_signed_openpgp},
-    signed::Signer,
+    signed::{Signer, Signing},
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -54,12 +55,14 @@ pub(super) struct SealArgs {
     /// Keep symbolic links as links; otherwise they are refused
     #[arg(long)]
     keep_symlinks: bool,
-    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; or custodian:LABEL. With --format
-    /// openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it
+    /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC
+    /// 7512); or custodian:LABEL. With --format openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]
     signer: SignerArgs,
+    #[command(flatten)]
+    stamp: StampArgs,
     #[command(flatten)]
     talk: Talk,
     /// Name of the file that standard input becomes in the envelope. [default: stdin]
@@ -130,10 +133,30 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     let format = args.format.into();
     let job = SealJob { recipients, paths, stdin, format, output, symlinks, protection };
 
-    let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with)).transpose()?;
+    if args.stamp.is_wanted() && args.sign_with.is_none() {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot timestamp",
+            "a timestamp is of a signature, and nobody signs",
+        )
+        .hint("give --sign-with KEY, too; or have the envelope timestamped: envelope timestamp FILE"));
+    }
+    if args.stamp.is_wanted() && args.format == Format::OpenPgp {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot timestamp",
+            "OpenPGP signatures have no place for a timestamp",
+        )
+        .hint("choose another --format; or have the envelope timestamped: envelope timestamp FILE"));
+    }
+    let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with, interrupt)).transpose()?;
+    let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
     let bar = Bar::start(args.talk, interrupt);
     let report = match &signer {
-        Some(Sealer::Cms(signer)) => seal_signed(&job, signer.as_ref(), &bar),
+        Some(Sealer::Cms(signer)) => {
+            let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
+            seal_signed(&job, signing, &bar)
+        }
         Some(Sealer::OpenPgp(key)) => seal_signed_openpgp(&job, key, &bar),
         None => seal(&job, &bar),
     };
@@ -142,6 +165,9 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
     if args.legacy {
         // Not even --quiet keeps this back.
         note(LEGACY);
+        if signer.is_some() {
+            note(LEGACY_SIGNED);
+        }
     }
     Ok(())
 }
@@ -153,10 +179,13 @@ enum Sealer {
 }
 
 impl Sealer {
-    fn open(args: &SealArgs, with: &With) -> Result<Self> {
+    fn open(args: &SealArgs, with: &With, interrupt: &Interrupt) -> Result<Self> {
         match args.format {
             Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with)?))),
-            Format::Mtd | Format::Sealed | Format::Cms => Ok(Self::Cms(args.signer.open(with)?)),
+            Format::Mtd | Format::Sealed | Format::Cms => {
+                let connect = || args.connection.connect(interrupt);
+                Ok(Self::Cms(args.signer.open(with, connect, interrupt)?))
+            }
         }
     }
 }
@@ -165,6 +194,10 @@ impl Sealer {
 const LEGACY: &str = "warning: --legacy sealed it with AES-256-CBC, which is not authenticated: it keeps the content secret, but \
     whoever has it on the way can change what comes out, and nobody can see that. Send it a way that you trust, or leave \
     --legacy out for readers that know AES-GCM (openssl 3, envelope extract)";
+
+/// What is said besides if it is signed.
+const LEGACY_SIGNED: &str = "warning: whoever has it on the way can also take the signature away, and nothing in a --legacy envelope says that \
+    there was one: only a recipient who opens nothing unsigned (--accept-from, or [accept] in the settings) finds that out";
 
 /// The address that this is, unless there is a file of that name.
 fn address(to: &Path) -> Option<Email> {

@@ -10,13 +10,13 @@ use super::{
     inspect::local_input,
     progress::{Bar, Talk},
     signer::{SignerArgs, With},
-    timestamp::AuthorityArgs,
+    timestamp::StampArgs,
 };
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    sign::{SignJob, SignTo, sign_stamped},
-    timestamp::Authority,
+    sign::{SignJob, SignTo, sign},
+    signed::Signing,
     verify::beside,
 };
 
@@ -25,16 +25,14 @@ use crate::{
 pub(super) struct SignArgs {
     /// The file; - for standard input
     file: PathBuf,
-    /// The key: a file in PEM, or PKCS #12, with its certificates; or custodian:LABEL, for a signing key in the custodian
+    /// The key: a file in PEM, or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC 7512); or
+    /// custodian:LABEL, for a signing key in the custodian
     #[arg(long, value_name = "KEY")]
     with: With,
     #[command(flatten)]
     signer: SignerArgs,
-    /// Have it said by a time-stamping authority when it was signed: the custodian, or that of --tsa
-    #[arg(long)]
-    timestamp: bool,
     #[command(flatten)]
-    authority: AuthorityArgs,
+    stamp: StampArgs,
     #[command(flatten)]
     connection: Connection,
     /// The signature; - for standard output. [default: FILE.p7s, beside the file]
@@ -47,22 +45,13 @@ pub(super) struct SignArgs {
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
     let job = SignJob { file: local_input(&args.file), output: output(args)? };
-    let signer = args.signer.open_through(&args.with, || args.connection.connect(interrupt))?;
-    let authority = authority(args, interrupt)?;
+    let signer = args.signer.open(&args.with, || args.connection.connect(interrupt), interrupt)?;
+    let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
+    let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
     let bar = Bar::start(args.talk, interrupt);
-    let bytes =
-        sign_stamped(&job, signer.as_ref(), authority.as_deref(), &bar).inspect_err(|_| bar.clear())?;
+    let bytes = sign(&job, signing, &bar).inspect_err(|_| bar.clear())?;
     bar.finish("signed", 1, bytes);
     Ok(())
-}
-
-/// Who says when it was signed.
-fn authority(args: &SignArgs, interrupt: &Interrupt) -> Result<Option<Box<dyn Authority>>> {
-    match args.authority.named()? {
-        Some(other) => Ok(Some(Box::new(other))),
-        None if args.timestamp => Ok(Some(Box::new(args.connection.connect(interrupt)?))),
-        None => Ok(None),
-    }
 }
 
 fn output(args: &SignArgs) -> Result<SignTo> {

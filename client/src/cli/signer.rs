@@ -5,34 +5,34 @@ use std::{
     str::FromStr,
 };
 
-use super::connection::Connection;
+use custodian_proto::{
+    pkcs11::{self, KeyUri},
+    secret::Secret,
+};
+
+use super::message::note;
 use crate::{
     envelope::openpgp::SigningKey,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
     remote::{Remote, RemoteSigner, WhichKey},
-    signed::{LocalSigner, Signer},
+    signed::{LocalSigner, Login, Signer, TokenSigner},
 };
 
 /// How to use the key.
 #[derive(Debug, clap::Args)]
 pub(super) struct SignerArgs {
-    /// The signer's certificate and those up to its CA, PEM, if the file with the key does not have them
+    /// The signer's certificate and those up to its CA, PEM, if the file or the token with the key does not have them
     #[arg(long, value_name = "FILE")]
     sign_cert: Option<PathBuf>,
-    /// A file with the password of the file with the key; - for standard input. [default: ask, if there is one]
+    /// A file with the password of the file with the key, or with the PIN of its token; - for standard input. [default: ask,
+    /// if there is one]
     #[arg(long, value_name = "F")]
     key_password_file: Option<PathBuf>,
 }
 
 impl SignerArgs {
-    /// The signer. A custodian is the one of the settings.
-    pub(super) fn open(&self, with: &With) -> Result<Box<dyn Signer>> {
-        // A second interrupt beside that of the command: both hear of Ctrl-C.
-        self.open_through(with, || Connection::default().connect(&Interrupt::listen()?))
-    }
-
     /// An OpenPGP key.
     pub(super) fn open_openpgp(&self, with: &With) -> Result<SigningKey> {
         let With::File(file) = with else {
@@ -48,20 +48,47 @@ impl SignerArgs {
         SigningKey::open(file, &|| source.read(&format!("passphrase of {}", file.display())))
     }
 
-    /// The signer, if it is in the custodian, over this connection.
-    pub(super) fn open_through(
+    /// The signer; if it is in the custodian, over this connection.
+    pub(super) fn open(
         &self,
         with: &With,
         custodian: impl FnOnce() -> Result<Remote>,
+        interrupt: &Interrupt,
     ) -> Result<Box<dyn Signer>> {
         match with {
             With::Custodian(key) => Ok(Box::new(RemoteSigner::open(custodian()?, key)?)),
+            With::Token(uri) => {
+                let wrong = |why| Error::new(Kind::Usage, "cannot use this PKCS #11 URI", why);
+                let uri = uri.as_ref().map_err(wrong)?;
+                let pin = |login: &Login| self.pin(uri, login);
+                Ok(Box::new(TokenSigner::open(uri, self.sign_cert.as_deref(), &pin, interrupt)?))
+            }
             With::File(file) => {
                 let source = PasswordSource::of(self.key_password_file.as_deref());
                 let password = || source.read(&format!("password of {}", file.display()));
                 Ok(Box::new(LocalSigner::open(file, self.sign_cert.as_deref(), &password)?))
             }
         }
+    }
+
+    /// The PIN of a token: of the flag, of the URI, or asked for.
+    fn pin(&self, uri: &KeyUri, login: &Login) -> Result<Option<Secret>> {
+        let name = match login {
+            Login::NotNeeded => return Ok(None),
+            Login::AtTheReader(label) => {
+                note(&format!("type the PIN of the token {label:?} at its reader"));
+                return Ok(None);
+            }
+            Login::WithPin(name) => name,
+        };
+        let file = self.key_password_file.as_deref().or(uri.token.pin_file.as_deref());
+        let read = PasswordSource::of(file).read(name);
+        read.map(Some).map_err(|error| match error.hint.is_empty() {
+            true => error,
+            false => {
+                error.hint("give it in a file: --key-password-file F, or pin-source=file:PATH in the URI")
+            }
+        })
     }
 }
 
@@ -70,6 +97,8 @@ impl SignerArgs {
 pub(super) enum With {
     /// In a file.
     File(PathBuf),
+    /// In a PKCS #11 token; or what is wrong with the URI. clap would show the URI, which may have a PIN in it, beside that.
+    Token(std::result::Result<Box<KeyUri>, String>),
     /// In the custodian: a label or an id.
     Custodian(WhichKey),
 }
@@ -78,11 +107,8 @@ impl FromStr for With {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        // This program loads no library of somebody else into its process: keys in tokens are the custodian's business.
-        if text.starts_with("pkcs11:") {
-            return Err(
-                "keys in PKCS #11 tokens cannot be used from here; give a file with the key".to_owned()
-            );
+        if text.starts_with(pkcs11::SCHEME) {
+            return Ok(Self::Token(KeyUri::parse(text).map(Box::new)));
         }
         if let Some(key) = text.strip_prefix("custodian:") {
             return match key.parse() {

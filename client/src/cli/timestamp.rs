@@ -21,10 +21,11 @@ use crate::{
     interrupt::Interrupt,
     output::failed,
     progress::Progress,
+    remote::Remote,
     settings::Settings,
     sign::{check_free, write_new},
     signed::hash_of,
-    timestamp::{Authority, HttpAuthority, Stamped, Token, TrustedAuthorities, ask},
+    timestamp::{Authority, HttpAuthority, Others, Stamped, Token, TrustedAuthorities, ask},
 };
 
 /// What a timestamp in a file of its own is called, after the file that it is of.
@@ -70,6 +71,35 @@ impl AuthorityArgs {
     }
 }
 
+/// Whether a signature is timestamped, and by whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct StampArgs {
+    /// Have it said by a time-stamping authority when it was signed: the custodian, or that of --tsa
+    #[arg(long)]
+    timestamp: bool,
+    #[command(flatten)]
+    authority: AuthorityArgs,
+}
+
+impl StampArgs {
+    /// Whether a timestamp is wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.timestamp || self.authority.tsa.is_some()
+    }
+
+    /// Who says when it was signed: the custodian over this connection, if no other is named.
+    pub(super) fn authority(
+        &self,
+        custodian: impl FnOnce() -> Result<Remote>,
+    ) -> Result<Option<Box<dyn Authority>>> {
+        match self.authority.named()? {
+            Some(other) => Ok(Some(Box::new(other))),
+            None if self.timestamp => Ok(Some(Box::new(custodian()?))),
+            None => Ok(None),
+        }
+    }
+}
+
 /// Whose timestamps count.
 #[derive(Debug, clap::Args)]
 pub(super) struct TrustArgs {
@@ -85,8 +115,12 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     /// Whose timestamps count; nobody's, if nobody said.
     pub(super) fn load(&self, settings: &Settings) -> Result<TrustedAuthorities> {
-        let usual: Vec<_> = settings.ca.iter().cloned().collect();
-        TrustedAuthorities::load(if self.tsa_ca.is_empty() { &usual } else { &self.tsa_ca }, &self.tsa_crl)
+        if self.tsa_ca.is_empty() {
+            let usual: Vec<_> = settings.ca.iter().cloned().collect();
+            // A sender may well have asked another authority: that is no reason to refuse what is good without.
+            return Ok(TrustedAuthorities::load(&usual, &[])?.and_others(Others::Ignore));
+        }
+        TrustedAuthorities::load(&self.tsa_ca, &self.tsa_crl)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     interrupt::Interrupt,
     settings::Settings,
+    timestamp::Stamped,
     verify::{Sender, Verification, VerifyJob, verify_stamped},
 };
 
@@ -65,15 +66,17 @@ fn facts(found: &Verification) -> Vec<(&'static str, String)> {
         facts.extend(envelope.other_recipients.iter().map(|other| ("encrypted to", other.clone())));
     }
     facts.extend(sender_facts(&found.signer));
-    if let Some(stamped) = &found.timestamp {
-        facts.retain(|(name, _)| *name != "timestamped");
-        facts.extend(stamped_facts(stamped));
+    match (&found.timestamp, &found.timestamp_does_not_count) {
+        (Some(stamped), _) => facts.extend(stamped_facts(stamped)),
+        (None, Some(why)) => facts.push(("timestamped", format!("it does not count: {why}"))),
+        (None, None) => facts.push(("timestamped", "no".to_owned())),
     }
     facts
 }
 
-/// Who signed, in one line.
-pub(super) fn signed_by(sender: &Sender) -> String {
+/// Who signed, and when, in one line.
+pub(super) fn signed_by(sender: &Sender, stamped: Option<&Stamped>) -> String {
+    let when = stamped.map(|stamped| format!(", timestamped {} by {}", stamped.time, stamped.authority));
     let whose = match (sender.standing, sender.addressed) {
         ("unknown", _) => ", who is not known here (--accept-from)",
         ("not verified", _) => ", which is not verified (--accept-from its certificate)",
@@ -82,7 +85,7 @@ pub(super) fn signed_by(sender: &Sender) -> String {
         }
         _ => "",
     };
-    format!("signed by {}{whose}", name_of(sender))
+    format!("signed by {}{}{whose}", name_of(sender), when.unwrap_or_default())
 }
 
 fn in_brackets(emails: &[String]) -> String {
@@ -123,7 +126,6 @@ pub(super) fn sender_facts(sender: &Sender) -> Vec<(&'static str, String)> {
         ("certificate", certificate),
         ("signature", sender.algorithm.clone()),
         ("signed at", claimed.unwrap_or_else(|| "the signer does not say".to_owned())),
-        ("timestamped", "no".to_owned()),
         ("identity", level),
         ("accepted", accepted.to_owned()),
     ]

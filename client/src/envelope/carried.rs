@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     output,
     progress::Progress,
-    signed::{Signer, hash_of, sign_detached},
+    signed::{Signing, hash_of, sign_detached},
 };
 
 /// Stands between the comment as it was and the signature.
@@ -107,16 +107,16 @@ impl End {
 /// Signs an envelope that was just written to a file and puts the signature into its comment. Returns how long it is then.
 ///
 /// # Errors
-/// Those of the signer; [`Kind::Local`] if the signature with its certificates is too long for a comment, or cannot be
-/// written; [`Kind::Interrupted`].
-pub(crate) fn sign_zip(file: &File, len: u64, signer: &dyn Signer, progress: &dyn Progress) -> Result<u64> {
+/// Those of the signer, and of the authority; [`Kind::Local`] if the signature with its certificates is too long for a
+/// comment, or cannot be written; [`Kind::Interrupted`].
+pub(crate) fn sign_zip(file: &File, len: u64, signing: Signing<'_>, progress: &dyn Progress) -> Result<u64> {
     let cannot_sign = |why: &str| Error::new(Kind::Local, "cannot sign the envelope", why);
     let end = End::find(file, len)?.ok_or_else(|| cannot_sign("it has no end record"))?;
-    let digest = hash_of(file, len, signer.algorithm().hash(), progress)?;
-    let signature = STANDARD.encode(sign_detached(signer, &digest, SystemTime::now())?);
+    let digest = hash_of(file, len, signing.signer.algorithm().hash(), progress)?;
+    let signature = STANDARD.encode(sign_detached(signing, &digest, SystemTime::now())?);
     let added = [MARK, signature.as_bytes()].concat();
     let comment_len = u16::try_from(end.comment.len() + added.len()).map_err(|_| {
-        cannot_sign("the signature with its certificates is longer than 48 KiB")
+        cannot_sign("the signature with its certificates and its timestamp is longer than 48 KiB")
             .hint("leave certificates out that the recipient has")
     })?;
     let cannot_write = |why| output::failed("cannot write the envelope", &why);

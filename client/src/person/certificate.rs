@@ -1,22 +1,18 @@
-//! Whether a certificate is a person's, and good to encrypt to: chain and revocation by `rustls-webpki` (RFC 5280 §6), the
-//! rest here (RFC 8550).
+//! Whether a certificate is a person's, and good to encrypt to (RFC 8550). Chain and revocation are [`crate::chain`]'s.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use custodian_proto::{email::Email, identity::IdentityLevel, key::KeyId};
 use der::{Decode, asn1::ObjectIdentifier};
-use rustls::pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    ALL_VERIFICATION_ALGS, BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy,
-    ExtendedKeyUsageValidator, KeyPurposeIdIter, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy, anchor_from_trusted_cert,
-};
+use jiff::Timestamp;
 use x509_cert::{
     Certificate,
     ext::pkix::{
         BasicConstraints, CertificatePolicies, ExtendedKeyUsage, KeyUsage, SubjectAltName, name::GeneralName,
     },
 };
+
+use crate::chain::{Chain, EndedLists};
 
 /// id-kp-emailProtection, RFC 5280 §4.2.1.12.
 const EMAIL_PROTECTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.4");
@@ -31,15 +27,6 @@ pub struct PersonCertificate {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotGood(String);
-
-/// The purpose is checked here, and for the leaf alone.
-struct AnyPurpose;
-
-impl ExtendedKeyUsageValidator for AnyPurpose {
-    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        Ok(())
-    }
-}
 
 impl PersonCertificate {
     /// Reads a certificate, DER.
@@ -76,7 +63,8 @@ impl PersonCertificate {
     }
 
     /// Checks that `issuer` vouches now for a key that is encrypted to and is that of whoever has this address, and that
-    /// none of `lists` has it. All in DER. A list that ended tells nothing of what was revoked since; what it has it has.
+    /// none of `lists` has it. All in DER. A list that ended tells nothing of what was revoked since: it is refused, unless it
+    /// has the certificate.
     ///
     /// # Errors
     /// The first reason why not.
@@ -123,28 +111,12 @@ impl PersonCertificate {
 
     fn check_chain(&self, issuer: &[u8], lists: &[Vec<u8>], now: SystemTime) -> Result<(), NotGood> {
         check_ca(issuer)?;
-        let issuer = CertificateDer::from(issuer);
-        let anchors = [anchor_from_trusted_cert(&issuer).map_err(not_vouched_for)?];
-        let leaf = CertificateDer::from(self.der.as_slice());
-        let leaf = EndEntityCert::try_from(&leaf).map_err(not_vouched_for)?;
-        let lists = lists.iter().map(|list| BorrowedCertRevocationList::from_der(list));
-        let lists: Vec<CertRevocationList<'_>> = lists
-            .map(|list| list.map(CertRevocationList::from))
-            .collect::<Result<_, _>>()
-            .map_err(not_vouched_for)?;
-        let lists: Vec<&CertRevocationList<'_>> = lists.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            options
-                .with_depth(RevocationCheckDepth::EndEntity)
-                .with_status_policy(UnknownStatusPolicy::Deny)
-                .with_expiration_policy(ExpirationPolicy::Ignore)
-                .build()
-        });
-        let time = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let time = UnixTime::since_unix_epoch(time);
-        leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, &[], time, AnyPurpose, revocation, None)
-            .map(drop)
-            .map_err(not_vouched_for)
+        let authorities = [issuer.to_vec()];
+        let chain = Chain { leaf: &self.der, others: &[], authorities: &authorities, lists };
+        // What a list has, it has, however old it is.
+        let checked =
+            chain.check(now, EndedLists::LookInto).and_then(|()| chain.check(now, EndedLists::Refuse));
+        checked.map_err(not_vouched_for)
     }
 }
 
@@ -167,6 +139,11 @@ fn not_vouched_for(why: webpki::Error) -> NotGood {
         }
         E::CertRevoked => "it was revoked".to_owned(),
         E::UnknownRevocationStatus => "the revocation list is not that of its issuer".to_owned(),
+        E::CrlExpired { next_update, .. } => format!(
+            "its CA's revocation list ended at {}, and nobody knows what was revoked since",
+            Timestamp::from_second(i64::try_from(next_update.as_secs()).unwrap_or(i64::MAX))
+                .map_or_else(|_| "a time that is none".to_owned(), |time| time.to_string())
+        ),
         E::CertExpired { .. } => "it has ended".to_owned(),
         E::CertNotValidYet { .. } => "it has not begun: is the clock right?".to_owned(),
         other => other.to_string(),

@@ -99,7 +99,7 @@ impl Ca {
 
     fn found(&self, certificates: &[&Vec<u8>]) -> Found {
         let certificates = certificates.iter().map(|one| (*one).clone()).collect();
-        Found { certificates, issuer: self.certificate.clone(), list: self.list(&[], 24) }
+        Found { certificates, issuer: self.certificate.clone(), list: self.list(&[], 8 * 24) }
     }
 }
 
@@ -174,7 +174,9 @@ fn a_certificate_is_taken_only_if_everything_in_it_is_right() {
     assert_eq!(check(&good, ca.list(&[1], 24)), Err("it was revoked".to_owned()));
     // A list that ended tells of what was revoked all the same.
     assert_eq!(check(&good, ca.list(&[1], -1)), Err("it was revoked".to_owned()));
-    assert_eq!(check(&good, ca.list(&[], -1)), Ok(()));
+    // Of nothing else it tells anything.
+    let ended = check(&good, ca.list(&[], -1)).unwrap_err();
+    assert!(ended.contains("revocation list ended at 20"), "{ended}");
     assert!(check(&good, other.list(&[], 24)).is_err());
     assert!(check(&other.issue(&key, Says::alice(1)), ca.list(&[], 24)).is_err());
     // Who is no CA vouches for nobody.
@@ -272,6 +274,23 @@ fn while_nobody_can_be_asked_what_is_remembered_is_good_for_a_while() {
     // What refuses is not taken for somebody who cannot be reached.
     let refused = Err(Error::new(Kind::Refused, "cannot find", "not logged in"));
     assert_eq!(sender.hears(refused).takes(OnChange::Refuse).unwrap_err().why, "not logged in");
+}
+
+#[test]
+fn while_nobody_can_be_asked_a_remembered_list_is_good_until_it_ends_and_is_then_refused_by_name() {
+    let now = Timestamp::now();
+    let (ca, sender, key) = (Ca::new(now), Sender::new(now), rsa());
+    let good = ca.issue(&key, Says { until: 150, ..Says::alice(1) });
+    sender.hears(Ok(Found { list: ca.list(&[], 24), ..ca.found(&[&good]) })).takes(OnChange::Refuse).unwrap();
+    sender.hears(unreachable());
+    let hours = |hours| sender.takes_after(OnChange::Refuse, SignedDuration::from_hours(hours));
+    assert_eq!(hours(23).unwrap().certificate, good);
+    let refused = hours(25).unwrap_err();
+    assert!(refused.why.contains("revocation list ended at 20"), "{}", refused.why);
+    // The next answer brings the next list.
+    sender.hears(Ok(ca.found(&[&good]))).takes(OnChange::Refuse).unwrap();
+    sender.hears(unreachable());
+    assert_eq!(hours(25).unwrap().certificate, good);
 }
 
 #[test]

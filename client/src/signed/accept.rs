@@ -10,8 +10,9 @@ use std::{
 use custodian_proto::{identity::IdentityLevel, key::KeyId};
 use serde::Deserialize;
 
-use super::{Signature, chain, pem};
+use super::{Signature, vouched};
 use crate::{
+    chain::revocation_list,
     envelope::openpgp::{self, Keyring},
     error::{Error, Kind, Result},
     remote,
@@ -19,8 +20,6 @@ use crate::{
 
 /// Largest file with signers' certificates, in bytes.
 const MAX_CERTIFICATES_LEN: u64 = 16 * 1024 * 1024;
-/// Largest revocation list, in bytes.
-const MAX_LIST_LEN: u64 = 64 * 1024 * 1024;
 
 /// The table `[accept]` of the settings.
 #[derive(Clone, Default, Debug, PartialEq, Eq, Deserialize)]
@@ -210,7 +209,7 @@ impl Rules {
             return Err(refused(format!("it was signed by {}, who is not accepted", certificate.subject()))
                 .hint(format!("if that is right, accept the key: --accept-from {}", certificate.key_id())));
         }
-        chain::check(signature, &self.authorities, &self.lists, time, now)?;
+        vouched::check(signature, &self.authorities, &self.lists, time, now)?;
         let emails = certificate.emails();
         if !emails.iter().any(|email| self.emails.iter().any(|accepted| is_accepted(email, accepted))) {
             let who = if emails.is_empty() { certificate.subject() } else { emails.join(", ") };
@@ -262,19 +261,6 @@ fn signers(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Keyring)> {
 fn certificates(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     let found = files.iter().map(|file| remote::certificates(file)).collect::<Result<Vec<_>>>()?;
     Ok(found.concat())
-}
-
-/// Reads a revocation list, PEM or DER.
-pub(crate) fn revocation_list(file: &Path) -> Result<Vec<u8>> {
-    let cannot = |why: &dyn std::fmt::Display| {
-        Error::new(Kind::Local, format!("cannot read the revocation list {}", file.display()), why)
-    };
-    let len = fs::metadata(file).map_err(|why| cannot(&why))?.len();
-    if len > MAX_LIST_LEN {
-        return Err(cannot(&format!("it is longer than {MAX_LIST_LEN} bytes")));
-    }
-    let bytes = fs::read(file).map_err(|why| cannot(&why))?;
-    pem::decode(bytes, &["X509 CRL"]).map_err(|why| cannot(&why))
 }
 
 /// The sender is not accepted.

@@ -1,5 +1,8 @@
 //! Secrets that are encrypted with a password: PBES2 of RFC 8018, with PBKDF2 and AES in CBC mode. What `openssl` writes since
 //! version 3, and others about as long.
+//!
+//! Not by the crate `pkcs5`, which writes and reads our own key files (`person/key_file.rs`): it takes ten times as many rounds
+//! from whoever made the file, and has HMAC-SHA1, which older PKCS #12 files are derived with, only as `sha1-insecure`.
 
 use std::num::NonZeroU32;
 

@@ -5,7 +5,7 @@
 ///
 /// # Errors
 /// In text: there is no such block, or it is damaged.
-pub(super) fn decode(bytes: Vec<u8>, labels: &[&str]) -> Result<Vec<u8>, String> {
+pub(crate) fn decode(bytes: Vec<u8>, labels: &[&str]) -> Result<Vec<u8>, String> {
     const MARK: &[u8] = b"-----BEGIN ";
     if !bytes.windows(MARK.len()).any(|window| window == MARK) {
         return Ok(bytes);

@@ -100,6 +100,15 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
+    /// How a signer of this algorithm makes them.
+    pub(super) fn of(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::RsaPss(hash) => Self::Pss(hash, salt_len(hash)),
+            Algorithm::EcdsaP256 | Algorithm::EcdsaP384 => Self::Ecdsa(algorithm.hash()),
+            Algorithm::Ed25519 => Self::Ed25519,
+        }
+    }
+
     /// Reads it. `hash` is what the content is hashed with: the attributes must be hashed with the same. `None` if it is not
     /// known here.
     pub(super) fn read(algorithm: &AlgorithmIdentifierOwned, hash: Hash) -> Option<Self> {
@@ -216,15 +225,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let hashes = Hash::ALL.map(|hash| (Algorithm::RsaPss(hash), Scheme::Pss(hash, salt_len(hash))));
-        let others = [
-            (Algorithm::EcdsaP256, Scheme::Ecdsa(Hash::Sha256)),
-            (Algorithm::EcdsaP384, Scheme::Ecdsa(Hash::Sha384)),
-            (Algorithm::Ed25519, Scheme::Ed25519),
-        ];
-        for (algorithm, scheme) in hashes.into_iter().chain(others) {
+        let hashes = Hash::ALL.map(Algorithm::RsaPss);
+        let others = [Algorithm::EcdsaP256, Algorithm::EcdsaP384, Algorithm::Ed25519];
+        for algorithm in hashes.into_iter().chain(others) {
             let identifier = identifier(algorithm).expect("encodes");
-            assert_eq!(Scheme::read(&identifier, algorithm.hash()), Some(scheme));
+            assert_eq!(Scheme::read(&identifier, algorithm.hash()), Some(Scheme::of(algorithm)));
             for other in Hash::ALL.into_iter().filter(|other| *other != algorithm.hash()) {
                 assert_eq!(Scheme::read(&identifier, other), None, "another hash than the content's");
             }

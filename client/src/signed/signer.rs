@@ -1,7 +1,7 @@
-//! Who signs: a key in a file, or one in the custodian.
+//! Who signs: a key in a file, in a PKCS #11 token, or in the custodian.
 
 use super::Algorithm;
-use crate::error::Result;
+use crate::{error::Result, timestamp::Authority};
 
 /// A signing key with its certificate.
 pub trait Signer: Send + Sync {
@@ -18,4 +18,20 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// Whatever keeps the key from signing.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>>;
+}
+
+/// Who signs, and who says when that was.
+#[derive(Clone, Copy)]
+pub struct Signing<'a> {
+    /// Who signs.
+    pub signer: &'a dyn Signer,
+    /// Who vouches for the time (RFC 3161 appendix A); `None`: nobody but the signer tells it.
+    pub authority: Option<&'a dyn Authority>,
+}
+
+impl<'a> Signing<'a> {
+    /// By this signer, without a timestamp.
+    pub fn by(signer: &'a dyn Signer) -> Self {
+        Self { signer, authority: None }
+    }
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use cms::{content_info::CmsVersion, signed_data::SignerIdentifier};
+use custodian_proto::tsp::ID_AA_SIGNATURE_TIME_STAMP_TOKEN;
 use der::Encode;
 use x509_cert::attr::Attributes as UnsignedAttributes;
 
@@ -90,7 +91,8 @@ impl Signature {
         })
     }
 
-    /// Checks that a message has nothing in it that its signature does not protect. So no bit of it can be changed.
+    /// Checks that a message has nothing in it that its signature does not protect, but for a timestamp. So no bit of it can
+    /// be changed, and of a timestamp none that tells whose it is, when, and of what.
     ///
     /// # Errors
     /// [`Kind::Integrity`] with what is too much.
@@ -100,7 +102,9 @@ impl Signature {
         if signed.has_lists {
             return too_much("revocation lists");
         }
-        if signer.unsigned_attrs.is_some() {
+        // A timestamp protects itself, and is of this very signature: `timestamp::Attached` sees to that.
+        let timestamp = |attributes: &UnsignedAttributes| matches!(attributes.as_slice(), [only] if only.oid == ID_AA_SIGNATURE_TIME_STAMP_TOKEN);
+        if !signer.unsigned_attrs.as_ref().is_none_or(timestamp) {
             return too_much("unsigned attributes");
         }
         if signed.version != VERSION || signed.hashes.as_slice() != [signer.digest_alg.clone()] {

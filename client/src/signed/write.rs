@@ -18,7 +18,7 @@ use der::{
 use x509_cert::Certificate;
 
 use super::{
-    Hash, Signer,
+    Hash, Signing,
     algorithm::implementation,
     attributes::{self, ID_DATA},
     scheme,
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     envelope::cms::ber::{INTEGER, OCTET_STRING, SEQUENCE, SET, context_constructed, element, write_head},
     error::{Error, Kind, Result},
+    timestamp,
 };
 
 pub(super) const ID_SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
@@ -37,11 +38,11 @@ pub(super) const VERSION: u8 = 1;
 /// [`Algorithm::hash`](super::Algorithm::hash) of the signer.
 ///
 /// # Errors
-/// Those of the signer; [`Kind::Local`] if its certificates cannot be used.
-pub fn sign_detached(signer: &dyn Signer, digest: &[u8], time: SystemTime) -> Result<Vec<u8>> {
-    let tail = tail(signer, digest, time)?;
+/// Those of the signer, and of the authority; [`Kind::Local`] if the signer's certificates cannot be used.
+pub fn sign_detached(signing: Signing<'_>, digest: &[u8], time: SystemTime) -> Result<Vec<u8>> {
+    let tail = tail(signing, digest, time)?;
     let content = element(SEQUENCE, &ID_DATA.to_der().map_err(cannot_sign)?);
-    let hash = hash_set(signer.algorithm().hash())?;
+    let hash = hash_set(signing.signer.algorithm().hash())?;
     let data = element(SEQUENCE, &[element(INTEGER, &[VERSION]), hash, content, tail].concat());
     let kind = ID_SIGNED_DATA.to_der().map_err(cannot_sign)?;
     Ok(element(SEQUENCE, &[kind, element(context_constructed(0), &data)].concat()))
@@ -51,13 +52,15 @@ fn hash_set(hash: Hash) -> Result<Vec<u8>> {
     Ok(element(SET, &scheme::hash_identifier(hash).to_der().map_err(cannot_sign)?))
 }
 
-/// What stands behind the content: the certificates and the one signature.
-fn tail(signer: &dyn Signer, digest: &[u8], time: SystemTime) -> Result<Vec<u8>> {
+/// What stands behind the content: the certificates and the one signature, with its timestamp.
+fn tail(Signing { signer, authority }: Signing<'_>, digest: &[u8], time: SystemTime) -> Result<Vec<u8>> {
     let certificates = signer.certificates();
     let attributes = attributes::write(ID_DATA, digest, time, certificates).map_err(cannot_sign)?;
     let signature = signer.sign(&attributes.to_der().map_err(cannot_sign)?)?;
     let leaf = certificates.first().ok_or_else(|| cannot_sign("the signer has no certificate"))?;
     let leaf = Certificate::from_der(leaf).map_err(cannot_sign)?;
+    let unsigned_attrs =
+        authority.map(|authority| timestamp::attributes(&signature, authority)).transpose()?;
     let info = SignerInfo {
         version: CmsVersion::V1,
         sid: SignerIdentifier::IssuerAndSerialNumber(IssuerAndSerialNumber {
@@ -68,7 +71,7 @@ fn tail(signer: &dyn Signer, digest: &[u8], time: SystemTime) -> Result<Vec<u8>>
         signed_attrs: Some(attributes),
         signature_algorithm: scheme::identifier(signer.algorithm()).map_err(cannot_sign)?,
         signature: OctetString::new(signature).map_err(cannot_sign)?,
-        unsigned_attrs: None,
+        unsigned_attrs,
     };
     // DER has sets in order.
     let mut sorted: Vec<&[u8]> = certificates.iter().map(Vec::as_slice).collect();
@@ -87,7 +90,7 @@ const END: [u8; 2] = [0, 0];
 /// of 1 MiB, the signature behind it.
 pub struct Enclosing<'a> {
     out: &'a mut dyn Write,
-    signer: &'a dyn Signer,
+    signing: Signing<'a>,
     hash: Context,
     piece: Vec<u8>,
     written: u64,
@@ -98,11 +101,11 @@ impl<'a> Enclosing<'a> {
     ///
     /// # Errors
     /// [`Kind::Local`] if the output cannot be written.
-    pub fn start(out: &'a mut dyn Write, signer: &'a dyn Signer) -> Result<Self> {
-        let hash = signer.algorithm().hash();
+    pub fn start(out: &'a mut dyn Write, signing: Signing<'a>) -> Result<Self> {
+        let hash = signing.signer.algorithm().hash();
         let mut this = Self {
             out,
-            signer,
+            signing,
             hash: Context::new(implementation(hash)),
             piece: Vec::with_capacity(PIECE),
             written: 0,
@@ -128,12 +131,12 @@ impl<'a> Enclosing<'a> {
     /// Signs, and ends the message. Returns how long it is, in bytes.
     ///
     /// # Errors
-    /// Those of the signer; [`Kind::Local`] if the output cannot be written.
+    /// Those of the signer, and of the authority; [`Kind::Local`] if the output cannot be written.
     pub fn finish(mut self, time: SystemTime) -> Result<u64> {
         let cannot_write = |why: io::Error| crate::output::failed("cannot write the envelope", &why);
         self.flush_piece().map_err(cannot_write)?;
         let digest = self.hash.clone().finish();
-        let tail = tail(self.signer, digest.as_ref(), time)?;
+        let tail = tail(self.signing, digest.as_ref(), time)?;
         // The octet string, the element around it and the content's; at last the message's own three.
         self.put(&[&END.repeat(3), tail.as_slice(), &END.repeat(3)].concat()).map_err(cannot_write)?;
         self.out.flush().map_err(cannot_write)?;

@@ -1,45 +1,82 @@
 //! The timestamp of a signature (RFC 3161 appendix A): an unsigned attribute, of the signature's value.
 
-use cms::{
-    content_info::ContentInfo,
-    signed_data::{SignedData, SignerInfos},
-};
+use std::time::SystemTime;
+
 use custodian_proto::{sign::Hash, tsp::ID_AA_SIGNATURE_TIME_STAMP_TOKEN};
 use der::{Any, Decode, Encode, asn1::SetOfVec};
 use x509_cert::attr::{Attribute, Attributes};
 
-use super::{Authority, Token, ask, token::not_good};
-use crate::error::{Error, Kind, Result};
+use super::{Authority, Stamped, Token, TrustedAuthorities, ask, token::not_good};
+use crate::{
+    error::{Error, Kind, Result},
+    signed::Signature,
+};
 
-/// Has a detached signature of ours timestamped, and puts the timestamp into it. All in DER.
+/// Has a signature timestamped: the unsigned attributes that say so.
 ///
 /// # Errors
-/// Those of [`ask`]; [`Kind::Local`] if this is no signature of ours.
-pub fn attach(signature: &[u8], authority: &dyn Authority) -> Result<(Vec<u8>, Token)> {
+/// Those of [`ask`].
+pub(crate) fn attributes(signature: &[u8], authority: &dyn Authority) -> Result<Attributes> {
     let cannot = |why: der::Error| Error::new(Kind::Local, "cannot timestamp the signature", why);
-    let message = ContentInfo::from_der(signature).map_err(cannot)?;
-    let mut signed: SignedData = message.content.decode_as().map_err(cannot)?;
-    let mut signers = signed.signer_infos.0.into_vec();
-    let Some(signer) = signers.first_mut() else {
-        return Err(Error::new(Kind::Local, "cannot timestamp the signature", "nobody signed"));
-    };
-    let digest = Hash::Sha256.of(signer.signature.as_bytes());
-    let (_, token) = ask(authority, Hash::Sha256, &digest)?;
-    let value = Any::from_der(token.der()).map_err(cannot)?;
-    let values = SetOfVec::try_from(vec![value]).map_err(cannot)?;
+    let (_, token) = ask(authority, Hash::Sha256, &Hash::Sha256.of(signature))?;
+    let values = SetOfVec::try_from(vec![Any::from_der(token.der()).map_err(cannot)?]).map_err(cannot)?;
     let attribute = Attribute { oid: ID_AA_SIGNATURE_TIME_STAMP_TOKEN, values };
-    signer.unsigned_attrs = Some(SetOfVec::try_from(vec![attribute]).map_err(cannot)?);
-    signed.signer_infos = SignerInfos::try_from(signers).map_err(cannot)?;
-    let content = Any::encode_from(&signed).map_err(cannot)?;
-    let stamped = ContentInfo { content, ..message }.to_der().map_err(cannot)?;
-    Ok((stamped, token))
+    SetOfVec::try_from(vec![attribute]).map_err(cannot)
 }
 
-/// The timestamp among a signature's unsigned attributes, if there is one; checked to be of this signature value.
-///
-/// # Errors
-/// [`Kind::Integrity`] if there are several, or it cannot be read, or is of something else.
-pub fn attached(unsigned: Option<&Attributes>, signature: &[u8]) -> Result<Option<Token>> {
+/// The timestamp that a signature brings along.
+#[derive(Clone, Debug)]
+pub enum Attached {
+    /// It has none.
+    Nothing,
+    /// It has one of somebody whose word does not count here, for this reason.
+    DoesNotCount(String),
+    /// It has one that counts.
+    Counts(Stamped),
+}
+
+impl Attached {
+    /// Looks at the timestamp of a signature, if it has one. Whether or not its authority counts, it must be of this
+    /// signature, and right in itself.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if there are several, or it cannot be read, is of something else, or contradicts itself; or if its
+    /// authority does not count, and somebody said which ones do for this very signature.
+    pub fn of(signature: &Signature, trusted: &TrustedAuthorities, now: SystemTime) -> Result<Self> {
+        let Some(token) = token(signature.unsigned_attributes(), signature.value())? else {
+            return Ok(Self::Nothing);
+        };
+        let why = if trusted.is_empty() {
+            "nobody said whose timestamps count (--tsa-ca)".to_owned()
+        } else {
+            match token.verify(trusted, now) {
+                Ok(stamped) => return Ok(Self::Counts(stamped)),
+                Err(error) if trusted.must_count() => return Err(error),
+                Err(error) => error.why,
+            }
+        };
+        if token.has_certificates() {
+            token.check(&[])?;
+        }
+        Ok(Self::DoesNotCount(why))
+    }
+
+    /// When the signature was there, if an authority says so that counts.
+    pub fn at(&self) -> Option<SystemTime> {
+        self.stamped().map(|stamped| stamped.at)
+    }
+
+    /// What the authority says, if it counts.
+    pub fn stamped(&self) -> Option<&Stamped> {
+        match self {
+            Self::Counts(stamped) => Some(stamped),
+            Self::Nothing | Self::DoesNotCount(_) => None,
+        }
+    }
+}
+
+/// The timestamp among a signature's unsigned attributes, checked to be of this signature value.
+fn token(unsigned: Option<&Attributes>, signature: &[u8]) -> Result<Option<Token>> {
     let attributes = unsigned.iter().flat_map(|attributes| attributes.iter());
     let mut found = attributes.filter(|attribute| attribute.oid == ID_AA_SIGNATURE_TIME_STAMP_TOKEN);
     let Some(attribute) = found.next() else { return Ok(None) };

@@ -139,21 +139,31 @@ impl Token {
         Err(not_good("what is here is not what was timestamped (another digest)"))
     }
 
+    /// Whether it brings certificates along.
+    pub(super) fn has_certificates(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// Verifies its signature, by a certificate for timestamps and nothing else, which is in it or among `more`. Whose that is
+    /// comes after.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] with what is wrong.
+    pub(super) fn check(&self, more: &[Vec<u8>]) -> Result<SignerCertificate> {
+        let certificate =
+            signed::verify_content(&self.signer, ID_CT_TST_INFO, &self.content, &self.certificates, more)
+                .map_err(|error| Error { what: NOT_GOOD.to_owned(), ..error })?;
+        check_purpose(&certificate)?;
+        Ok(certificate)
+    }
+
     /// Verifies its signature, and that one of these authorities made it: with a certificate for timestamps and nothing else,
     /// that was valid then. `now` is today's time: a timestamp is never of a time to come.
     ///
     /// # Errors
     /// [`Kind::Integrity`] with what is wrong.
     pub fn verify(&self, trusted: &TrustedAuthorities, now: SystemTime) -> Result<Stamped> {
-        let certificate = signed::verify_content(
-            &self.signer,
-            ID_CT_TST_INFO,
-            &self.content,
-            &self.certificates,
-            trusted.authorities(),
-        )
-        .map_err(|error| Error { what: NOT_GOOD.to_owned(), ..error })?;
-        check_purpose(&certificate)?;
+        let certificate = self.check(trusted.authorities())?;
         if self.time > now + CLOCK_TOLERANCE {
             return Err(not_good("it is of a time to come").hint("check the clock of this machine"));
         }

@@ -4,9 +4,10 @@ use std::{path::PathBuf, time::SystemTime};
 
 use super::token::not_good;
 use crate::{
+    chain::revocation_list,
     error::{Error, Result},
     remote,
-    signed::{self, SignerCertificate, revocation_list},
+    signed::{self, SignerCertificate},
 };
 
 /// Certificates of time-stamping authorities, or of the CAs that certify them, and revocation lists of those.
@@ -14,6 +15,17 @@ use crate::{
 pub struct TrustedAuthorities {
     authorities: Vec<Vec<u8>>,
     lists: Vec<Vec<u8>>,
+    others: Others,
+}
+
+/// What to do with a signature's timestamp by anybody else.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Others {
+    /// It is refused: somebody said who it must be.
+    #[default]
+    Refuse,
+    /// It counts nothing, as if it were not there.
+    Ignore,
 }
 
 impl TrustedAuthorities {
@@ -30,7 +42,18 @@ impl TrustedAuthorities {
 
     /// These certificates, and these revocation lists, in DER.
     pub fn new(authorities: Vec<Vec<u8>>, lists: Vec<Vec<u8>>) -> Self {
-        Self { authorities, lists }
+        Self { authorities, lists, others: Others::default() }
+    }
+
+    /// The same, with this done about others.
+    #[must_use]
+    pub fn and_others(self, others: Others) -> Self {
+        Self { others, ..self }
+    }
+
+    /// Whether a signature's timestamp must be by one of them.
+    pub(super) fn must_count(&self) -> bool {
+        self.others == Others::Refuse
     }
 
     /// Whether nobody is trusted.

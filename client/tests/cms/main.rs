@@ -3,6 +3,9 @@
 // A test fails by panicking, and helpers are part of it.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+#[path = "../signed/authority.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod authority;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
@@ -14,9 +17,12 @@ mod peers;
 #[path = "../signed/people.rs"]
 #[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod people;
+mod rewrapped;
 mod roundtrip;
 #[path = "../every_format/senders.rs"]
 mod senders;
+#[path = "../every_format/stamped.rs"]
+mod stamped;
 
 /// What the shared helpers run with.
 const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Cms;

@@ -10,7 +10,7 @@ use custodian_client::{
     extract::{ExtractReport, Input, extract_from},
     progress::Silent,
     seal::seal_signed,
-    signed::{Accept, AcceptTable, Choice, Enclosing, Hash, LocalSigner, Signer, sign_detached},
+    signed::{Accept, AcceptTable, Choice, Enclosing, Hash, LocalSigner, Signer, Signing, sign_detached},
     verify::{VerifyJob, verify},
 };
 use tempfile::TempDir;
@@ -20,14 +20,14 @@ use crate::{
     people::{People, Person, opened},
 };
 
-struct Scene {
-    people: People,
-    key: SoftKey,
-    folder: TempDir,
+pub(crate) struct Scene {
+    pub(crate) people: People,
+    pub(crate) key: SoftKey,
+    pub(crate) folder: TempDir,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let people = People::new();
         for name in ["anna", "bert"] {
             people.issue(&Person::named(name));
@@ -35,15 +35,17 @@ impl Scene {
         Self { people, key: SoftKey::new(&[]), folder: TempDir::new().expect("folder") }
     }
 
-    fn signer(&self, name: &str) -> LocalSigner {
+    pub(crate) fn signer(&self, name: &str) -> LocalSigner {
         opened(&self.people.path(&format!("{name}.pem"))).expect("signer")
     }
 
     /// An envelope that this person signed.
-    fn sealed_by(&self, name: &str, content: &[u8]) -> Vec<u8> {
+    pub(crate) fn sealed_by(&self, name: &str, content: &[u8]) -> Vec<u8> {
         let [source, envelope] = ["source", "signed"].map(|name| self.folder.path().join(name));
         tree::write(&source, content);
-        let report = seal_signed(&seal_job(&self.key, &[&source], &envelope), &self.signer(name), &Silent);
+        let signer = self.signer(name);
+        let job = seal_job(&self.key, &[&source], &envelope);
+        let report = seal_signed(&job, Signing::by(&signer), &Silent);
         let bytes = fs::read(&envelope).expect("read");
         assert_eq!(report.expect("sealed").envelope_bytes, bytes.len() as u64);
         fs::remove_file(envelope).expect("removed");
@@ -51,7 +53,7 @@ impl Scene {
     }
 
     /// Extracts, and sees to it that no key is asked for and nothing is written if that fails.
-    fn extract(&self, envelope: &[u8], accept: &Accept) -> Result<ExtractReport> {
+    pub(crate) fn extract(&self, envelope: &[u8], accept: &Accept) -> Result<ExtractReport> {
         let [file, out] = ["given", "out"].map(|name| self.folder.path().join(name));
         fs::write(&file, envelope).expect("written");
         let asked = self.key.asked();
@@ -65,7 +67,7 @@ impl Scene {
         result
     }
 
-    fn pinned(&self, names: &[&str]) -> Accept {
+    pub(crate) fn pinned(&self, names: &[&str]) -> Accept {
         let certificates = names.iter().map(|name| self.people.path(&format!("{name}.crt"))).collect();
         Accept::load(&AcceptTable { certificates, ..AcceptTable::default() }).expect("rules")
     }
@@ -78,7 +80,7 @@ fn place_of(part: &[u8], whole: &[u8]) -> usize {
 }
 
 /// The envelope as it was before it was signed.
-fn stripped(signed: &[u8]) -> Vec<u8> {
+pub(crate) fn stripped(signed: &[u8]) -> Vec<u8> {
     if crate::FORMAT == Format::Cms {
         // The message inside starts with a SEQUENCE whose length has two bytes, and its type.
         let id = [0x06, 0x0b, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x17];
@@ -93,17 +95,17 @@ fn stripped(signed: &[u8]) -> Vec<u8> {
     bare
 }
 
-/// The envelope with this person's signature.
-fn attached(bare: &[u8], signer: &dyn Signer) -> Vec<u8> {
+/// The envelope with this person's signature of this time.
+pub(crate) fn attached(bare: &[u8], signing: Signing<'_>, time: SystemTime) -> Vec<u8> {
     if crate::FORMAT == Format::Cms {
         let mut out = Vec::new();
-        let mut enclosing = Enclosing::start(&mut out, signer).expect("started");
+        let mut enclosing = Enclosing::start(&mut out, signing).expect("started");
         enclosing.write_all(bare).expect("written");
-        enclosing.finish(SystemTime::now()).expect("signed");
+        enclosing.finish(time).expect("signed");
         return out;
     }
     let digest = Hash::Sha256.of(bare);
-    let signature = sign_detached(signer, &digest, SystemTime::now()).expect("signed");
+    let signature = sign_detached(signing, &digest, time).expect("signed");
     with_comment(bare, STANDARD.encode(signature).as_bytes())
 }
 
@@ -169,10 +171,12 @@ fn a_signature_that_was_taken_away_is_missed() {
 fn nobody_passes_anothers_envelope_off_as_his_own() {
     let scene = Scene::new();
     let bare = stripped(&scene.sealed_by("anna", b"content"));
-    let berts = attached(&bare, &scene.signer("bert"));
+    let [annas, berts] = ["anna", "bert"].map(|name| {
+        let signer = scene.signer(name);
+        attached(&bare, Signing::by(&signer), SystemTime::now())
+    });
     let error = scene.extract(&berts, &scene.pinned(&["anna", "bert"])).expect_err("not his");
     assert!(error.kind == Kind::Integrity && error.why.contains("somebody else"), "{error}");
-    let annas = attached(&bare, &scene.signer("anna"));
     scene.extract(&annas, &scene.pinned(&["anna", "bert"])).expect("hers");
 }
 

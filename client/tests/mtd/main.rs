@@ -3,6 +3,9 @@
 // A test fails by panicking, and helpers are part of it.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+#[path = "../signed/authority.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
@@ -25,6 +28,8 @@ mod roundtrip;
 mod senders;
 #[path = "../every_format/sources.rs"]
 mod sources;
+#[path = "../every_format/stamped.rs"]
+mod stamped;
 
 /// What the suites for every format run with.
 const FORMAT: custodian_client::envelope::Format = custodian_client::envelope::Format::Mtd;

@@ -3,9 +3,13 @@
 // A test fails by panicking, and helpers are part of it.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+#[path = "../signed/authority.rs"]
+#[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
+mod authority;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "shared by several programs; each uses a part of it")]
 mod common;
+mod container;
 mod damage;
 #[path = "../every_format/disk.rs"]
 mod disk;
@@ -26,6 +30,8 @@ mod roundtrip;
 mod senders;
 #[path = "../every_format/sources.rs"]
 mod sources;
+#[path = "../every_format/stamped.rs"]
+mod stamped;
 #[path = "../common/vector.rs"]
 mod vector;
 mod vectors;

@@ -89,9 +89,30 @@ fn a_sealed_and_signed_envelope_tells_to_whom_and_by_whom() {
         let (_, out, _) = told(&envelope(&people, &["inspect", format]));
         assert!(out.contains("envelope verify"), "{format}: {out}");
     }
-    let args = ["seal", "--to", "x", "--format", "openpgp", "--sign-with", "pkcs11:token=x", "report"];
+    let args = ["seal", "--to", &to, "-o", "none", "--sign-with", "pkcs11:token=x", "report"];
     let (exit, _, err) = told(&envelope(&people, &args));
     assert!(exit == 2 && err.contains("PKCS #11"), "{err}");
+}
+
+/// There is no place for the sender's mark in such an envelope.
+#[test]
+fn a_signed_legacy_envelope_says_what_its_signature_is_worth() {
+    let people = scene();
+    let key = SoftKey::new(&[]);
+    let to = key.path("cert.pem").display().to_string();
+    let seal = |more: &[&str]| {
+        let args = [&["seal", "-q", "--to", &to, "--format", "cms"][..], more, &["report"]].concat();
+        let (exit, _, err) = told(&envelope(&people, &args));
+        assert_eq!(exit, 0, "{err}");
+        err
+    };
+    let says = "take the signature away";
+    assert!(seal(&["-o", "old", "--legacy", "--sign-with", "anna.pem"]).contains(says));
+    assert!(!seal(&["-o", "unsigned", "--legacy"]).contains(says));
+    assert!(!seal(&["-o", "new", "--sign-with", "anna.pem"]).contains(says));
+    // It is a signature as any other while it is there.
+    assert_eq!(told(&envelope(&people, &["verify", "old", "--accept-from", "anna.crt"])).0, 0);
+    assert_eq!(told(&envelope(&people, &["verify", "old", "--accept-from", "bert.crt"])).0, 5);
 }
 
 /// Exit code 5 comes before anything that has to do with a custodian: none is even configured here.

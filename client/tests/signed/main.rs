@@ -4,7 +4,9 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod accepted;
+mod authority;
 mod command;
+mod lists;
 mod peers;
 mod people;
 mod vectors;

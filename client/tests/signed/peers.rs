@@ -11,7 +11,7 @@ use custodian_client::{
     extract::{Input, extract_from},
     progress::Silent,
     sign::{SignJob, SignTo, sign},
-    signed::{Accept, AcceptTable, LocalSigner},
+    signed::{Accept, AcceptTable, LocalSigner, Signing},
     verify::{Verification, VerifyJob, verify},
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn signed(people: &People, key: &Path, content: &[u8]) -> (PathBuf, P
     }
     let signer = opened(key).expect("signer");
     let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
-    assert_eq!(sign(&job, &signer, &Silent).expect("signed"), content.len() as u64);
+    assert_eq!(sign(&job, Signing::by(&signer), &Silent).expect("signed"), content.len() as u64);
     (file, signature)
 }
 
@@ -200,7 +200,7 @@ fn keys_from_files_with_a_password_sign() {
         let signer = open(path, "correct horse").expect("opened");
         let signature = people.path("content.p7s");
         let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
-        sign(&job, &signer, &Silent).expect("signed");
+        sign(&job, Signing::by(&signer), &Silent).expect("signed");
         verified(&file, &signature, Accept::Anything).expect("verified");
         fs::remove_file(signature).expect("removed");
         let error = open(path, "wrong horse").err().expect("wrong password");

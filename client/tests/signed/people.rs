@@ -120,6 +120,23 @@ impl People {
         file
     }
 
+    /// Writes `NAME.key` and `NAME.crt` of a time-stamping authority (RFC 3161 §2.3), with this number.
+    pub(crate) fn issue_authority(&self, name: &str, serial: u64) {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // id-kp-timeStamping alone.
+        let purpose = [0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08];
+        let mut purpose = CustomExtension::from_oid_content(&[2, 5, 29, 37], purpose.to_vec());
+        purpose.set_criticality(true);
+        params.custom_extensions = vec![purpose];
+        let certificate = params.signed_by(&key, &self.intermediate.issuer).expect("certificate").pem();
+        fs::write(self.path(&format!("{name}.crt")), certificate).expect("written");
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
+    }
+
     /// Writes a revocation list of the intermediate CA.
     pub(crate) fn revoke(&self, name: &str, serials: &[u64], until: i32) -> PathBuf {
         let revoked = serials.iter().map(|serial| RevokedCertParams {

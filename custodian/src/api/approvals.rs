@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid, is_admin},
-    resource::{approval_id, page, page_size, required_reason, rows_for, timestamp},
+    resource::{approval_id, page, page_size, page_start, required_reason, rows_for, timestamp},
 };
 use crate::{
     authority::{Approval, ApprovalState, Caller, DeviceId, Ending, Need, Role, UserId, Vote, Weight},
@@ -35,12 +35,7 @@ impl ApprovalService for Api {
         let need = if own.is_some() { Need::Session } else { Need::Role(Role::Admin) };
         self.admit(&accepted, need, "ListApprovals").await?;
         let v1::ListApprovalsRequest { page_size: size, page_token, include_ended } = request.into_inner();
-        let before = match page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let before = page_start(&page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(size);
         let open_at = (!include_ended).then(Timestamp::now);
         let query = ApprovalQuery { user: own, open_at, before, limit: rows_for(size) };

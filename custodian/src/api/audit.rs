@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    call::{Accepted, invalid},
-    resource::{from_timestamp, page, page_size, rows_for},
+    call::Accepted,
+    resource::{from_timestamp, page, page_size, page_start, rows_for},
 };
 use crate::{
     authority::{Asked, Need, Role},
@@ -130,10 +130,7 @@ fn parse_query(request: v1::ListRecordsRequest, limit: u32) -> Result<RecordQuer
     let mut query = parse_filter(request.filter.unwrap_or_default())?;
     query.limit = limit;
     query.newest_first = request.newest_first;
-    if !request.page_token.is_empty() {
-        let token = request.page_token.parse().map_err(|_| invalid("page_token: is none of ours"))?;
-        query.beyond = Some(token);
-    }
+    query.beyond = page_start(&request.page_token)?;
     Ok(query)
 }
 

@@ -17,7 +17,7 @@ use super::{
     Api,
     call::{Accepted, invalid},
     devices::list_days,
-    resource::{page, page_size, required_reason, rows_for, timestamp, user_id},
+    resource::{page, page_size, page_start, required_reason, rows_for, timestamp, user_id},
 };
 use crate::{
     authority::{
@@ -85,7 +85,7 @@ impl CertificateService for Api {
             let (user, session) = user.zip(session).ok_or(Refusal::NotLoggedIn)?;
             Ok((api.certify_person(&user, session, wanted).await?, ()))
         });
-        let issued = self.custodian.change(accepted.call.clone(), Need::Session, intent, issue).await;
+        let issued = self.custodian.change(accepted.call.clone(), Need::Own, intent, issue).await;
         match issued.map_err(|denial| accepted.status(denial))?.0 {
             Changed::Certificate(issued) => Ok(Response::new(self.with_issuer(*issued))),
             _ => Err(accepted.status(nothing_left())),
@@ -106,12 +106,7 @@ impl CertificateService for Api {
         let own = caller.user.as_ref().filter(|user| !user.roles.contains(Role::Admin));
         let user = asked.or_else(|| own.map(|user| user.id.clone()));
         self.admit_owner(&accepted, user.as_ref(), "ListCertificates").await?;
-        let before = match page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let before = page_start(&page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(size);
         let query = CertificateQuery { user, before, limit: rows_for(size), ..CertificateQuery::default() };
         let found = self.custodian.ledger().certificates(query).await;

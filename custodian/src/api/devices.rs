@@ -14,7 +14,8 @@ use super::{
     Api,
     call::{Accepted, invalid},
     resource::{
-        device_id, from_timestamp, groups, page, page_size, reason, required_reason, rows_for, timestamp,
+        device_id, from_timestamp, groups, page, page_size, page_start, reason, required_reason, rows_for,
+        timestamp,
     },
     session::random_token,
 };
@@ -167,12 +168,7 @@ impl DeviceService for Api {
     ) -> Result<Response<v1::ListDevicesResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListDevices").await?;
         let request = request.into_inner();
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let after = page_start(&request.page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(request.page_size);
         let devices = self.custodian.ledger().devices(after, rows_for(size)).await;
         let devices = devices.map_err(|error| accepted.status(error.into()))?;

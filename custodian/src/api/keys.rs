@@ -14,7 +14,8 @@ use super::{
     import::Source,
     new_key::{KeyUse, NewKey},
     resource::{
-        from_timestamp, key_id, page, page_size, reason, required_reason, rows_for, token_name, unwrapped,
+        from_timestamp, key_id, page, page_size, page_start, reason, required_reason, rows_for, token_name,
+        unwrapped,
     },
 };
 use crate::{
@@ -33,12 +34,7 @@ impl KeyService for Api {
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Session, "ListKeys").await?;
         let request = request.into_inner();
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let after = page_start(&request.page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(request.page_size);
         let keys = self.custodian.ledger().keys(after, rows_for(size)).await;
         let keys = keys.map_err(|error| accepted.status(error.into()))?;
@@ -222,12 +218,7 @@ impl KeyService for Api {
         let accepted = self.accept_reader(&request, need, "ListUnwrapped").await?;
         let v1::ListUnwrappedRequest { name, page_size: size, page_token } = request.into_inner();
         let id = key_id(&name).map_err(|denial| accepted.status(denial))?;
-        let beyond = match page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let beyond = page_start(&page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(size);
         let query = RecordQuery {
             key: Some(id.resource_name()),

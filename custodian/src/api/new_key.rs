@@ -2,17 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use custodian_proto::{
-    key::{KeyId, KeyWrapping},
-    limits::DEFAULT_MODULUS_BITS,
-    refusal::Refusal,
-};
+use custodian_proto::{key::KeyWrapping, limits::DEFAULT_MODULUS_BITS, refusal::Refusal};
 use jiff::Timestamp;
 
 use super::{Api, call::invalid};
 use crate::{
     authority::{BadPeriods, Beginning, KeyLife, KeyPurpose, SigningScheme, WrapPeriod, WrappingKey},
-    custody::{Denial, Fault},
+    custody::{Denial, Fault, discard},
     pki::{DeviceCa, Validity, peer::CertificateFacts},
     token::{KeyKind, KeyTemplate, Token, TokenKey, TokenName},
 };
@@ -226,12 +222,6 @@ async fn next_second() {
     let gone = Timestamp::now().subsec_nanosecond();
     let rest = 1_000_000_000 - u64::try_from(gone).unwrap_or_default();
     tokio::time::sleep(Duration::from_nanos(rest)).await;
-}
-
-async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {
-    if let Err(error) = token.destroy(id, deadline).await {
-        tracing::warn!(key = %id, %error, "an unused key stays in the token: see custodian check");
-    }
 }
 
 impl Api {

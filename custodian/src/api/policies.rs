@@ -13,7 +13,9 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::invalid,
-    resource::{device_id, from_timestamp, key_id, page, page_size, reason, rows_for, timestamp, user_id},
+    resource::{
+        device_id, from_timestamp, key_id, page, page_size, page_start, reason, rows_for, timestamp, user_id,
+    },
     without::Gone,
 };
 use crate::{
@@ -56,12 +58,7 @@ impl PolicyService for Api {
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListPolicies").await?;
         let request = request.into_inner();
-        let before = match request.page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let before = page_start(&request.page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(request.page_size);
         let policies = self.custodian.ledger().policies(before, rows_for(size)).await;
         let policies = policies.map_err(|error| accepted.status(error.into()))?;

@@ -1,5 +1,7 @@
 //! Resources as the API shows them, and the parts of requests that name them.
 
+use std::str::FromStr;
+
 use custodian_proto::{
     key::{KeyId, KeyWrapping},
     limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TEXT_LEN},
@@ -223,6 +225,14 @@ pub(super) fn page_size(asked: u32) -> u32 {
 /// How many rows to read for a page of this size: one more tells whether there is another page.
 pub(super) fn rows_for(size: u32) -> u32 {
     size.saturating_add(1)
+}
+
+/// Where a list goes on, out of a request: a token of [`page`], or its start.
+pub(super) fn page_start<T: FromStr>(token: &str) -> Result<Option<T>, Denial> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.parse().map(Some).map_err(|_| invalid("page_token: is none of ours"))
 }
 
 /// A page of what [`rows_for`] it were read, and the next page's token: empty on the last page.

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     call::{Accepted, invalid},
-    resource::{from_timestamp, groups, page, page_size, reason, roles, rows_for, user_id},
+    resource::{from_timestamp, groups, page, page_size, page_start, reason, roles, rows_for, user_id},
 };
 use crate::{
     authority::{FactorState, Groups, Need, PasswordState, Role, User, UserId},
@@ -62,12 +62,7 @@ impl UserService for Api {
     ) -> Result<Response<v1::ListUsersResponse>, Status> {
         let accepted = self.accept_reader(&request, Need::Role(Role::Admin), "ListUsers").await?;
         let request = request.into_inner();
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => {
-                Some(token.parse().map_err(|_| accepted.status(invalid("page_token: is none of ours")))?)
-            }
-        };
+        let after = page_start(&request.page_token).map_err(|denial| accepted.status(denial))?;
         let size = page_size(request.page_size);
         let users = self.custodian.ledger().users(after, rows_for(size)).await;
         let users = users.map_err(|error| accepted.status(error.into()))?;

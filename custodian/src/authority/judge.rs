@@ -48,6 +48,8 @@ pub enum Need<'a> {
     Enrolling,
     /// A session.
     Session,
+    /// A session, and that the policy does not forbid it: what people do for themselves.
+    Own,
     /// A session of a user with this role.
     Role(Role),
     /// A session of a user with one of these roles.
@@ -208,7 +210,7 @@ impl Authority {
         let mut standing = Standing { device: Some(device(caller, now)?), ..Standing::default() };
         let role = match need {
             Need::Device => return Ok(Permit::new(standing)),
-            Need::Session | Need::Unfinished | Need::Enrolling => None,
+            Need::Session | Need::Own | Need::Unfinished | Need::Enrolling => None,
             Need::Role(role) => Some(role),
             Need::Either(one, other) => {
                 let has_other = caller.user.as_ref().is_some_and(|user| user.roles.contains(other));
@@ -234,7 +236,7 @@ impl Authority {
             need.suits(key.purpose)?;
             (standing.key, standing.task) = (Some(id), task);
             self.ask(caller, intent, Some(key), now, &mut standing).await?;
-        } else if role.is_some() {
+        } else if role.is_some() || matches!(need, Need::Own) {
             let wraps = if let Need::Wrap(id) = need { Some(id) } else { None };
             let key = match wraps.or(intent.key) {
                 Some(id) => self.ledger.key(id).await?,

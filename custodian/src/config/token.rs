@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use custodian_proto::pkcs11::TokenUri;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::{friendly, positive};
 use crate::token::{
-    CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, TokenUri,
+    CageConfig, MemberConfig, Network, PinSource, Programs, TokenConfig, TokenName, TokenSelect, select,
 };
 
 /// The name of a token that is the only one and was given none.
@@ -150,7 +151,7 @@ impl RawToken {
             None => (None, None),
             // Chosen by its serial, it must have the label, too.
             Some(uri) => {
-                let select = uri.select();
+                let select = select(uri);
                 // Chosen by something else, it must have the label, too.
                 let by_label = matches!(select, Some(TokenSelect::Label(_)));
                 (select, uri.label.clone().filter(|_| !by_label))

@@ -1,7 +1,7 @@
 //! Keys: made in the token and in the ledger, and destroyed in both. What happens in the token cannot be rolled back, so
 //! the order matters.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use custodian_proto::{key::KeyId, refusal::Refusal};
 
@@ -9,7 +9,7 @@ use super::{Call, Custodian, Denial, Fault, Withheld, to_the_end};
 use crate::{
     authority::{KeyState, KeyStep, Need, Role, Standing, WrappingKey},
     ledger::{Change, Changed, Grant, Intent, Outcome},
-    token::{KeyDescription, TokenError},
+    token::{KeyDescription, Token, TokenError},
 };
 
 /// The operation of the record that says whether the token destroyed a key's objects.
@@ -48,7 +48,9 @@ impl Custodian {
             };
             let settled = custodian.ledger.settle(attempt, outcome).await.and_then(|(_, changed)| key(changed));
             match (&settled, id) {
-                (Err(Denial::Refused { .. } | Denial::Paused(_)), Some(id)) => discard(&custodian, id).await,
+                (Err(Denial::Refused { .. } | Denial::Paused(_)), Some(id)) => {
+                    discard(custodian.token.as_ref(), id, custodian.token_deadline()).await;
+                }
                 // Whether the ledger has the key is not known: it may not be destroyed.
                 (Err(Denial::Failed(_)), Some(id)) => {
                     tracing::warn!(key = %id, "the token has a new key that the ledger may not know: see custodian check");
@@ -217,9 +219,9 @@ impl Custodian {
     }
 }
 
-/// Destroys a pair that no ledger knows.
-async fn discard(custodian: &Custodian, id: KeyId) {
-    if let Err(error) = custodian.token.destroy(id, custodian.token_deadline()).await {
+/// Destroys a pair that no ledger knows. If that fails, it is told to the administrators, and the pair is of no use to anybody.
+pub(crate) async fn discard(token: &dyn Token, id: KeyId, deadline: Instant) {
+    if let Err(error) = token.destroy(id, deadline).await {
         tracing::warn!(key = %id, %error, "an unused key stays in the token: see custodian check");
     }
 }

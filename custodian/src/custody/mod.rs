@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub use denial::{Denial, Fault, Pause, Unapproved};
 pub use keys::Attestation;
+pub(crate) use keys::discard;
 pub use sign::{SignRequest, Signed};
 pub use timestamp::{Stamped, TimestampRequest};
 pub use unwrap::{UnwrapRequest, Unwrapped};

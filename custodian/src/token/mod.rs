@@ -56,7 +56,7 @@ pub(crate) use mechanism::wrap;
 pub use name::TokenName;
 pub use pool::{Pool, TokenReport};
 pub use supervisor::{StartError, Supervisor, WorkerCommand};
-pub use uri::TokenUri;
+pub(crate) use uri::select;
 #[doc(hidden)]
 pub use wire::try_worker_messages;
 

@@ -30,6 +30,10 @@ const MAX_POLICIES: usize = 1_000;
 /// What holds in a custodian to which no policy was applied yet: version 0.
 const DEFAULT: &str = include_str!("default.cedar");
 
+/// Stands beside every policy: what people do for themselves needs no rule that permits it, or custodians whose policy is
+/// older than such an operation would refuse it to everybody.
+const OWN: &str = r#"@id("everybody-for-oneself") permit (principal, action in Action::"Own", resource);"#;
+
 /// A version of the policy, as the ledger keeps it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicyText {
@@ -121,6 +125,7 @@ impl Policy {
         if !errors.is_empty() {
             return Err(PolicyError(errors.join("; ")));
         }
+        let set = with_own(set)?;
         let annotations = Annotations::read(&set)?;
         Ok(Self { version, cosigners: text.contains("cosigners"), set, annotations })
     }
@@ -264,6 +269,17 @@ fn named(set: &PolicySet) -> Result<PolicySet, PolicyError> {
         named.add(policy).map_err(|_| PolicyError(format!("two policies have the @id {id:?}")))?;
     }
     Ok(named)
+}
+
+/// The same policies with [`OWN`].
+fn with_own(mut set: PolicySet) -> Result<PolicySet, PolicyError> {
+    let own: PolicySet = OWN.parse().map_err(|error| PolicyError(spelled(&error)))?;
+    for policy in named(&own)?.policies() {
+        let id = policy.id().clone();
+        set.add(policy.clone())
+            .map_err(|_| PolicyError(format!("the @id {id:?} is that of a rule that is always there")))?;
+    }
+    Ok(set)
 }
 
 /// As much of a policy as tells which it is.

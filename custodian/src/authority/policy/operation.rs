@@ -1,8 +1,9 @@
-//! What a policy is asked about: the operations of the API that need a role.
+//! What a policy is asked about: the operations of the API that need a role, and those of people for themselves that an
+//! organisation may want to narrow.
 
-use self::Group::{Administer, Audit, Open};
+use self::Group::{Administer, Audit, Open, Own};
 
-/// Which of the default roles an operation is for.
+/// Whom an operation is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Group {
     /// `Action::"Open"`: what operators do.
@@ -11,6 +12,8 @@ pub(super) enum Group {
     Audit,
     /// `Action::"Administer"`.
     Administer,
+    /// `Action::"Own"`: what people do for themselves, whatever their roles. Permitted, unless a policy forbids it.
+    Own,
 }
 
 impl Group {
@@ -19,6 +22,7 @@ impl Group {
             Self::Open => "Open",
             Self::Audit => "Audit",
             Self::Administer => "Administer",
+            Self::Own => "Own",
         }
     }
 }
@@ -78,6 +82,7 @@ pub(super) const OPERATIONS: &[(&str, &[Group])] = &[
     ("ListApprovals", &[Administer]),
     ("GetApproval", &[Administer]),
     ("Approve", &[Administer]),
+    ("RequestCertificate", &[Own]),
 ];
 
 /// Operations that stop somebody or something. No policy is asked: an administrator can always do them alone, whatever

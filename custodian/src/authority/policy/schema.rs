@@ -49,7 +49,8 @@ type Circumstances = {
   cosigners: Long,
 };
 
-action Open, Audit, Administer;
+// Own: what people do for themselves, whatever their roles. It is permitted, unless a rule forbids it.
+action Open, Audit, Administer, Own;
 "#;
 
 /// The schema, for people and for the validator.

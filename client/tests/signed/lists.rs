@@ -1,0 +1,126 @@
+//! Revocation lists that come along: of a timestamp's authority they count, of a signer they do not.
+
+use std::{fs, path::PathBuf};
+
+use custodian_client::{
+    error::Result,
+    extract::Input,
+    progress::Silent,
+    sign::{SignJob, SignTo, sign},
+    signed::{Accept, AcceptTable, Signing},
+    timestamp::TrustedAuthorities,
+    verify::{Verification, VerifyJob, verify_stamped},
+};
+
+use crate::{
+    authority::{Clock, with_lists},
+    people::{People, Person, opened},
+};
+
+/// The number of the authority's certificate.
+const CLOCK: u64 = 70;
+
+struct Scene {
+    people: People,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let people = People::new();
+        people.issue(&Person::named("anna"));
+        people.issue_authority("clock", CLOCK);
+        fs::write(people.path("report"), "what is agreed").expect("written");
+        Self { people }
+    }
+
+    /// A list of the CA that certified all, in DER.
+    fn list(&self, serials: &[u64], until: i32) -> Vec<u8> {
+        der_of(&self.people.revoke("some.crl", serials, until))
+    }
+
+    /// Anna's signature of the report, with a timestamp that brings these lists along.
+    fn signed(&self, name: &str, lists: Vec<Vec<u8>>) -> PathBuf {
+        let signer = opened(&self.people.path("anna.pem")).expect("signer");
+        let clock = Clock { lists, ..Clock::now(&self.people, "clock") };
+        let output = self.people.path(name);
+        let job =
+            SignJob { file: Input::File(self.people.path("report")), output: SignTo::File(output.clone()) };
+        sign(&job, Signing { signer: &signer, authority: Some(&clock) }, &Silent).expect("signed");
+        output
+    }
+
+    fn verified(
+        &self,
+        signature: PathBuf,
+        accept: Accept,
+        trusted: &TrustedAuthorities,
+    ) -> Result<Verification> {
+        let file = Input::File(self.people.path("report"));
+        verify_stamped(&VerifyJob { file, signature: Some(signature), accept }, trusted, &Silent)
+    }
+
+    /// With these lists of the verifier's own.
+    fn trusted(&self, lists: &[PathBuf]) -> TrustedAuthorities {
+        TrustedAuthorities::load(&[self.people.root()], lists).expect("read")
+    }
+}
+
+fn der_of(list: &PathBuf) -> Vec<u8> {
+    let pem = fs::read(list).expect("list");
+    der::pem::decode_vec(&pem).expect("PEM").1
+}
+
+#[test]
+fn the_lists_in_a_timestamp_count_for_its_authority() {
+    let scene = Scene::new();
+    let check =
+        |name: &str, lists| scene.verified(scene.signed(name, lists), Accept::Anything, &scene.trusted(&[]));
+    check("none.p7s", Vec::new()).expect("no list is asked for");
+    let found = check("others.p7s", vec![scene.list(&[8, 9], 2099)]).expect("others are on it");
+    assert!(found.timestamp.is_some());
+    check("old.p7s", vec![scene.list(&[], 2025)]).expect("it was the CA's last: it may have ended since");
+    let error = check("hers.p7s", vec![scene.list(&[CLOCK], 2099)]).expect_err("its own CA says no");
+    assert!(error.what.contains("timestamp") && error.why.contains("revoked"), "{error}");
+    let strangers = Scene::new();
+    let error = check("foreign.p7s", vec![strangers.list(&[], 2099)]).expect_err("a list of somebody else");
+    assert!(error.what.contains("timestamp"), "{error}");
+}
+
+#[test]
+fn so_do_the_lists_of_who_verifies() {
+    let scene = Scene::new();
+    let signature = scene.signed("report.p7s", Vec::new());
+    let check = |name: &str, serials: &[u64]| {
+        let list = scene.people.revoke(name, serials, 2099);
+        scene.verified(signature.clone(), Accept::Anything, &scene.trusted(&[list]))
+    };
+    check("others.crl", &[8]).expect("others are on it");
+    let error = check("hers.crl", &[CLOCK]).expect_err("revoked");
+    assert!(error.what.contains("timestamp") && error.why.contains("revoked"), "{error}");
+}
+
+#[test]
+fn a_list_that_a_signer_brings_along_says_nothing_about_the_signer() {
+    let scene = Scene::new();
+    let plain = fs::read(scene.signed("plain.p7s", Vec::new())).expect("read");
+    let by_ca = |crls: Vec<PathBuf>| {
+        let (ca, emails) = (vec![scene.people.root()], vec!["@example.org".to_owned()]);
+        Accept::load(&AcceptTable { ca, emails, crls, ..AcceptTable::default() }).expect("rules")
+    };
+    let trusted = scene.trusted(&[]);
+    // Anna's number is 7. A fresh list of her own choice does not help her, and no list harms her that the verifier lacks.
+    let ended = scene.people.revoke("ended.crl", &[], 2025);
+    let revoked = scene.people.revoke("revoked.crl", &[7], 2099);
+    for (name, serials) in [("clean.p7s", &[][..]), ("dirty.p7s", &[7][..])] {
+        let signature = scene.people.path(name);
+        fs::write(&signature, with_lists(&plain, &[scene.list(serials, 2099)])).expect("written");
+        let check = |crls| scene.verified(signature.clone(), by_ca(crls), &TrustedAuthorities::default());
+        check(Vec::new()).expect("nobody asked for lists");
+        let error = check(vec![ended.clone()]).expect_err("the verifier's list ended");
+        assert!(error.why.contains("list ended"), "{error}");
+        assert!(check(vec![revoked.clone()]).expect_err("revoked").why.contains("revoked"));
+        // With a timestamp, the list of that time is enough; the one that has her is enough in any case.
+        scene.verified(signature.clone(), by_ca(vec![ended.clone()]), &trusted).expect("timestamped");
+        scene.verified(signature.clone(), by_ca(vec![revoked.clone()]), &trusted).expect_err("revoked");
+    }
+}
