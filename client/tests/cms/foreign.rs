@@ -157,8 +157,9 @@ fn a_file_key_in_pkcs1_v1_5_is_told_by_that_name_however_its_key_is_named() {
     let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     fs::write(folder.path().join("f"), b"content").expect("written");
     for named in [&["-keyid"][..], &[]] {
-        // Without a word, openssl pads so.
-        encrypt(key, folder.path(), &[&["-aes-256-gcm", "-outform", "DER"], named].concat());
+        // What openssl does if nobody says otherwise.
+        let pkcs1 = ["-aes-256-gcm", "-keyopt", "rsa_padding_mode:pkcs1", "-outform", "DER"];
+        encrypt(key, folder.path(), &[&pkcs1[..], named].concat());
         let inspection = inspect(&Input::File(folder.path().join("e.p7m"))).expect("inspected");
         let [recipient] = inspection.recipients.as_slice() else { panic!("{inspection:?}") };
         assert_eq!(recipient.wrapping.name(), "RSA-PKCS1");
