@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench_rows::{Rows, Spread, Target};
 use common::{SoftKey, extract_job, run, seal_to, tree};
 use custodian_client::{envelope::cms::Unauthenticated, extract::extract, progress::Silent};
 
@@ -42,13 +43,19 @@ fn main() {
     // Piece by piece: the peak of memory is to be that of sealing and opening.
     (0..mib).for_each(|_| file.write_all(&tree::noise(1 << 20)).expect("written"));
 
-    println!("{:<44} {:>9} {:>9} {:>6}", format!("{mib} MiB"), "envelope", "openssl", "ratio");
-    bench.seal();
-    bench.open("ours", &[]);
-    bench.open("openssl's, GCM", &["-aes-256-gcm"]);
-    bench.open("openssl's in pieces, GCM", &["-aes-256-gcm", "-stream"]);
-    bench.open("openssl's, CBC", &["-aes-256-cbc"]);
-    println!("peak memory of this process: {}", peak_memory());
+    let mut rows = Rows::new("cms");
+    bench.seal(&mut rows);
+    bench.open("ours", &[], &mut rows);
+    bench.open("openssl's, GCM", &["-aes-256-gcm"], &mut rows);
+    bench.open("openssl's in pieces, GCM", &["-aes-256-gcm", "-stream"], &mut rows);
+    bench.open("openssl's, CBC", &["-aes-256-cbc"], &mut rows);
+    rows.add(
+        format!("cms, {mib} MiB: most memory"),
+        peak_memory() as f64 / 1_024.0,
+        "MiB",
+        Target::AtMost(64.0),
+    );
+    rows.finish();
 }
 
 struct Bench {
@@ -62,7 +69,7 @@ impl Bench {
         self.folder.join(name)
     }
 
-    fn seal(&self) {
+    fn seal(&self, rows: &mut Rows) {
         let times = (0..self.rounds).map(|_| {
             let ours = timed(|| {
                 seal_to(&self.key, &self.path("f"), &self.path("ours.p7m"));
@@ -72,11 +79,11 @@ impl Bench {
             fs::remove_file(self.path("theirs.p7m")).expect("removed");
             (ours, theirs)
         });
-        print("seal", times);
+        add(rows, "seal", times);
     }
 
     /// Envelopes that openssl makes with these arguments; ours, if there are none.
-    fn open(&self, what: &str, args: &[&str]) {
+    fn open(&self, what: &str, args: &[&str], rows: &mut Rows) {
         let envelope = self.path("theirs.p7m");
         if args.is_empty() {
             seal_to(&self.key, &self.path("f"), &envelope);
@@ -105,7 +112,7 @@ impl Bench {
             fs::remove_file(&plain).expect("removed");
             (ours, theirs)
         });
-        print(&format!("open {what}"), times);
+        add(rows, &format!("open {what}"), times);
         fs::remove_file(&envelope).expect("removed");
     }
 
@@ -137,18 +144,14 @@ fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-fn print(what: &str, times: impl Iterator<Item = (Duration, Duration)>) {
-    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = times.unzip();
-    let median = |times: &mut Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64()
-    };
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-    println!("{what:<44} {ours:>8.2}s {theirs:>8.2}s {:>6.2}", theirs / ours);
+fn add(rows: &mut Rows, what: &str, times: impl Iterator<Item = (Duration, Duration)>) {
+    let ratios = Spread::of(times.map(|(ours, theirs)| theirs.as_secs_f64() / ours.as_secs_f64()));
+    rows.add(format!("cms: {what}, openssl / ours"), ratios, "ratio", Target::AtLeast(1.0));
 }
 
-/// proc(5).
-fn peak_memory() -> String {
+/// KiB: proc(5).
+fn peak_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("proc");
-    status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("unknown").to_owned()
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak");
+    line.trim().trim_end_matches("kB").trim().parse().expect("number")
 }

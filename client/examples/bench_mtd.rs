@@ -5,7 +5,7 @@
 //! ```
 //!
 //! With WORD only the cases that have it in their name are run: `stored`, `files`, `deflated`. FOLDER should be in memory (`/dev/shm`, the default; about 4 GiB are needed), so that no disk is measured. Each round runs
-//! both programs one after the other; the medians count. A ratio above 1 means that we are faster. The seconds of processor time
+//! both programs one after the other; the medians of the rounds' ratios count. A ratio above 1 means that we are faster. The seconds of processor time
 //! tell how far to trust the ratio: they stay the same when other programs take our cores. The recipient's key is in
 //! software here: one RSA operation per envelope, about a millisecond.
 //!
@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench_rows::{Rows, Spread, Target};
 use common::{SoftKey, extract_to, run, seal_to, tree};
 
 /// What is measured.
@@ -37,7 +38,7 @@ fn main() {
     let folder = tempfile::tempdir_in(place).expect("FOLDER can be written");
     let bench = Bench { folder: folder.path().to_owned(), key: SoftKey::new(&[]), rounds };
 
-    println!("{:<38} {:>9} {:>9} {:>6}   {:>9} {:>9}", "", "envelope", "7z", "ratio", "cpu", "7z's cpu");
+    let mut rows = Rows::new("mtd");
     let large = |source: &Path| tree::write(&source.join("1 GiB"), &tree::noise(1 << 30));
     let many = |source: &Path| {
         (0..10_000).for_each(|n| tree::write(&source.join(format!("{}/{n}", n % 100)), &tree::noise(4096)));
@@ -51,9 +52,10 @@ fn main() {
     for (what, make) in cases.into_iter().filter(|(what, _)| what.contains(&word)) {
         let source = folder.path().join("source");
         make(&source);
-        bench.compare(what, &source);
+        bench.compare(what, &source, &mut rows);
         fs::remove_dir_all(source).expect("removed");
     }
+    rows.finish();
 }
 
 struct Bench {
@@ -63,7 +65,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn compare(&self, what: &str, source: &Path) {
+    fn compare(&self, what: &str, source: &Path, rows: &mut Rows) {
         let (envelope, out) = (self.folder.join("e.mtd"), self.folder.join("out"));
         let mut sealing = Times::default();
         let mut extracting = Times::default();
@@ -96,8 +98,13 @@ impl Bench {
             }));
             fs::remove_file(&archive).expect("removed");
         }
-        extracting.print(&format!("extract {what}"));
-        sealing.print(&format!("seal {what}"));
+        let least = match what {
+            "one stored entry of 1 GiB" => Target::AtLeast(1.6),
+            "10,000 files of 4 KiB" => Target::AtLeast(2.0),
+            _ => Target::None,
+        };
+        extracting.add_to(rows, &format!("mtd: extract {what}"), least);
+        sealing.add_to(rows, &format!("mtd: seal {what}"), Target::None);
     }
 
     /// The archive's password, as an argument of 7z.
@@ -132,15 +139,18 @@ struct Times {
 }
 
 impl Times {
-    fn print(&mut self, what: &str) {
-        let median = |times: &mut Vec<Taken>, by: fn(&Taken) -> Duration| {
-            times.sort_unstable_by_key(by);
-            by(&times[times.len() / 2]).as_secs_f64()
+    fn add_to(&self, rows: &mut Rows, what: &str, target: Target) {
+        let ratio = |by: fn(&Taken) -> Duration| {
+            let rounds = self.ours.iter().zip(&self.theirs);
+            Spread::of(rounds.map(|(ours, theirs)| by(theirs).as_secs_f64() / by(ours).as_secs_f64()))
         };
-        let (ours, theirs) = (median(&mut self.ours, |t| t.wall), median(&mut self.theirs, |t| t.wall));
-        let (our_cpu, their_cpu) = (median(&mut self.ours, |t| t.cpu), median(&mut self.theirs, |t| t.cpu));
-        let ratio = theirs / ours;
-        println!("{what:<38} {ours:>8.2}s {theirs:>8.2}s {ratio:>6.2}   {our_cpu:>8.2}s {their_cpu:>8.2}s");
+        rows.add(format!("{what}, 7z / ours"), ratio(|taken| taken.wall), "ratio", target);
+        rows.add(
+            format!("{what}, 7z / ours, processor time"),
+            ratio(|taken| taken.cpu),
+            "ratio",
+            Target::None,
+        );
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! FOLDER should be in memory (`/dev/shm`, the default; about 4 GiB are needed), so that no disk is measured. Each round
-//! runs all programs one after the other; the medians count. The limit is what a program would do that reads a file at all
+//! runs all programs one after the other; the medians of the rounds' ratios count. The limit is what a program would do that reads a file at all
 //! cores, encrypts it by chunks, writes it, and does nothing else. Programs that are not installed are left out. The
 //! recipient's key is in software here: one RSA operation per envelope, about a millisecond.
 
@@ -30,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench_rows::{Rows, Spread, Target};
 use common::{SoftKey, extract_to, seal_to, tree};
 use custodian_client::workers;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
@@ -59,20 +60,40 @@ fn main() {
             note(order, peer.name, bench.peer(peer));
         }
     }
-    println!(
-        "1 GiB of noise, {} cores, {rounds} rounds, median (fastest – slowest) in seconds",
-        workers::count()
-    );
-    println!("{:<10} {:>22} {:>22} {:>16} {:>16}", "", "seal", "open", "seal ÷ ours", "open ÷ ours");
-    let ours = median(&times[&(2, OURS)]);
-    for ((_, name), taken) in &times {
-        let median = median(taken);
-        let (seal, open) = (shown(taken, |taken| taken.seal), shown(taken, |taken| taken.open));
-        let ratio = |theirs: Duration, ours: Duration| theirs.as_secs_f64() / ours.as_secs_f64();
-        let (seals, opens) = (ratio(median.seal, ours.seal), ratio(median.open, ours.open));
-        println!("{name:<10} {seal:>22} {open:>22} {seals:>16.2} {opens:>16.2}");
+    let cores = workers::count();
+    let mut rows = Rows::new(format!("sealed-{cores}"));
+    let ours = &times[&(2, OURS)];
+    let over = |theirs: &[Taken], which: fn(&Taken) -> Duration| {
+        let ratios = theirs
+            .iter()
+            .zip(ours)
+            .map(|(theirs, ours)| which(theirs).as_secs_f64() / which(ours).as_secs_f64());
+        Spread::of(ratios)
+    };
+    for ((_, name), taken) in times.iter().filter(|((_, name), _)| *name != OURS) {
+        let (seal, open) = match *name {
+            "copy" => (Target::None, Target::None),
+            "limit" => (Target::AtLeast(0.85), Target::AtLeast(0.85)),
+            "age" => (Target::None, Target::AtLeast(2.5)),
+            "openssl" => (Target::None, Target::AtLeast(10.0)),
+            _ => (Target::AtLeast(1.0), Target::AtLeast(1.0)),
+        };
+        rows.add(
+            format!("sealed, 1 GiB, {cores} cores: seal, {name} / ours"),
+            over(taken, |taken| taken.seal),
+            "ratio",
+            seal,
+        );
+        rows.add(
+            format!("sealed, 1 GiB, {cores} cores: open, {name} / ours"),
+            over(taken, |taken| taken.open),
+            "ratio",
+            open,
+        );
     }
-    println!("most memory that this process used: {} MiB", peak_memory() >> 10);
+    let memory = peak_memory() as f64 / 1_024.0;
+    rows.add(format!("sealed, 1 GiB, {cores} cores: most memory"), memory, "MiB", Target::AtMost(64.0));
+    rows.finish();
 }
 
 const OURS: &str = "envelope";
@@ -82,23 +103,6 @@ const OURS: &str = "envelope";
 struct Taken {
     seal: Duration,
     open: Duration,
-}
-
-fn sorted(taken: &[Taken], which: fn(&Taken) -> Duration) -> Vec<Duration> {
-    let mut times: Vec<_> = taken.iter().map(which).collect();
-    times.sort_unstable();
-    times
-}
-
-fn median(taken: &[Taken]) -> Taken {
-    let middle = |which| sorted(taken, which)[taken.len() / 2];
-    Taken { seal: middle(|taken| taken.seal), open: middle(|taken| taken.open) }
-}
-
-fn shown(taken: &[Taken], which: fn(&Taken) -> Duration) -> String {
-    let times = sorted(taken, which);
-    let seconds = |index: usize| times[index].as_secs_f64();
-    format!("{:.2} ({:.2} – {:.2})", seconds(times.len() / 2), seconds(0), seconds(times.len() - 1))
 }
 
 /// Another program: commands of bash.

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::{self, IfMissing, Staging},
     progress::Progress,
+    sign::check_free,
     signed::{Enclosing, Signing},
     sources,
 };
@@ -188,14 +189,6 @@ fn distinct<R, I: PartialEq>(
         }
     }
     Ok(recipients)
-}
-
-fn check_free(path: &Path) -> Result<()> {
-    if path.symlink_metadata().is_ok() {
-        return Err(Error::new(Kind::Local, format!("cannot write {}", path.display()), "it exists already")
-            .hint("existing files are not overwritten: move it away, or choose another name"));
-    }
-    Ok(())
 }
 
 fn to_file(

@@ -25,6 +25,7 @@ use std::{
 };
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use bench_rows::{Rows, Spread, Target};
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     mechanism::{
@@ -107,25 +108,28 @@ async fn signatures(folder: &Path) {
             rates.push(f64::from(made) / began.elapsed().as_secs_f64());
         }
     }
-    for (kind, _, rates) in &mut kinds {
-        println!("{kind:?}: {:.0} signatures/s", median(rates));
+    let mut rows = Rows::new("signatures");
+    for (kind, _, rates) in &kinds {
+        rows.add(format!("{kind:?} in the token"), Spread::of(rates.iter().copied()), "1/s", Target::None);
     }
+    rows.finish();
     token.shutdown().await;
 }
 
 async fn compare(folder: &Path) {
-    println!("key       sessions  supervisor/s  bare C_Decrypt/s  ratio   (medians of {ROUNDS} rounds)");
+    let mut rows = Rows::new("token");
     for bits in [2048, 3072] {
         let folder = folder.join(bits.to_string());
         fs::create_dir(&folder).unwrap();
         let bench = Bench::new(&folder, bits).await;
         for sessions in [1, 2, 4] {
-            bench.compare(sessions).await;
+            bench.compare(sessions, &mut rows).await;
         }
         if bits == 2048 {
-            bench.kill().await;
+            bench.kill(&mut rows).await;
         }
     }
+    rows.finish();
 }
 
 /// A token with one key, and who gives permits for it.
@@ -148,7 +152,7 @@ impl<'a> Bench<'a> {
         Self { folder, environment, authority, bits, wrapped: Arc::new(wrap(&key)) }
     }
 
-    async fn compare(&self, sessions: usize) {
+    async fn compare(&self, sessions: usize, rows: &mut Rows) {
         let token = Arc::new(start(self.folder, &self.environment, sessions).await);
         let (mut supervised, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -156,24 +160,21 @@ impl<'a> Bench<'a> {
             supervised.push(serve(&token, permits, &self.wrapped, sessions * CALLERS).await);
             alone.push(run_bare(&self.environment, sessions, self.wrapped.ciphertext()));
         }
-        let (supervised, alone) = (median(&mut supervised), median(&mut alone));
-        let (bits, ratio) = (self.bits, supervised / alone);
-        println!("RSA-{bits}  {sessions:>8}  {supervised:>12.0}  {alone:>16.0}  {ratio:>5.2}");
+        let ratios = Spread::of(supervised.iter().zip(&alone).map(|(supervised, alone)| supervised / alone));
+        let name = format!("worker / bare C_Decrypt, RSA-{}, {sessions} sessions", self.bits);
+        rows.add(name, ratios, "ratio", Target::AtLeast(0.95));
         token.shutdown().await;
     }
 
-    async fn kill(&self) {
+    async fn kill(&self, rows: &mut Rows) {
         let token = start(self.folder, &self.environment, 2).await;
         let mut times = recoveries(&token, &self.authority, &self.wrapped).await;
         times.sort();
-        let at = |share: usize| times[(times.len() - 1) * share / 100].as_millis();
-        println!(
-            "recovery over {KILLS} kills in a row, ms: median {}, p99 {}, max {}; {} workers were replaced",
-            at(50),
-            at(99),
-            at(100),
-            token.health().restarts
-        );
+        assert!(token.health().restarts as usize >= KILLS);
+        for (share, what) in [(50, "median"), (99, "p99"), (100, "longest")] {
+            let time = times[(times.len() - 1) * share / 100].as_secs_f64() * 1_000.0;
+            rows.add(format!("{what} pause over {KILLS} workers killed in a row"), time, "ms", Target::None);
+        }
         token.shutdown().await;
     }
 }
@@ -414,9 +415,4 @@ fn caller() -> Caller {
         updated: now,
     };
     Caller { peer, device: Some(device), session: Some(session), user: Some(user), policy: 0 }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -217,8 +217,8 @@ pub(crate) struct RawLimits {
 }
 
 impl RawLedger {
-    pub(crate) fn at(path: &str) -> Self {
-        Self { path: path.into(), checkpoint: None, deadline: two_seconds() }
+    pub(crate) fn at(path: &str, deadline: SignedDuration) -> Self {
+        Self { path: path.into(), checkpoint: None, deadline }
     }
 }
 
@@ -227,7 +227,8 @@ fn friendly<S: serde::Serializer>(duration: &SignedDuration, serializer: S) -> R
     serializer.collect_str(&format_args!("{duration:#}"))
 }
 
-fn two_seconds() -> SignedDuration {
+/// How long a commit may take, if nothing else is said.
+pub(crate) fn two_seconds() -> SignedDuration {
     SignedDuration::from_secs(2)
 }
 

@@ -18,7 +18,7 @@ use custodian::{
     trouble::Trouble,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 /// The key custodian: RSA private keys stay in a PKCS#11 token, file keys leave one at a time
 #[derive(Parser)]
@@ -128,6 +128,8 @@ fn main() -> ExitCode {
     let usual = if matches!(job, Job::Dev(_)) { "warn" } else { "info" };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("CUSTODIAN_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
+        // Where the time of a call goes: CUSTODIAN_LOG=custodian::api=trace,custodian::custody=trace
+        .with_span_events(FmtSpan::CLOSE)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();

@@ -15,6 +15,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
+use bench_rows::{Rows, Target};
 use custodian_proto::tlog::{
     Checkpoint, Flaw, Hash, Receipt, Tile, VerifierKey, merkle,
     tiles::{Edge, Nodes},
@@ -48,9 +49,10 @@ fn main() {
         keep(tile, hashes).unwrap();
     }
     let kept: usize = tiles.values().map(|hashes| hashes.len() * Hash::LEN).sum();
-    println!("records                {RECORDS}");
-    println!("hash and append        {:.2} µs a record", micros(took) / RECORDS as f64);
-    println!("tiles                  {:.1} bytes a record", kept as f64 / RECORDS as f64);
+    let mut rows = Rows::new("log");
+    let each = micros(took) / RECORDS as f64;
+    rows.add("log of 10^7 records: hash and append one", each, "µs", Target::None);
+    rows.add("the same: tiles, for each record", kept as f64 / RECORDS as f64, "bytes", Target::None);
 
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
     let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
@@ -77,9 +79,15 @@ fn main() {
         receipt.parse::<Receipt>().unwrap().verify(&key).unwrap();
     }
     let checked = began.elapsed();
-    println!("make a receipt         {:.0} µs", micros(made) / RECEIPTS as f64);
-    println!("check a receipt        {:.0} µs, signature included", micros(checked) / RECEIPTS as f64);
-    println!("a receipt's length     {} bytes, entry included", receipts[0].len());
+    rows.add("the same: make a receipt", micros(made) / RECEIPTS as f64, "µs", Target::None);
+    rows.add(
+        "the same: check a receipt, signature included",
+        micros(checked) / RECEIPTS as f64,
+        "µs",
+        Target::None,
+    );
+    rows.add("the same: a receipt's length, entry included", receipts[0].len() as f64, "bytes", Target::None);
+    rows.finish();
 }
 
 fn micros(time: Duration) -> f64 {

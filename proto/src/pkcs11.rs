@@ -91,7 +91,7 @@ impl Display for TokenUri {
 /// What a URI says of a private key that signs. Everything that is there must fit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyUri {
-    /// The token.
+    /// The token. Its module stands beside it: a key is not found without one.
     pub token: TokenUri,
     /// `manufacturer` of the token.
     pub manufacturer: Option<String>,
@@ -112,13 +112,13 @@ impl KeyUri {
     /// What is wrong with it; never with the value of an attribute in it, which may be a PIN.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut attributes = Attributes::parse(text)?;
-        let token = TokenUri::take(&mut attributes)?;
+        let mut token = TokenUri::take(&mut attributes)?;
         let uri = Self {
             manufacturer: attributes.text("manufacturer")?,
             model: attributes.text("model")?,
             object: attributes.text("object")?,
             id: attributes.0.remove("id"),
-            module: token.module.clone().ok_or(
+            module: token.module.take().ok_or(
                 "it names no module: give the library that the token's vendor names, an absolute path, at its end: \
                  ?module-path=/usr/lib/…",
             )?,

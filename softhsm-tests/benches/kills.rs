@@ -5,8 +5,9 @@
 //! A hundred times a worker is killed with SIGKILL while the other serves. A request is lost if its caller gets no key.
 //! Target: 0.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use bench_rows::{Rows, Target};
 use softhsm_tests::{Dev, Load};
 
 const KILLS: usize = 100;
@@ -41,14 +42,18 @@ async fn run() {
         dev = Dev::start_in(dev.stop().0);
     }
     pauses.sort();
-    println!("kills                      {kills}");
-    println!("requests answered          {received}");
-    println!("requests lost              {}   (target 0)", lost.len());
-    println!(
-        "until both workers serve   median {:?}, longest {:?}",
-        shown(pauses[kills / 2]),
-        shown(pauses[kills - 1])
+    let mut rows = Rows::new("kills");
+    let what = format!("one of two workers killed, {kills} times under load");
+    rows.add(format!("{what}: requests answered"), received as f64, "", Target::None);
+    rows.add(format!("{what}: requests lost"), lost.len() as f64, "", Target::AtMost(0.0));
+    rows.add(format!("{what}: until both serve, median"), pauses[kills / 2].as_secs_f64(), "s", Target::None);
+    rows.add(
+        format!("{what}: until both serve, longest"),
+        pauses[kills - 1].as_secs_f64(),
+        "s",
+        Target::None,
     );
+    rows.finish();
     for (number, why) in lost.iter().enumerate().take(10) {
         println!("  lost {}: {why}", number + 1);
     }
@@ -64,8 +69,4 @@ async fn both(dev: &Dev, gone: &[u32], load: &mut Load) -> Vec<u32> {
         let before = load.count();
         load.received(before + 1).await;
     }
-}
-
-fn shown(pause: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(pause.as_millis()).unwrap())
 }

@@ -1,154 +1,225 @@
-//! Unwraps through the whole custodian, over mTLS and with durable records: alone, with a receipt for each, and against bare
-//! `C_Decrypt` of the same key in the same module with two sessions. Then, under the same load, how long a revocation takes.
+//! Unwraps through the whole custodian, over mTLS and with durable records, against bare `C_Decrypt` of the same key in the
+//! same module with two sessions: one caller, a few, many, on one connection and on several, with a receipt for each. Then at
+//! half of the load: what a single unwrap waits for. Then under full load: how long a revocation takes.
 //!
 //!     cargo bench -p softhsm-tests --bench unwrap
 //!
-//! Client, custodian and worker share the machine's cores. Rounds alternate; medians and the medians of the rounds' ratios
-//! are printed.
+//! Client, custodian and worker share the machine's cores. Rounds alternate; medians of the rounds' ratios are printed. Where
+//! only the custodian's own CPU counts, the ratio is of processor time: that of a bare `C_Decrypt` to that of an unwrap in
+//! network process and worker.
+
+#[path = "common/mod.rs"]
+mod common;
 
 use std::{
-    env,
-    path::Path,
-    process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
-use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    mechanism::{
-        Mechanism, MechanismType,
-        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
-    },
-    object::{Attribute, KeyType, ObjectClass},
-    session::UserType,
-    types::AuthPin,
-};
+use bench_rows::{Rows, Spread, Target};
+use common::{Bare, Load, Pool, at, cpu, millis};
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Identity, Person, Wire, sealed_key, without_budgets};
+use softhsm_tests::{Dev, Identity, Person, Wire, unwrap_request};
 
 const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(4);
-const IN_FLIGHT: usize = 64;
-const POOL: usize = 256;
+const ROUND: Duration = Duration::from_secs(3);
 const REVOCATIONS: usize = 200;
+
+/// Items of a batch: all that there may be.
+const BATCH: u64 = 256;
+
+/// One way of asking.
+struct Way {
+    name: &'static str,
+    in_flight: usize,
+    connections: usize,
+    asking: Asking,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// Each by itself.
+    Singly,
+    /// Each by itself, with a receipt.
+    WithReceipts,
+    /// One UnwrapBatch after the other.
+    InBatches,
+}
+
+const fn way(name: &'static str, in_flight: usize, connections: usize, asking: Asking) -> Way {
+    Way { name, in_flight, connections, asking }
+}
+
+const WAYS: [Way; 7] = [
+    way("1 in flight", 1, 1, Asking::Singly),
+    way("8 in flight", 8, 1, Asking::Singly),
+    way("64 in flight", 64, 1, Asking::Singly),
+    way("64 in flight, with receipts", 64, 1, Asking::WithReceipts),
+    way("64 in flight, 16 connections", 64, 16, Asking::Singly),
+    way("256 in flight, 16 connections", 256, 16, Asking::Singly),
+    way("in batches of 256", 256, 1, Asking::InBatches),
+];
+
+/// What one round of one way came to.
+struct Round {
+    rate: f64,
+    /// Processor seconds of the custodian, network process and worker, for one unwrap.
+    cpu: f64,
+    times: Vec<Duration>,
+}
 
 fn main() {
     // The module reads its configuration from the environment, so it runs in a process of its own.
-    if let Ok(wrapped) = env::var("BENCH_WRAPPED") {
-        println!("{}", bare(&wrapped));
+    if let Some(bare) = common::bare_if_asked(ROUND) {
+        println!("{bare}");
         return;
     }
-    let dev = Dev::start();
-    // Budgets are for people, not for benches. They are charged all the same.
-    let path = dev.dir().join("custodian.toml");
-    let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
-    without_budgets(&mut config);
-    std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
-    Dev::signal(dev.pid(), "HUP");
-
+    let dev = common::dev_without_budgets();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let pool: Pool = Arc::new((0..POOL).map(|_| sealed_key(&dev.certificate(), &[1; 32])).collect());
-    let wire = runtime.block_on(Wire::login(&dev, Person::Operator));
-    let mut rounds = Vec::new();
-    println!("round  unwraps/s  with receipts/s  bare C_Decrypt/s, 2 sessions");
-    for number in 1..=ROUNDS {
+    let pool = Pool::of(&dev);
+    let wires: Vec<Wire> = runtime.block_on(common::wires(&dev, 16));
+
+    let mut bare: Vec<Bare> = Vec::new();
+    let mut rounds: Vec<Vec<Round>> = WAYS.iter().map(|_| Vec::new()).collect();
+    for number in 0..ROUNDS {
         // Whichever comes first finds the machine as the others left it: let each be it.
-        let mut rates = [0.0; 3];
-        for turn in 0..3 {
-            let which = (number + turn) % 3;
-            rates[which] = match which {
-                0 => runtime.block_on(serve(&wire, &pool, Receipts::None)),
-                1 => runtime.block_on(serve(&wire, &pool, Receipts::Each)),
-                _ => run_bare(&dev.dir(), &pool[0].1),
-            };
-        }
-        println!("{number:>5}  {:>9.0}  {:>15.0}  {:>28.0}", rates[0], rates[1], rates[2]);
-        rounds.push(rates);
-    }
-    let over = |one: usize, other: usize| {
-        let mut ratios: Vec<_> = rounds.iter().map(|rates| rates[one] / rates[other]).collect();
-        ratios.sort_by(f64::total_cmp);
-        format!("{:.2} ({:.2} to {:.2})", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1])
-    };
-    println!("unwraps / bare                 {}", over(0, 2));
-    println!("with receipts / without        {}", over(1, 0));
-    println!("with receipts / bare           {}", over(1, 2));
-    println!("{IN_FLIGHT} in flight on one connection, RSA-3072; the client's CPU is on the same cores");
-    let mut times = runtime.block_on(revoke(&dev, &wire, &pool));
-    times.sort();
-    let at = |share: f64| times[(times.len() as f64 * share) as usize].as_secs_f64() * 1_000.0;
-    println!(
-        "a revocation under this load, {} of them: p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
-        times.len(),
-        at(0.5),
-        at(0.99),
-        times[times.len() - 1].as_secs_f64() * 1_000.0
-    );
-}
-
-/// Wrapped keys, each with the name of its wrapping key.
-type Pool = Arc<Vec<(String, Vec<u8>)>>;
-
-/// What is asked for beside a file key.
-#[derive(Clone, Copy)]
-enum Receipts {
-    None,
-    Each,
-}
-
-/// Unwraps a second.
-async fn serve(wire: &Wire, pool: &Pool, receipts: Receipts) -> f64 {
-    let start = Instant::now();
-    let done = load(wire, pool, receipts, Arc::new(move || start.elapsed() < ROUND)).await;
-    done as f64 / start.elapsed().as_secs_f64()
-}
-
-/// Asks for keys with so many callers at once, as long as `go_on` says. How many there were.
-async fn load(
-    wire: &Wire,
-    pool: &Pool,
-    receipts: Receipts,
-    go_on: Arc<dyn Fn() -> bool + Send + Sync>,
-) -> u64 {
-    let next = Arc::new(AtomicUsize::new(0));
-    let done = Arc::new(AtomicU64::new(0));
-    let callers: Vec<_> = (0..IN_FLIGHT)
-        .map(|_| {
-            let (wire, pool, next, done, go_on) =
-                (wire.clone(), Arc::clone(pool), Arc::clone(&next), Arc::clone(&done), Arc::clone(&go_on));
-            tokio::spawn(async move {
-                while go_on() {
-                    let (key, wrapped) = &pool[next.fetch_add(1, Ordering::Relaxed) % POOL];
-                    let released = wire.unwrap(key, wrapped.clone()).await.unwrap();
-                    if matches!(receipts, Receipts::Each) {
-                        wire.receipt(released.sequence).await.unwrap();
-                    }
-                    done.fetch_add(1, Ordering::Relaxed);
+        for turn in 0..=WAYS.len() {
+            match (number + turn) % (WAYS.len() + 1) {
+                which if which < WAYS.len() => {
+                    let way = &WAYS[which];
+                    rounds[which].push(runtime.block_on(serve(&dev, &wires[..way.connections], &pool, way)));
                 }
-            })
-        })
-        .collect();
-    for caller in callers {
-        caller.await.unwrap();
+                _ => bare.push(common::run_bare(&dev, &pool)),
+            }
+        }
     }
-    done.load(Ordering::Relaxed)
+
+    let mut rows = Rows::new("unwrap");
+    let name = |what: &str, way: &Way| format!("{what}, {}", way.name);
+    for (way, rounds) in WAYS.iter().zip(&rounds) {
+        let target = match way.name {
+            "64 in flight" => Target::AtLeast(0.80),
+            "64 in flight, with receipts" => Target::AtLeast(0.75),
+            "in batches of 256" => Target::AtLeast(0.97),
+            _ => Target::None,
+        };
+        let ratios = rounds.iter().zip(&bare).map(|(round, bare)| round.rate / bare.rate);
+        rows.add(name("unwraps / bare C_Decrypt", way), Spread::of(ratios), "ratio", target);
+    }
+    for (way, rounds) in WAYS.iter().zip(&rounds) {
+        let target = if way.name == "64 in flight" { Target::AtLeast(0.90) } else { Target::None };
+        let ratios = rounds.iter().zip(&bare).map(|(round, bare)| bare.cpu / round.cpu);
+        rows.add(name("the same, the custodian's CPU only", way), Spread::of(ratios), "ratio", target);
+    }
+    let with = rounds[3].iter().zip(&rounds[2]).map(|(with, without)| with.rate / without.rate);
+    rows.add("with receipts / without, 64 in flight", Spread::of(with), "ratio", Target::AtLeast(0.95));
+    for (way, rounds) in WAYS.iter().zip(&rounds).filter(|(way, _)| way.asking != Asking::InBatches) {
+        for (share, what) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+            let each = rounds.iter().map(|round| millis(at(&round.times, share)));
+            rows.add(name(what, way), Spread::of(each), "ms", Target::None);
+        }
+    }
+
+    let peak = Spread::of(rounds[2].iter().map(|round| round.rate)).median;
+    let alone = Spread::of(bare.iter().map(|bare| millis(bare.alone))).median;
+    let fsync = common::fsync(&dev);
+    rows.add("one fsync of the ledger's disk", millis(fsync), "ms", Target::None);
+    let half = runtime.block_on(paced(&wires, &pool, peak / 2.0));
+    let added = |share: f64| millis(at(&half, share)) - alone;
+    rows.add("half load: p50 beyond C_Decrypt", added(0.5), "ms", Target::AtMost(0.3 + millis(fsync)));
+    rows.add("half load: p99 beyond C_Decrypt", added(0.99), "ms", Target::AtMost(3.0));
+
+    let mut times = runtime.block_on(revoke(&dev, &wires[..1], &pool));
+    times.sort();
+    for (share, what, target) in
+        [(0.5, "p50", Target::None), (0.99, "p99", Target::AtMost(100.0)), (1.0, "most", Target::None)]
+    {
+        let name = format!("a revocation with 64 unwraps in flight, {what} of {REVOCATIONS}");
+        rows.add(name, millis(at(&times, share)), "ms", target);
+    }
+    rows.add(
+        "bare C_Decrypt, RSA-3072, 2 sessions",
+        Spread::of(bare.iter().map(|bare| bare.rate)),
+        "1/s",
+        Target::None,
+    );
+    rows.finish();
+}
+
+async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>, way: &Way) -> Round {
+    let pids = [dev.pid(), dev.worker().unwrap()];
+    let before: f64 = pids.iter().map(|pid| cpu(*pid)).sum();
+    let start = Instant::now();
+    let (done, times) = if way.asking == Asking::InBatches {
+        (batches(&wires[0], pool, start).await, Vec::new())
+    } else {
+        let load = Load { in_flight: way.in_flight, receipts: way.asking == Asking::WithReceipts };
+        let times = load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await;
+        (times.len(), times)
+    };
+    let took = start.elapsed().as_secs_f64();
+    let spent = pids.iter().map(|pid| cpu(*pid)).sum::<f64>() - before;
+    Round { rate: done as f64 / took, cpu: spent / done as f64, times }
+}
+
+/// One batch after the other. How many file keys came.
+async fn batches(wire: &Wire, pool: &Arc<Pool>, start: Instant) -> usize {
+    let mut done = 0;
+    while start.elapsed() < ROUND {
+        let pool = Arc::clone(pool);
+        let items = (0..BATCH).map(move |reference| {
+            let (key, wrapped) = pool.next();
+            v1::UnwrapBatchRequest { reference, unwrap: Some(unwrap_request(key, wrapped.clone())) }
+        });
+        let (answers, end) = wire.unwrap_batch(tokio_stream::iter(items)).await.unwrap().rest().await;
+        end.unwrap();
+        assert!(answers.iter().all(|(_, outcome)| outcome.is_ok()));
+        done += answers.len();
+    }
+    done
+}
+
+/// Unwraps that come at this rate, whether the ones before are done or not. How long each took.
+async fn paced(wires: &[Wire], pool: &Arc<Pool>, rate: f64) -> Vec<Duration> {
+    let start = Instant::now();
+    let mut calls = Vec::new();
+    // Evenly random, as people come: the gaps between them are exponential.
+    let mut due = Duration::ZERO;
+    let mut dice = softhsm_tests::Dice::new(1);
+    while due < 4 * ROUND {
+        let share = (dice.number() >> 11) as f64 / (1_u64 << 53) as f64;
+        due += Duration::from_secs_f64(-(1.0 - share).ln() / rate);
+        tokio::time::sleep_until((start + due).into()).await;
+        let (wire, pool) = (wires[calls.len() % wires.len()].clone(), Arc::clone(pool));
+        calls.push(tokio::spawn(async move {
+            let asked = Instant::now();
+            let (key, wrapped) = pool.next();
+            wire.unwrap(key, wrapped.clone()).await.unwrap();
+            asked.elapsed()
+        }));
+    }
+    let mut times = Vec::new();
+    for call in calls {
+        times.push(call.await.unwrap());
+    }
+    times.sort();
+    times
 }
 
 /// How long each revocation of a device took that the administrator asked for while others unwrapped.
-async fn revoke(dev: &Dev, operator: &Wire, pool: &Pool) -> Vec<Duration> {
+async fn revoke(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>) -> Vec<Duration> {
     let admin = Wire::login(dev, Person::Admin).await;
     for number in 0..REVOCATIONS {
         Identity::enrolled(dev, &admin, &format!("lost-{number}")).await;
     }
     let running = Arc::new(AtomicBool::new(true));
-    let (operator, pool, go_on) = (operator.clone(), Arc::clone(pool), Arc::clone(&running));
+    let (wires, pool, go_on) = (wires.to_vec(), Arc::clone(pool), Arc::clone(&running));
     let load = tokio::spawn(async move {
-        load(&operator, &pool, Receipts::None, Arc::new(move || go_on.load(Ordering::Relaxed))).await
+        let load = Load { in_flight: 64, receipts: false };
+        load.run(&wires, &pool, Arc::new(move || go_on.load(Ordering::Relaxed))).await
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut times = Vec::new();
@@ -160,57 +231,6 @@ async fn revoke(dev: &Dev, operator: &Wire, pool: &Pool) -> Vec<Duration> {
         times.push(asked.elapsed());
     }
     running.store(false, Ordering::Relaxed);
-    assert!(load.await.unwrap() > 0);
+    assert!(!load.await.unwrap().is_empty());
     times
-}
-
-fn run_bare(dir: &Path, wrapped: &[u8]) -> f64 {
-    let output = Command::new(env::current_exe().unwrap())
-        .env("SOFTHSM2_CONF", dir.join("softhsm2.conf"))
-        .env("BENCH_PIN_FILE", dir.join("token.pin"))
-        .env("BENCH_WRAPPED", hex::encode(wrapped))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-}
-
-/// `C_Decrypt`s a second with two sessions, each on a thread of its own.
-fn bare(wrapped: &str) -> f64 {
-    let wrapped = hex::decode(wrapped).unwrap();
-    let module = Pkcs11::new("/usr/lib/softhsm/libsofthsm2.so").unwrap();
-    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let slot = module
-        .get_slots_with_token()
-        .unwrap()
-        .into_iter()
-        .find(|slot| module.get_token_info(*slot).is_ok_and(|info| info.label() == "custodian-dev"));
-    let slot = slot.unwrap();
-    let pin = std::fs::read_to_string(env::var("BENCH_PIN_FILE").unwrap()).unwrap();
-    let keeper = module.open_ro_session(slot).unwrap();
-    keeper.login(UserType::User, Some(&AuthPin::new(pin.trim().into()))).unwrap();
-    let key = keeper
-        .find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)])
-        .unwrap()[0];
-    let done = Arc::new(AtomicU64::new(0));
-    let start = Instant::now();
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let (session, wrapped, done) =
-                (module.open_ro_session(slot).unwrap(), wrapped.clone(), Arc::clone(&done));
-            thread::spawn(move || {
-                let oaep =
-                    PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, PkcsOaepSource::empty());
-                let mechanism = Mechanism::RsaPkcsOaep(oaep);
-                while start.elapsed() < ROUND {
-                    assert_eq!(session.decrypt(&mechanism, key, &wrapped).unwrap().len(), 32);
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
 }

@@ -103,7 +103,8 @@ fn main() {
         let ask = |ciphertext: &[u8]| {
             let claims = Some(v1::Claims::default());
             let (key, wrapping, wrapped_key) = (key.name.clone(), key.wrapping, ciphertext.to_vec());
-            let request = wire.request(v1::UnwrapRequest { key, wrapping, wrapped_key, claims });
+            let request =
+                wire.request(v1::UnwrapRequest { key, wrapping, wrapped_key, claims, with_receipt: false });
             let begun = Instant::now();
             let answer = runtime.block_on(wire.custody().unwrap(request));
             let took = begun.elapsed();

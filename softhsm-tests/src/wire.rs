@@ -170,10 +170,28 @@ impl Wire {
 
     /// Asks for one file key.
     pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
-        let request = unwrap_request(key, wrapped_key);
-        let v1::UnwrapResponse { file_key, request_id, sequence } =
+        self.ask(key, wrapped_key, false).await.map(|(released, _)| released)
+    }
+
+    /// Asks for one file key, and its receipt with it.
+    pub async fn unwrap_with_receipt(
+        &self,
+        key: &str,
+        wrapped_key: Vec<u8>,
+    ) -> Result<(Released, String), tonic::Status> {
+        self.ask(key, wrapped_key, true).await
+    }
+
+    async fn ask(
+        &self,
+        key: &str,
+        wrapped_key: Vec<u8>,
+        with_receipt: bool,
+    ) -> Result<(Released, String), tonic::Status> {
+        let request = v1::UnwrapRequest { with_receipt, ..unwrap_request(key, wrapped_key) };
+        let v1::UnwrapResponse { file_key, request_id, sequence, receipt } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
-        Ok(Released { file_key, request_id, sequence })
+        Ok((Released { file_key, request_id, sequence }, receipt))
     }
 
     /// Asks for the file keys of these items.
@@ -243,6 +261,7 @@ impl BatchAnswers {
                 file_key,
                 request_id,
                 sequence,
+                receipt: _,
             }) => Ok(Released { file_key, request_id, sequence }),
             v1::unwrap_batch_response::Outcome::Denied(v1::ItemDenial { code, message, details }) => {
                 Err(tonic::Status::with_details(code.into(), message, details.into()))
@@ -276,6 +295,7 @@ pub fn unwrap_request(key: &str, wrapped_key: Vec<u8>) -> v1::UnwrapRequest {
             format: "mtd".into(),
             reason: "test".into(),
         }),
+        with_receipt: false,
     }
 }
 

@@ -81,6 +81,7 @@ impl Store {
             );
             let log = config["log"].as_table_mut().unwrap();
             log.insert("copy".to_owned(), text.parse::<toml::Table>().unwrap().into());
+            config["ledger"]["deadline"] = "2s".into();
             without_budgets(config);
         })
     }

@@ -35,7 +35,7 @@ async fn law_1_a_disk_whose_sync_hangs_gives_no_key_and_no_hang() {
 }
 
 async fn no_key_while_the_disk_fails(fault: DiskFault) {
-    let folder = Dev::start().kill();
+    let folder = Dev::configured(|config, _| config["ledger"]["deadline"] = "2s".into());
     let (disk, command) = Disk::under(&folder);
     let dev = Dev::start_as(folder, command);
     let wire = Wire::login(&dev, Person::Operator).await;

@@ -6,6 +6,11 @@ use std::{
     process::Command,
 };
 
+use custodian_proto::{
+    tlog::{Receipt, VerifierKey},
+    v1,
+};
+use prost::Message as _;
 use rusqlite::Connection;
 use softhsm_tests::{Dev, Load, Person, Ran, Start, Wire, bin, run, sealed_key};
 
@@ -64,6 +69,22 @@ fn a_receipt_proves_offline_that_one_attempt_was_recorded() {
     // A receipt is never overwritten, and without one nothing is extracted.
     extract(&dev, "third", &["--receipt", &first]).expect(1).says("the file exists");
     assert!(!dev.scratch("opened").join("third").exists());
+}
+
+#[tokio::test]
+async fn an_answer_carries_its_receipt_if_it_is_asked_for() {
+    let dev = Dev::start();
+    let operator = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[7; 32]);
+    let log_key = fs::read_to_string(dev.dir().join("keys/log.pub")).unwrap();
+    let log_key: VerifierKey = log_key.trim().parse().unwrap();
+
+    let (released, receipt) = operator.unwrap_with_receipt(&key, wrapped).await.unwrap();
+    let receipt: Receipt = receipt.parse().unwrap();
+    receipt.verify(&log_key).unwrap();
+    assert_eq!(receipt.index + 1, released.sequence);
+    let record = v1::Record::decode(receipt.entry.as_slice()).unwrap();
+    assert_eq!((record.request_id, record.outcome.as_str()), (released.request_id, "OK"));
 }
 
 #[tokio::test]

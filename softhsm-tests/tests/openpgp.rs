@@ -202,8 +202,13 @@ async fn law_5_whatever_is_wrong_with_a_wrapped_key_has_one_answer_and_is_charge
     };
     let ask = async |key: &str, wrapping: v1::KeyWrapping, wrapped_key: Vec<u8>| {
         let claims = Some(v1::Claims { format: "openpgp".into(), ..Default::default() });
-        let request =
-            v1::UnwrapRequest { key: key.to_owned(), wrapping: wrapping.into(), wrapped_key, claims };
+        let request = v1::UnwrapRequest {
+            key: key.to_owned(),
+            wrapping: wrapping.into(),
+            wrapped_key,
+            claims,
+            with_receipt: false,
+        };
         operator.custody().unwrap(operator.request(request)).await.map(|answer| answer.into_inner().file_key)
     };
     let good = openpgp::wrapped_by_v3(&FileKey::new([7; 32]));

@@ -24,6 +24,7 @@ fn configured(on_failure: &str) -> TempDir {
         let table = format!("directory = {:?}\non_failure = {on_failure}", copy(folder));
         let log = config["log"].as_table_mut().unwrap();
         log.insert("copy".to_owned(), table.parse::<toml::Table>().unwrap().into());
+        config["ledger"]["deadline"] = "2s".into();
         without_budgets(config);
     })
 }

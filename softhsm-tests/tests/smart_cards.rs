@@ -243,8 +243,12 @@ fn what_does_not_fit_is_refused_by_name_and_no_pin_is_repeated() {
     fs::write(desk.path("pin"), "0000-wrong\n").unwrap();
     let ran = sign(&desk.uri("object=rsa")).expect(1).says("refuses the PIN as wrong");
     assert!(!ran.stderr.contains("0000-wrong"));
-    // Nobody is there to be asked.
+    // Nobody types a PIN for what cannot be written.
     let uri = format!("pkcs11:object=rsa?module-path={SOFTHSM}");
+    desk.envelope(&["sign", "report", "--with", &uri, "-o", "ca.crt"]).expect(1).says("exists already");
+    let seal = ["seal", "--to", "to.crt", "--sign-with", &uri, "-o", "ca.crt", "report"];
+    desk.envelope(&seal).expect(1).says("exists already");
+    // Nobody is there to be asked.
     let mut alone = Command::new("setsid");
     alone.args(["-w"]).arg(bin("envelope")).args(["sign", "report", "--with", &uri, "-o", "out.p7s"]);
     alone.env("SOFTHSM2_CONF", desk.path("softhsm2.conf")).current_dir(&desk.folder);

@@ -8,7 +8,7 @@ use std::{
 use custodian_proto::{
     key::{FileKey, KeyId, WrappedKey},
     limits::MAX_TEXT_LEN,
-    tlog::VerifierKey,
+    tlog::{Receipt, VerifierKey},
     v1::Claims,
 };
 
@@ -31,7 +31,7 @@ use crate::{
     log::{prove_receipt, read_log_key, record_of, write_receipt},
     password::PasswordSource,
     person::key_file,
-    remote::Remote,
+    remote::{ReceiptWanted, Recorded, Remote},
     settings::Settings,
     unwrapper::{KeyName, Unwrapper},
 };
@@ -249,11 +249,11 @@ fn about_envelope(what: &str, error: Error) -> Error {
 impl Unwrapper for Opener<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
         self.ask(|remote| {
-            let recorded = remote.unwrap_recorded(wrapped, claims)?;
-            if let Some(receipt) = &self.receipt {
-                receipt.get(remote, recorded.sequence, wrapped)?;
-            }
-            Ok(recorded.file_key)
+            let Some(wanted) = &self.receipt else { return remote.unwrap(wrapped, claims) };
+            let Recorded { file_key, sequence, receipt } =
+                remote.unwrap_recorded(wrapped, claims, ReceiptWanted::Yes)?;
+            wanted.keep(&receipt.map_or_else(|| remote.receipt(sequence), Ok)?, wrapped)?;
+            Ok(file_key)
         })
     }
 
@@ -286,17 +286,17 @@ impl Wanted {
         Ok(Self { path: path.to_owned(), key: key.map(read_log_key).transpose()? })
     }
 
-    fn get(&self, remote: &Remote, sequence: u64, wrapped: &WrappedKey) -> Result<()> {
-        let receipt = remote.receipt(sequence)?;
+    /// Writes it into its file, if it is of this wrapped key.
+    fn keep(&self, receipt: &Receipt, wrapped: &WrappedKey) -> Result<()> {
         let record = match &self.key {
-            Some(key) => prove_receipt(&receipt, key)?.record,
-            None => record_of(&receipt)?,
+            Some(key) => prove_receipt(receipt, key)?.record,
+            None => record_of(receipt)?,
         };
         if record.wrapped_key_sha256 != hex::encode(wrapped.sha256()) {
             let why = "it is of another file: the custodian's log does not say what it answered";
             return Err(Error::new(Kind::Integrity, "the receipt is wrong", why).hint("tell the auditors"));
         }
-        write_receipt(&self.path, &receipt)
+        write_receipt(&self.path, receipt)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
     seal::{SealJob, SealTo, Symlinks, seal, seal_signed, seal_signed_openpgp},
+    sign::check_free,
     signed::{Signer, Signing},
 };
 
@@ -148,6 +149,10 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
             "OpenPGP signatures have no place for a timestamp",
         )
         .hint("choose another --format; or have the envelope timestamped: envelope timestamp FILE"));
+    }
+    if let SealTo::File(path) = &job.output {
+        // Before anybody types a PIN.
+        check_free(path)?;
     }
     let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with, interrupt)).transpose()?;
     let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;

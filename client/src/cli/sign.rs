@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    sign::{SignJob, SignTo, sign},
+    sign::{SignJob, SignTo, check_free, sign},
     signed::Signing,
     verify::beside,
 };
@@ -45,6 +45,10 @@ pub(super) struct SignArgs {
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
     let job = SignJob { file: local_input(&args.file), output: output(args)? };
+    if let SignTo::File(path) = &job.output {
+        // Before anybody types a PIN.
+        check_free(path)?;
+    }
     let signer = args.signer.open(&args.with, || args.connection.connect(interrupt), interrupt)?;
     let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
     let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };

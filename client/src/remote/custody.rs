@@ -4,10 +4,11 @@ use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
     sign::DigestToSign,
+    tlog::Receipt,
     v1::{self, Claims, custody_service_client::CustodyServiceClient},
 };
 
-use super::Remote;
+use super::{Remote, log::read_receipt};
 use crate::{
     error::{Error, Kind, Result},
     unwrapper::{KeyName, Unwrapper},
@@ -16,12 +17,23 @@ use crate::{
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
 const WHAT: &str = "cannot open the envelope";
 
+/// Whether a receipt is wanted with the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReceiptWanted {
+    /// It is; the answer comes once a signed checkpoint covers the record.
+    Yes,
+    /// It is not.
+    No,
+}
+
 /// A file key, and where the log says so.
 pub struct Recorded {
     /// The key.
     pub file_key: FileKey,
     /// The number of the record.
     pub sequence: u64,
+    /// The receipt, if it was wanted and came along. If it did not come, [`Remote::receipt`] gets it, or tells why not.
+    pub receipt: Option<Receipt>,
 }
 
 impl Remote {
@@ -29,12 +41,18 @@ impl Remote {
     ///
     /// # Errors
     /// As [`Unwrapper::unwrap`].
-    pub fn unwrap_recorded(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<Recorded> {
+    pub fn unwrap_recorded(
+        &self,
+        wrapped: &WrappedKey,
+        claims: &Claims,
+        receipt: ReceiptWanted,
+    ) -> Result<Recorded> {
         let request = v1::UnwrapRequest {
             key: wrapped.key_id().resource_name(),
             wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
             wrapped_key: wrapped.ciphertext().to_vec(),
             claims: Some(claims.clone()),
+            with_receipt: receipt == ReceiptWanted::Yes,
         };
         let mut answer = self
             .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
@@ -43,7 +61,11 @@ impl Remote {
             let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
             Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
         })?;
-        Ok(Recorded { file_key, sequence: answer.sequence })
+        let receipt = match answer.receipt.as_str() {
+            "" => None,
+            text => Some(read_receipt(WHAT, text, answer.sequence)?),
+        };
+        Ok(Recorded { file_key, sequence: answer.sequence, receipt })
     }
 }
 
@@ -66,7 +88,7 @@ impl Remote {
 
 impl Unwrapper for Remote {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
-        Ok(self.unwrap_recorded(wrapped, claims)?.file_key)
+        Ok(self.unwrap_recorded(wrapped, claims, ReceiptWanted::No)?.file_key)
     }
 
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and

@@ -54,17 +54,18 @@ impl Remote {
         let what = format!("cannot get the receipt of record {sequence}");
         let request = v1::GetReceiptRequest { sequence };
         let answer = self.call(&what, async |service| client(service).get_receipt(request).await)?;
-        let receipt = answer.receipt.parse::<Receipt>();
-        let receipt = receipt.map_err(|flaw| Error::new(Kind::Integrity, &what, flaw))?;
-        if receipt.index.checked_add(1) != Some(sequence) {
-            return Err(Error::new(
-                Kind::Integrity,
-                what,
-                "the custodian answered with that of another record",
-            ));
-        }
-        Ok(receipt)
+        read_receipt(&what, &answer.receipt, sequence)
     }
+}
+
+/// A receipt of this record, as the custodian answers it.
+pub(super) fn read_receipt(what: &str, text: &str, sequence: u64) -> Result<Receipt> {
+    let receipt = text.parse::<Receipt>().map_err(|flaw| Error::new(Kind::Integrity, what, flaw))?;
+    if receipt.index.checked_add(1) != Some(sequence) {
+        let why = "the custodian answered with the receipt of another record";
+        return Err(Error::new(Kind::Integrity, what, why));
+    }
+    Ok(receipt)
 }
 
 fn if_found<T>(answer: std::result::Result<T, Failure>) -> Result<Option<T>> {

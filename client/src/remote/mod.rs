@@ -28,7 +28,7 @@ mod wire;
 pub use approvals::{Ended, Patience};
 pub use budgets::Spent;
 pub use certify::{Certified, certify};
-pub use custody::Recorded;
+pub use custody::{ReceiptWanted, Recorded};
 pub use enroll::{Enrolled, enroll};
 pub use factor::Needed;
 pub use identity::{certificates, certificates_of, expiry};

@@ -186,7 +186,12 @@ impl v1::custody_service_server::CustodyService for Services {
         let mut state = self.state.lock();
         state.unwraps.push(request.into_inner());
         let file_key = state.file_key.clone();
-        Ok(Response::new(v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 }))
+        Ok(Response::new(v1::UnwrapResponse {
+            file_key,
+            request_id: "0192-test".into(),
+            sequence: 1,
+            receipt: String::new(),
+        }))
     }
 
     type UnwrapBatchStream = Pin<Box<dyn Stream<Item = Result<v1::UnwrapBatchResponse, Status>> + Send>>;
@@ -203,7 +208,12 @@ impl v1::custody_service_server::CustodyService for Services {
             state.batched += 1;
             state.unwraps.push(item.unwrap.unwrap_or_default());
             let file_key = state.file_key.clone();
-            let released = v1::UnwrapResponse { file_key, request_id: "0192-test".into(), sequence: 1 };
+            let released = v1::UnwrapResponse {
+                file_key,
+                request_id: "0192-test".into(),
+                sequence: 1,
+                receipt: String::new(),
+            };
             let outcome = Some(v1::unwrap_batch_response::Outcome::Released(released));
             Ok(v1::UnwrapBatchResponse { reference: item.reference, outcome })
         }))))

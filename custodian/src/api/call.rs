@@ -8,6 +8,7 @@ use custodian_proto::{
 };
 use prost::Message;
 use tonic::{Request, Status};
+use tracing::{Instrument as _, trace_span};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -73,7 +74,8 @@ impl Api {
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
         let authority = self.custodian.authority();
-        let caller = authority.identify(peer, token).await.map_err(denied)?;
+        let caller = authority.identify(peer, token).instrument(trace_span!("identify")).await;
+        let caller = caller.map_err(denied)?;
         if lane == Lane::Stopping && !(authority.has_session(&caller) && is_admin(&caller)) {
             return Err(denied(Refusal::Overloaded.into()));
         }

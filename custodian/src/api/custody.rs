@@ -2,7 +2,7 @@
 
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
-    limits::{MAX_FORMAT_LEN, MAX_TEXT_LEN},
+    limits::{MAX_FORMAT_LEN, MAX_MESSAGE_LEN, MAX_TEXT_LEN},
     sign::{DigestToSign, SignatureAlgorithm},
     v1::{self, custody_service_server::CustodyService},
 };
@@ -72,14 +72,24 @@ impl Api {
         accepted: &Accepted,
         request: v1::UnwrapRequest,
     ) -> Result<v1::UnwrapResponse, Status> {
+        let with_receipt = request.with_receipt;
         let request = self.parsed(accepted, "Unwrap", parse(request)).await?;
         let unwrapped = self.custodian.unwrap(accepted.call.clone(), request).await;
         let unwrapped = unwrapped.map_err(|denial| accepted.status(denial))?;
+        let receipt = if with_receipt { self.receipt_of(unwrapped.sequence).await } else { String::new() };
         Ok(v1::UnwrapResponse {
             file_key: unwrapped.file_key.expose().to_vec(),
             request_id: accepted.call.request_id.to_string(),
             sequence: unwrapped.sequence,
+            receipt,
         })
+    }
+
+    /// The receipt of a record for the answer; empty if there is none yet. The key is released by then: it does not wait in
+    /// vain for a token that does not sign. `GetReceipt` tells what is wrong.
+    async fn receipt_of(&self, sequence: u64) -> String {
+        let receipt = self.log.receipt(sequence).await.map(|receipt| receipt.to_string());
+        receipt.ok().filter(|receipt| receipt.len() <= MAX_MESSAGE_LEN / 2).unwrap_or_default()
     }
 }
 

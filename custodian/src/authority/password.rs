@@ -1,6 +1,6 @@
 //! Passwords: hashing and verifying, a few at a time.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc, thread};
 
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash};
 use custodian_proto::{
@@ -8,7 +8,8 @@ use custodian_proto::{
     refusal::Refusal,
     secret::Secret,
 };
-use tokio::sync::Semaphore;
+use rustix::{process::setpriority_process, thread::gettid};
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 use zxcvbn::{Score, zxcvbn};
@@ -25,6 +26,10 @@ const ESTIMATED: usize = 72;
 
 /// How many wait for each hash that runs: the last of them for less than a second.
 const WAITING: usize = 32;
+
+/// How far a thread that hashes gives way, as nice(1) counts: where processors are short it gets a tenth of one. Somebody who
+/// signs in waits a little; nobody who opens a file does.
+const POLITENESS: i32 = 10;
 
 /// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so
 /// only a few at once, on threads of their own.
@@ -111,12 +116,19 @@ impl Passwords {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Denial> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
         let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Refusal::Overloaded)?;
-        let work = move || {
-            let _until_done = (place, turn);
-            work()
+        let (reply, done) = oneshot::channel();
+        let hash = move || {
+            if let Err(error) = setpriority_process(Some(gettid()), POLITENESS) {
+                tracing::debug!("a password is hashed at the usual priority: {error}");
+            }
+            let made = work();
+            drop((place, turn));
+            // The caller may have gone.
+            drop(reply.send(made));
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Fault::Internal(format!("hashing a password: {error}")).into())
+        let broken = |why: &dyn Display| Fault::Internal(format!("hashing a password: {why}")).into();
+        thread::Builder::new().name("password".to_owned()).spawn(hash).map_err(|error| broken(&error))?;
+        done.await.map_err(|error| broken(&error))
     }
 }
 

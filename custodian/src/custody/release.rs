@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::{Instrument as _, trace_span};
+
 use super::{Call, Custodian, Denial, Fault, Withheld, to_the_end};
 use crate::{
     ledger::{Attempt, Intent, Outcome},
@@ -43,7 +45,8 @@ impl Custodian {
             let made = operation.make(&custodian, &call, attempt.intent()).await;
             let outcome = O::outcome(&custodian, &made);
             let again = || operation.intent(&call);
-            let confirmed = custodian.settle_release(attempt, outcome, again).await?;
+            let settled = custodian.settle_release(attempt, outcome, again);
+            let confirmed = settled.instrument(trace_span!("settle")).await?;
             let sequence = confirmed.sequence();
             Ok((made?.release(confirmed), sequence))
         })

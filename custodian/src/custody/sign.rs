@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use custodian_proto::{sign::DigestToSign, v1::Claims};
+use tracing::{Instrument as _, trace_span};
 
 use super::{Call, Custodian, Denial, Withheld, release::Operation};
 use crate::{authority::Need, ledger::Intent};
@@ -49,8 +50,10 @@ impl Operation for SignRequest {
         call: &Call,
         intent: &Intent,
     ) -> Result<Withheld<Vec<u8>>, Denial> {
-        let permit = custodian.authority.permit(&call.caller, Need::Sign(&self.digest), intent).await?;
+        let permit = custodian.authority.permit(&call.caller, Need::Sign(&self.digest), intent);
+        let permit = permit.instrument(trace_span!("permit")).await?;
         custodian.admits_release()?;
-        Ok(custodian.token.sign_digest(permit, &self.digest, custodian.token_deadline()).await?)
+        let signed = custodian.token.sign_digest(permit, &self.digest, custodian.token_deadline());
+        Ok(signed.instrument(trace_span!("token")).await?)
     }
 }

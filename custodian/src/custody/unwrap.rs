@@ -7,6 +7,7 @@ use custodian_proto::{
     refusal::Refusal,
     v1::Claims,
 };
+use tracing::{Instrument as _, trace_span};
 
 use super::{Call, Custodian, Denial, Withheld, release::Operation};
 use crate::{
@@ -57,9 +58,11 @@ impl Operation for UnwrapRequest {
         call: &Call,
         intent: &Intent,
     ) -> Result<Withheld<FileKey>, Denial> {
-        let permit = custodian.authority.permit(&call.caller, Need::Unwrap(&self.wrapped), intent).await?;
+        let permit = custodian.authority.permit(&call.caller, Need::Unwrap(&self.wrapped), intent);
+        let permit = permit.instrument(trace_span!("permit")).await?;
         custodian.admits_release()?;
-        Ok(custodian.token.unwrap(permit, &self.wrapped, custodian.token_deadline()).await?)
+        let unwrapped = custodian.token.unwrap(permit, &self.wrapped, custodian.token_deadline());
+        Ok(unwrapped.instrument(trace_span!("token")).await?)
     }
 
     fn outcome(custodian: &Custodian, made: &Result<Withheld<FileKey>, Denial>) -> Outcome {

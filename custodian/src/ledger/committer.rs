@@ -1,6 +1,11 @@
 //! The committer: one thread that owns the writing and commits for all who wait (group commit).
 
-use std::{convert::Infallible, sync::Arc, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::{
@@ -25,6 +30,13 @@ const RETRY: Duration = Duration::from_millis(500);
 /// instead of alone, which halves the commits. If the process dies within this time, such an attempt leaves no trace; no
 /// key of it has left either.
 const LINGER: Duration = Duration::from_millis(10);
+
+/// So many attempts under way are a crowd: each of them waits for the token much longer than for a commit.
+const CROWD: usize = 16;
+
+/// How long a commit waits for more of a crowd's settlings. Commits cost about the same whatever is in them: with one for
+/// each settling, a crowd would spend as much processor time on commits as on a fifth of its RSA operations.
+const GATHER: Duration = Duration::from_millis(4);
 
 /// What settling answers.
 pub(super) type Verdict = Result<(Release, Changed), Denial>;
@@ -98,6 +110,8 @@ pub(super) struct Slot {
     place: Option<mpsc::OwnedPermit<Job>>,
     since: u64,
     settled: bool,
+    /// One more is held by whoever counts.
+    _under_way: Arc<()>,
 }
 
 impl Drop for Attempt {
@@ -125,6 +139,8 @@ pub(super) struct Committer {
     jobs: mpsc::Sender<Job>,
     last: watch::Receiver<u64>,
     deadline: Duration,
+    /// Held by every attempt that is not settled yet, too.
+    under_way: Arc<()>,
     _alive: oneshot::Sender<Infallible>,
 }
 
@@ -144,11 +160,18 @@ impl Committer {
         let (jobs, queued) = mpsc::channel(queue.max(2));
         let (last, last_seen) = watch::channel(last);
         let (alive, ended) = oneshot::channel();
-        let work = Work { commit, last, unrecorded: Vec::new(), most_unrecorded: queue };
+        let under_way = Arc::new(());
+        let work = Work {
+            commit,
+            last,
+            unrecorded: Vec::new(),
+            most_unrecorded: queue,
+            under_way: Arc::downgrade(&under_way),
+        };
         let thread = thread::Builder::new()
             .name("ledger-commit".to_owned())
             .spawn(move || runtime.block_on(work.run(queued, ended)))?;
-        Ok((Self { jobs, last: last_seen, deadline, _alive: alive }, thread))
+        Ok((Self { jobs, last: last_seen, deadline, under_way, _alive: alive }, thread))
     }
 
     /// The sequence number of the last durable record, and a signal for each new one.
@@ -167,7 +190,7 @@ impl Committer {
             self.jobs.try_send(Job::Attempt(Part { intent, since, step, reply: None })).ok()?;
             Some(place)
         };
-        let slot = Slot { place: begin(), since, settled: false };
+        let slot = Slot { place: begin(), since, settled: false, _under_way: Arc::clone(&self.under_way) };
         Attempt { intent, slot }
     }
 
@@ -228,6 +251,8 @@ struct Work<C> {
     /// Denied attempts that a failed commit left without record.
     unrecorded: Vec<Part>,
     most_unrecorded: usize,
+    /// Held by every attempt that is not settled yet.
+    under_way: Weak<()>,
 }
 
 impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
@@ -239,6 +264,15 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
                 count = queue.recv_many(&mut batch, MAX_BATCH) => if count == 0 { break },
                 () = tokio::time::sleep(RETRY), if !self.unrecorded.is_empty() => {}
                 _ = &mut ended => break,
+            }
+            if self.under_way.strong_count() > CROWD {
+                // Without looking at each that comes: to be woken costs something, too.
+                tokio::time::sleep(GATHER).await;
+                while batch.len() < MAX_BATCH
+                    && let Ok(job) = queue.try_recv()
+                {
+                    batch.push(job);
+                }
             }
             let lingering = tokio::time::sleep(LINGER);
             tokio::pin!(lingering);

@@ -141,8 +141,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// `n + 1`, as it was encoded.
     async fn tree_head(&self, size: Option<u64>) -> Result<TreeHead, LedgerError>;
 
-    /// The proof that the entry at `index` is in the tree of the first `size` ones.
-    async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError>;
+    /// The entry at `index`, byte for byte, and the proof that it is in the tree of the first `size` ones. `None`: there is no
+    /// such entry.
+    async fn inclusion(&self, index: u64, size: u64) -> Result<Option<Included>, LedgerError>;
 
     /// The proof that the tree of the first `new` entries begins with that of the first `old` ones.
     async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError>;
@@ -168,6 +169,15 @@ pub struct TreeHead {
     pub size: u64,
     /// Its root.
     pub root: Hash,
+}
+
+/// An entry of the log's tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Included {
+    /// The record, as it was encoded.
+    pub entry: Vec<u8>,
+    /// From the entry's sibling up to the root's child: RFC 6962 §2.1.1.
+    pub proof: Vec<Hash>,
 }
 
 /// Who a certificate and a session belong to, and by which policy they are judged.

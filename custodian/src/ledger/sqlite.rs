@@ -45,8 +45,8 @@ use tokio::sync::watch;
 
 use self::{backfill::Backfill, readers::Readers, remembered::Remembered, rows::micros, writer::Writer};
 use super::{
-    ApprovalQuery, Attempt, CertificateQuery, Certified, Changed, Identity, Intent, Ledger, LedgerError,
-    ManyFiles, Opening, Outcome, RecordQuery, Release, TreeHead,
+    ApprovalQuery, Attempt, CertificateQuery, Certified, Changed, Identity, Included, Intent, Ledger,
+    LedgerError, ManyFiles, Opening, Outcome, RecordQuery, Release, TreeHead,
     committer::{Committer, Job},
 };
 use crate::{
@@ -410,7 +410,7 @@ impl Ledger for SqliteLedger {
         self.quick.read(move |connection| tree::head(connection, size)).await
     }
 
-    async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, LedgerError> {
+    async fn inclusion(&self, index: u64, size: u64) -> Result<Option<Included>, LedgerError> {
         self.quick.read(move |connection| tree::inclusion(connection, index, size)).await
     }
 

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use custodian_proto::{refusal::Refusal, tlog::Receipt};
 
 use super::{Log, LogState, SignedCheckpoint};
-use crate::custody::{Denial, Fault};
+use crate::{
+    custody::{Denial, Fault},
+    ledger::Included,
+};
 
 /// How long to wait for the checkpoint that covers a record.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,12 +66,12 @@ impl Log {
             let why = why.unwrap_or_else(|| "no checkpoint covers the record yet".to_owned());
             return Err(Fault::TokenUnavailable(why).into());
         };
-        let entry = self.ledger.entries(index, 1).await?.pop();
-        let entry = entry.ok_or_else(|| Fault::Internal(format!("record {sequence} is gone")))?;
-        let proof = self.ledger.inclusion(index, signed.checkpoint.size).await?;
+        let included = self.ledger.inclusion(index, signed.checkpoint.size).await?;
+        let Included { entry, proof } =
+            included.ok_or_else(|| Fault::Internal(format!("record {sequence} is gone")))?;
         let receipt = Receipt { entry, index, proof, checkpoint: signed.note.clone() };
-        // What does not verify here would verify nowhere, and somebody should know.
-        receipt.verify(&self.verifier).map_err(|flaw| {
+        // What does not verify here would verify nowhere, and somebody should know. The note was verified when it was signed.
+        receipt.verify_in(&signed.checkpoint).map_err(|flaw| {
             Fault::Internal(format!("record {sequence} of the ledger was changed: {flaw}"))
         })?;
         Ok(receipt)

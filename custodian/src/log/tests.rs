@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     authority::{Permit, Standing},
     custody::Withheld,
-    ledger::{Grant, Outcome, Release, SqliteLedger, contract::world},
+    ledger::{Grant, Included, Outcome, Release, SqliteLedger, contract::world},
     token::{Health, KeyDescription, KeyTemplate, Survey, TokenKey, memory::MemoryToken},
 };
 
@@ -164,7 +164,8 @@ async fn every_record_is_covered_by_a_checkpoint_that_opens_with_the_public_key(
         let checkpoint = Checkpoint::open(&signed.note, &verifier).unwrap();
         assert_eq!(checkpoint, signed.checkpoint);
         let entry = scene.ledger.entries(sequence - 1, 1).await.unwrap().remove(0);
-        let proof = scene.ledger.inclusion(sequence - 1, checkpoint.size).await.unwrap();
+        let Included { proof, .. } =
+            scene.ledger.inclusion(sequence - 1, checkpoint.size).await.unwrap().unwrap();
         let leaf = custodian_proto::tlog::Hash::of_entry(&entry);
         merkle::verify_inclusion(leaf, sequence - 1, checkpoint.size, &checkpoint.root, &proof).unwrap();
         assert!(before.is_none_or(|before| before.size < checkpoint.size));

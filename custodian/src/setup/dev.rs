@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::SignedDuration;
+
 use super::{
     files::{self, Mode},
     layout::{Person, Plan, key_path},
@@ -117,6 +119,8 @@ async fn set_up(
         names: names(args.listen),
         organisation: "Custodian dev".into(),
         token,
+        // The disk of somebody's laptop may pause for longer than a server's.
+        ledger_deadline: SignedDuration::from_secs(8),
         key_label: "sample".into(),
         people,
     };

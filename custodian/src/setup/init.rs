@@ -12,7 +12,7 @@ use custodian_proto::secret::Secret;
 use super::layout::{Person, Plan};
 use crate::{
     authority::Role,
-    config::{RawNetwork, RawToken},
+    config::{RawNetwork, RawToken, two_seconds},
     trouble::Trouble,
 };
 
@@ -136,6 +136,7 @@ fn plan(args: InitArgs, folder: &std::path::Path) -> Result<Plan, Trouble> {
         names,
         organisation,
         token,
+        ledger_deadline: two_seconds(),
         key_label: "first".into(),
         people: vec![Person {
             user,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use custodian_proto::secret::Secret;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
@@ -55,6 +55,7 @@ pub(super) struct Plan {
     /// Stands in the CA's name.
     pub(super) organisation: String,
     pub(super) token: RawToken,
+    pub(super) ledger_deadline: SignedDuration,
     /// The label of the first wrapping key.
     pub(super) key_label: String,
     pub(super) people: Vec<Person>,
@@ -207,7 +208,7 @@ impl Plan {
             reflection: false,
             tls: RawTls { certificate: "server.crt".into(), key: "server.key".into() },
             ca: RawCa { certificate: "ca.crt".into(), people_certificate: Some(people_ca::PATH.into()) },
-            ledger: RawLedger::at("ledger.db"),
+            ledger: RawLedger::at("ledger.db", self.ledger_deadline),
             log: Some(RawLog::of_key(log_key::PATH)),
             siem: None,
             sessions: RawSessions::default(),
@@ -259,7 +260,7 @@ impl Person {
             suspended_until: None,
             groups: Groups::default(),
         };
-        let expires = now + jiff::SignedDuration::from_mins(1);
+        let expires = now + SignedDuration::from_mins(1);
         let invitation = Invitation { code_hash, device: self.device.clone(), invited_by: None, expires };
         settle(ledger, "InviteDevice", Change::Invite(invitation)).await?;
         settle(ledger, "Enroll", Change::Enroll { code_hash, invited_by: None, device }).await?;

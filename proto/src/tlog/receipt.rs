@@ -37,9 +37,17 @@ impl Receipt {
     /// If the checkpoint is not signed by `key`, or does not vouch for the entry.
     pub fn verify(&self, key: &VerifierKey) -> Result<Checkpoint, Flaw> {
         let checkpoint = Checkpoint::open(&self.checkpoint, key)?;
-        let entry = Hash::of_entry(&self.entry);
-        merkle::verify_inclusion(entry, self.index, checkpoint.size, &checkpoint.root, &self.proof)?;
+        self.verify_in(&checkpoint)?;
         Ok(checkpoint)
+    }
+
+    /// Checks that the entry is in the log of this checkpoint, whose signature somebody has checked before.
+    ///
+    /// # Errors
+    /// If it does not vouch for the entry.
+    pub fn verify_in(&self, checkpoint: &Checkpoint) -> Result<(), Flaw> {
+        let entry = Hash::of_entry(&self.entry);
+        merkle::verify_inclusion(entry, self.index, checkpoint.size, &checkpoint.root, &self.proof)
     }
 }
 

@@ -76,6 +76,11 @@ impl Card {
         if self.info.login_required() { self.show_pin(UserType::User) } else { Ok(()) }
     }
 
+    /// The PIN is not needed any more.
+    pub(super) fn forget_pin(&mut self) {
+        self.pin = None;
+    }
+
     /// Shows the PIN once more, for the one operation that was begun in this session.
     pub(super) fn show_pin_again(&self) -> Result<()> {
         self.show_pin(UserType::ContextSpecific)

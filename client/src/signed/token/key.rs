@@ -22,7 +22,7 @@ pub(super) struct Key {
     handle: ObjectHandle,
     way: Way,
     /// Whether the PIN is wanted before each signature.
-    pin_each_time: bool,
+    pub(super) pin_each_time: bool,
     pub(super) algorithm: Algorithm,
     /// Its own first, then those up to a root; DER.
     pub(super) certificates: Vec<Vec<u8>>,

@@ -56,9 +56,13 @@ impl TokenSigner {
         })?;
         let pin = pin(&login)?;
         let uri = uri.clone();
-        let key = aside.call(move |card: &mut Card| {
+        let key = aside.call(move |card: &mut Card| -> Result<Key> {
             card.login(pin)?;
-            Key::find(card, &uri, given)
+            let key = Key::find(card, &uri, given)?;
+            if !key.pin_each_time {
+                card.forget_pin();
+            }
+            Ok(key)
         })??;
         Ok(Self { aside, key })
     }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::LazyLock,
+    net::IpAddr,
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use cedar_policy::{
@@ -40,7 +41,7 @@ pub struct Question {
     /// The reason given, or empty.
     pub reason: String,
     /// The caller's address.
-    pub ip: std::net::IpAddr,
+    pub ip: IpAddr,
     /// When.
     pub now: Timestamp,
     /// When the user signed in.
@@ -116,7 +117,7 @@ impl Question {
         let size = i64::try_from(self.claims.file_size).unwrap_or(i64::MAX);
         let pairs = [
             ("device", RestrictedExpression::new_entity_uid(device)),
-            ("ip", RestrictedExpression::new_ip(self.ip.to_canonical().to_string())),
+            ("ip", address(self.ip.to_canonical())),
             ("now", long(self.now.as_second())),
             ("hour", long(at.hour().into())),
             ("minute", long(at.minute().into())),
@@ -160,6 +161,20 @@ static KINDS: LazyLock<HashMap<&str, EntityTypeName>> = LazyLock::new(|| {
     let kinds = ["Action", "Custodian", "Device", "DeviceGroup", "Group", "Key", "User"];
     kinds.into_iter().filter_map(|kind| Some((kind, kind.parse().ok()?))).collect()
 });
+
+/// Most addresses whose expressions are kept.
+const ADDRESSES: usize = 1_024;
+
+/// Making the expression of an address parses the name of Cedar's function `ip` each time. That takes longer than the rest of the
+/// question and its answer together, and callers stay at their addresses.
+fn address(ip: IpAddr) -> RestrictedExpression {
+    static MADE: LazyLock<Mutex<HashMap<IpAddr, RestrictedExpression>>> = LazyLock::new(Mutex::default);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.len() >= ADDRESSES {
+        made.clear();
+    }
+    made.entry(ip).or_insert_with(|| RestrictedExpression::new_ip(ip.to_string())).clone()
+}
 
 fn string(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{refusals::futures, world::*};
 use crate::{
     authority::{DeviceState, KeyStep, Role, Roles, Standing},
-    ledger::{Change, Grant, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery, TreeHead},
+    ledger::{Change, Grant, Included, Intent, Ledger, OK, OUTCOME_UNKNOWN, Outcome, RecordQuery, TreeHead},
 };
 
 async fn settle<L: Ledger>(ledger: &L, intent: Intent, refusal: Option<Refusal>) {
@@ -336,7 +336,7 @@ pub(crate) async fn the_log_is_a_merkle_tree_of_its_records<L: Ledger>(ledger: A
     for head in heads {
         assert_eq!(ledger.tree_head(Some(head.size)).await.unwrap(), head);
         for (index, entry) in (0..head.size).zip(&entries) {
-            let proof = ledger.inclusion(index, head.size).await.unwrap();
+            let Included { proof, .. } = ledger.inclusion(index, head.size).await.unwrap().unwrap();
             merkle::verify_inclusion(Hash::of_entry(entry), index, head.size, &head.root, &proof).unwrap();
         }
     }

@@ -10,7 +10,7 @@ use custodian_proto::tlog::{
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::OpenError;
-use crate::ledger::{LedgerError, TreeHead};
+use crate::ledger::{Included, LedgerError, TreeHead};
 
 /// Why the tree cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -93,11 +93,17 @@ pub(super) fn head_within(connection: &Connection, size: Option<u64>) -> Result<
     Ok(TreeHead { size, root })
 }
 
-/// The proof that the entry at `index` is among the first `size` ones.
-pub(super) fn inclusion(connection: &Connection, index: u64, size: u64) -> Result<Vec<Hash>, TreeError> {
+/// The entry at `index`, and the proof that it is among the first `size` ones. `None` if there is none.
+pub(super) fn inclusion(
+    connection: &Connection,
+    index: u64,
+    size: u64,
+) -> Result<Option<Included>, TreeError> {
     let state = connection.unchecked_transaction()?;
+    let Some(entry) = entries(&state, index, 1)?.pop() else { return Ok(None) };
     let mut nodes = Nodes::new(|tile| hashes(&state, tile));
-    merkle::inclusion(index, size, &mut |node| nodes.hash(node))
+    let proof = merkle::inclusion(index, size, &mut |node| nodes.hash(node))?;
+    Ok(Some(Included { entry, proof }))
 }
 
 /// The proof that the tree of the first `new` entries begins with that of the first `old` ones.
