@@ -1,7 +1,7 @@
 //! Unwrapping and signing through the custodian.
 
 use custodian_proto::{
-    key::{FileKey, KeyId, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
     sign::DigestToSign,
     tlog::Receipt,
@@ -103,7 +103,11 @@ impl Unwrapper for Remote {
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
     /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
+        let chosen = self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())?;
+        match wrapped.get(chosen).filter(|one| one.wrapping() == KeyWrapping::Pkcs1) {
+            Some(one) => self.check_pkcs1(one.key_id()).map(|()| chosen),
+            None => Ok(chosen),
+        }
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
@@ -125,6 +129,24 @@ impl Unwrapper for Remote {
 }
 
 impl Remote {
+    /// Checks that a key was made for PKCS #1 v1.5 in CMS messages. One that was not would reject what it is asked, and that
+    /// would be charged.
+    fn check_pkcs1(&self, key: KeyId) -> Result<()> {
+        let found = self.find_key(&key, WHAT).map_err(|failure| failure.error)?;
+        if found.r#use() == v1::KeyUse::Pkcs1 {
+            return Ok(());
+        }
+        let why = format!(
+            "it is sealed with RSA PKCS #1 v1.5 to the key {} ({key}), which was not made for that ({})",
+            found.label,
+            Refusal::WrongKeyUse.code()
+        );
+        Err(Error::new(Kind::Refused, WHAT, why).hint(
+            "have it sealed with OAEP (openssl cms -encrypt -keyopt rsa_padding_mode:oaep), or to a key that was made for this \
+             (custodianctl key create LABEL --use pkcs1)",
+        ))
+    }
+
     /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`].
     ///
     /// # Errors
