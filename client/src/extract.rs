@@ -26,7 +26,7 @@ use crate::{
     sender::Checked,
     signed::Accept,
     single,
-    target::TargetFolder,
+    target::{TargetFolder, check_free_in},
     timestamp::{Stamped, TrustedAuthorities},
     unwrapper::{KeyName, Unwrapper},
     verify::Sender,
@@ -65,6 +65,9 @@ pub enum ExtractTo {
     Folder(PathBuf),
     /// The content of the one matching entry to standard output, once all of it is authenticated.
     Stdout,
+    /// Nowhere, and nothing is made; but as far as can be seen before the key is there, it could go beneath this folder. To find
+    /// out which key is asked for.
+    Trial(PathBuf),
     /// Nowhere: the report lists what would be extracted. Where the list is secret, that takes the key, too.
     List,
 }
@@ -185,6 +188,12 @@ fn extract_mtd(
             let opened = Opened::Mtd(sealed.open(&file_key)?);
             fill(&mut target, &opened, &entries, progress)
         }
+        ExtractTo::Trial(folder) => {
+            sealed.check_names(Case::Distinguished)?;
+            check_free_in(folder, of(sealed.entries(), &entries))?;
+            unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+            Ok(ExtractReport::default())
+        }
         ExtractTo::Stdout => {
             sealed.check_names(Case::Distinguished)?;
             the_one_file(sealed.entries(), &entries)?;
@@ -208,10 +217,13 @@ fn extract_sealed(
     checked.confirm(sealed.sender_mark())?;
     let mut target = match &job.output {
         ExtractTo::Folder(folder) => Some(TargetFolder::new(folder)?),
-        ExtractTo::Stdout | ExtractTo::List => None,
+        ExtractTo::Trial(_) | ExtractTo::Stdout | ExtractTo::List => None,
     };
     let case = target.as_ref().map_or(Ok(Case::Distinguished), TargetFolder::case)?;
     let file_key = unwrap(job, envelope, sealed.wrapped_keys(), unwrapper)?;
+    if matches!(job.output, ExtractTo::Trial(_)) {
+        return Ok(ExtractReport::default());
+    }
     let opened = sealed.open(&file_key, &job.limits)?;
     check_names(opened.entries(), case)?;
     let entries = chosen.of(opened.entries())?;

@@ -1,5 +1,6 @@
 //! Seal files into envelopes, and open them through a custodian.
 
+pub mod ahead;
 pub mod approval;
 mod chain;
 pub mod envelope;

@@ -1,6 +1,10 @@
 //! Envelopes that hold one file and do not say its name: it is named after the envelope.
 
-use std::{ffi::OsStr, fs::File, path::Path};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::Path,
+};
 
 use cap_std::fs::OpenOptions;
 
@@ -70,6 +74,13 @@ pub(crate) fn deliver(
             let swept = staging.swept();
             staging.commit_file(STAGED_NAME, OsStr::new(name.as_str()))?;
             Ok(ExtractReport { entries: 1, content_bytes, swept, ..ExtractReport::default() })
+        }
+        ExtractTo::Trial(folder) => {
+            if fs::symlink_metadata(folder.join(name.as_str())).is_ok() {
+                return Err(taken(name, folder));
+            }
+            write(&output::spool()?)?;
+            Ok(ExtractReport::default())
         }
         ExtractTo::Stdout => {
             let mut spool = output::spool()?;

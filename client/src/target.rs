@@ -3,10 +3,14 @@
 use std::{
     collections::HashSet,
     fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt},
+};
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::{
@@ -45,26 +49,7 @@ impl TargetFolder {
     /// # Errors
     /// [`Kind::Local`], with what stands there.
     pub(crate) fn check_free<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
-        let mut absent = HashSet::new();
-        for entry in entries {
-            let mut above: Vec<_> = entry.path().ancestors().collect();
-            above.reverse();
-            if above.iter().any(|folder| absent.contains(*folder)) {
-                continue;
-            }
-            let places = above.iter().map(|folder| (*folder, EntryKind::Folder));
-            for (path, kind) in places.chain([(entry.path().as_str(), entry.kind())]) {
-                match self.staging.target().symlink_metadata(path) {
-                    Ok(there) if there.is_dir() && kind == EntryKind::Folder => {}
-                    Ok(_) => return Err(self.taken(path)),
-                    Err(_) => {
-                        absent.insert(path);
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
+        check_free(self.staging.target(), self.staging.shown(), entries)
     }
 
     /// Extracts these entries: all of them, or none.
@@ -103,12 +88,51 @@ impl TargetFolder {
         }
         Ok(())
     }
+}
 
-    fn taken(&self, path: &str) -> Error {
-        let what = format!("cannot write “{path}” to {}", self.staging.shown());
-        Error::new(Kind::Local, what, "something of this name is there already")
-            .hint("existing files are not overwritten: move it away, or extract to another folder with -C")
+/// [`TargetFolder::check_free`] for a folder that is not touched. One that is missing is free.
+///
+/// # Errors
+/// [`Kind::Local`], with what stands there, or if nobody can look.
+pub(crate) fn check_free_in<'a>(folder: &Path, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
+    match Dir::open_ambient_dir(folder, ambient_authority()) {
+        Ok(dir) => check_free(&dir, folder.display(), entries),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(output::failed(format!("cannot write to {}", folder.display()), &why)),
     }
+}
+
+fn check_free<'a>(
+    target: &Dir,
+    shown: std::path::Display<'_>,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> Result<()> {
+    let mut absent = HashSet::new();
+    for entry in entries {
+        let mut above: Vec<_> = entry.path().ancestors().collect();
+        above.reverse();
+        if above.iter().any(|folder| absent.contains(*folder)) {
+            continue;
+        }
+        let places = above.iter().map(|folder| (*folder, EntryKind::Folder));
+        for (path, kind) in places.chain([(entry.path().as_str(), entry.kind())]) {
+            match target.symlink_metadata(path) {
+                Ok(there) if there.is_dir() && kind == EntryKind::Folder => {}
+                Ok(_) => return Err(taken(path, &shown)),
+                Err(_) => {
+                    absent.insert(path);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn taken(path: &str, shown: &std::path::Display<'_>) -> Error {
+    let what = format!("cannot write “{path}” to {shown}");
+    Error::new(Kind::Local, what, "something of this name is there already")
+        .hint("existing files are not overwritten: move it away, or extract to another folder with -C")
 }
 
 fn create_file(dir: &Dir, entry: &Entry) -> Result<File> {

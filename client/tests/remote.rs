@@ -7,10 +7,15 @@ mod double;
 use std::collections::BTreeMap;
 
 use custodian_client::{
-    error::Kind, interrupt::Interrupt, remote::Remote, settings::Settings, unwrapper::Unwrapper,
+    ahead::Question,
+    error::{Error, Kind},
+    interrupt::Interrupt,
+    remote::Remote,
+    settings::Settings,
+    unwrapper::Unwrapper,
 };
 use custodian_proto::{
-    key::{KeyId, KeyWrapping, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     v1,
 };
 use double::{Accept, Custodian, PASSWORD, Pki};
@@ -109,6 +114,60 @@ fn law_4_what_is_no_file_key_is_not_taken_for_one() {
         custodian.state.lock().file_key = vec![7; len];
         let error = remote.unwrap(&wrapped(1), &v1::Claims::default()).err().unwrap();
         assert_eq!(error.kind, Kind::Integrity, "{len}");
+    }
+}
+
+fn questions(count: u8) -> Vec<Question> {
+    (0..count).map(|byte| Question { wrapped: wrapped(byte), claims: v1::Claims::default() }).collect()
+}
+
+/// What is told of so many questions in one batch.
+fn told(remote: &Remote, count: u8) -> BTreeMap<usize, Result<[u8; 32], Kind>> {
+    let mut all = BTreeMap::new();
+    let mut note = |index, answer: Result<FileKey, Error>| {
+        let answer = answer.map(|key| *key.expose()).map_err(|error| error.kind);
+        assert!(all.insert(index, answer).is_none());
+    };
+    remote.unwrap_many(&questions(count), &mut note).unwrap();
+    all
+}
+
+#[test]
+fn many_keys_come_in_one_call_and_what_somebody_could_heal_is_left_to_be_asked_again() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    remote.who_am_i().unwrap();
+    custodian.state.lock().denied =
+        [(1, "POLICY_DENIED"), (2, "STEP_UP_REQUIRED"), (4, "WRAPPED_KEY_REJECTED")]
+            .map(|(byte, reason)| (wrapped(byte).ciphertext().to_vec(), reason))
+            .into();
+    let answers = told(&remote, 6);
+    let (refused, bad) = (Err(Kind::Refused), Err(Kind::Integrity));
+    assert_eq!(
+        answers,
+        BTreeMap::from([(0, Ok([7; 32])), (1, refused), (3, Ok([7; 32])), (4, bad), (5, Ok([7; 32]))])
+    );
+    let state = custodian.state.lock();
+    assert_eq!((state.batched, state.unwraps.len(), state.logins), (6, 6, 1));
+    assert_eq!(state.unwraps[3].key, key_id(3).resource_name());
+}
+
+#[test]
+fn for_a_batch_nobody_is_asked_for_a_password() {
+    let (pki, custodian) = running();
+    let failed = connect(&pki, &custodian).unwrap_many(&questions(2), &mut |_, _| panic!("an answer"));
+    assert_eq!(failed.unwrap_err().kind, Kind::Refused);
+    assert_eq!(custodian.state.lock().logins, 0);
+}
+
+#[test]
+fn law_4_holds_for_each_of_many() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    remote.who_am_i().unwrap();
+    for len in [0, 16, 31, 33, 64] {
+        custodian.state.lock().file_key = vec![7; len];
+        assert_eq!(told(&remote, 1), BTreeMap::from([(0, Err(Kind::Integrity))]), "{len}");
     }
 }
 

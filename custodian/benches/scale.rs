@@ -1,6 +1,6 @@
 //! Whether anything takes longer the more there is: records, devices, users, keys.
 //!
-//!     cargo bench -p custodian --bench scale -- --records 10000000 --json scale.json
+//!     cargo bench -p custodian --bench scale -- --records 10000000
 //!
 //! An attempt is what an unwrap is without network and token: permit, begin and settle, through the real authority and the
 //! real ledger, each of another file, by many callers with many keys. The ledger is filled by its own code. Rounds on the
@@ -11,8 +11,6 @@
 
 #[path = "scale/queries.rs"]
 mod queries;
-#[path = "scale/report.rs"]
-mod report;
 #[path = "scale/token.rs"]
 mod token;
 #[path = "scale/world.rs"]
@@ -32,6 +30,7 @@ use std::{
 use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
 };
+use bench_rows::{Rows, Target};
 use custodian::{
     authority::{Caller, DeviceState, Need, Standing},
     ledger::{Certified, Change, Grant, Intent, Ledger, Outcome},
@@ -45,7 +44,6 @@ use rustix::fs::{Advice, fadvise};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use report::{Report, Target};
 use world::{People, Scene, SlowYear};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -76,8 +74,8 @@ async fn main() {
         ["few", "many", "small", "measured", "large"].map(|name| folder.join(name));
     world::make(&few, People::FEW, &clock, &token.certificate).await;
     world::make(&many, People::MANY, &clock, &token.certificate).await;
-    let mut bench = Bench { rsa: rsa_3072(), clock, report: Report::default() };
-    bench.report.row("an RSA-3072 operation in software, for comparison", bench.rsa, "µs", Target::None);
+    let mut bench = Bench { rsa: rsa_3072(), clock, rows: Rows::new("scale") };
+    bench.rows.add("an RSA-3072 operation in software, for comparison", bench.rsa, "µs", Target::None);
 
     // Measuring makes records: what is small stays as it was made.
     copy(&few, &small);
@@ -97,14 +95,10 @@ async fn main() {
         size *= 10;
     }
     bench.start_up(&large, records).await;
-    queries::run(&large, records, &bench.clock, &mut bench.report).await;
-    bench.devices(&few, &large, &token).await;
+    queries::run(&large, records, &bench.clock, &mut bench.rows).await;
+    bench.devices(&few, &many, &token).await;
     token.end().await;
-    // The folder is deploy/bench's.
-    let rows = || env::var("BENCH_ROWS").ok().map(|folder| PathBuf::from(folder).join("scale.json"));
-    if let Some(path) = argument("--json").map(PathBuf::from).or_else(rows) {
-        bench.report.write(&path);
-    }
+    bench.rows.finish();
 }
 
 /// What follows this name on the command line.
@@ -133,7 +127,7 @@ struct Bench {
     /// Processor time of an RSA-3072 operation, µs.
     rsa: f64,
     clock: SlowYear,
-    report: Report,
+    rows: Rows,
 }
 
 impl Bench {
@@ -164,7 +158,7 @@ impl Bench {
         let ratio = |which: usize| large[which] / small[which];
         let with_rsa = (self.rsa + large[1]) / (self.rsa + small[1]);
         let mut row = |name: &str, value, unit, target| {
-            self.report.row(&format!("{what}: {name}"), value, unit, target);
+            self.rows.add(format!("{what}: {name}"), value, unit, target);
         };
         row("one attempt alone", large[0], "ms", Target::None);
         row("one attempt alone ÷ small", ratio(0), "ratio", FLAT);
@@ -316,7 +310,7 @@ async fn record(scene: &Scene, number: u64) {
 impl Bench {
     /// Opening a ledger, and what a custodian reads of it before it serves.
     async fn start_up(&mut self, path: &Path, records: u64) {
-        self.report.row("memory (VmRSS) before", resident(), "MiB", Target::None);
+        self.rows.add("memory (VmRSS) before", resident(), "MiB", Target::None);
         for (from, is_cold) in [("from the disk", true), ("from the page cache", false)] {
             if is_cold {
                 forget(path);
@@ -331,47 +325,32 @@ impl Bench {
             attempt(&scene, 0).await;
             let took = begun.elapsed().as_secs_f64();
             let name = format!("{records} records: from the start to the first attempt, {from}");
-            self.report.row(&name, took, "s", Target::AtMost(2.0));
+            self.rows.add(name, took, "s", Target::AtMost(2.0));
         }
         let scene = Arc::new(Scene::open(path, People::MANY, &self.clock).await);
-        self.report.row("memory (VmRSS) with the ledger open", resident(), "MiB", Target::None);
+        self.rows.add("memory (VmRSS) with the ledger open", resident(), "MiB", Target::None);
         for _ in 0..ROUNDS {
             crowded(&scene).await;
         }
-        self.report.row("memory (VmRSS) after 20,000 attempts", resident(), "MiB", Target::None);
+        self.rows.add("memory (VmRSS) after 20,000 attempts", resident(), "MiB", Target::None);
         let bytes = fs::metadata(path).unwrap().len() as f64;
         let each = bytes / *scene.ledger.last_sequence().borrow() as f64;
-        self.report.row("the ledger's file, a record", each, "B", Target::None);
+        self.rows.add("the ledger's file, a record", each, "B", Target::None);
     }
 
-    /// What grows with devices: stopping one, and the list of those that are.
+    /// What grows with devices: the list of those that are revoked, and stopping one.
     async fn devices(&mut self, few: &Path, many: &Path, token: &token::Made) {
-        let mut times = Vec::new();
-        for (path, people) in [(few, People::FEW), (many, People::MANY)] {
-            let scene = Scene::open(path, people, &self.clock).await;
-            let mut of_each = Vec::new();
-            for state in [DeviceState::Suspended, DeviceState::Active].into_iter().cycle().take(200) {
-                let begun = Instant::now();
-                let id = world::device(3).parse().unwrap();
-                change(&scene, Change::SetDeviceState { id, state, reason: String::new() }).await;
-                of_each.push(begun.elapsed().as_secs_f64() * 1e3);
-            }
-            times.push(median(of_each));
-        }
-        let report = &mut self.report;
-        report.row("stopping a device, of 10^5", times[1], "ms", Target::None);
-        report.row("stopping a device, of 10^5 ÷ of 10", times[1] / times[0], "ratio", FLAT);
-
+        let rows = &mut self.rows;
         let scene = Arc::new(Scene::open(many, People::MANY, &self.clock).await);
         let begun = Instant::now();
         change(&scene, Change::ListRevoked).await;
         let revoked = scene.ledger.revoked(Certified::Devices).await.unwrap();
         let read = begun.elapsed().as_secs_f64() * 1e3;
-        report.row(&format!("reading {} revoked certificates", revoked.len()), read, "ms", Target::None);
+        rows.add(format!("reading {} revoked certificates", revoked.len()), read, "ms", Target::None);
         let begun = Instant::now();
         let list = token.list(revoked).await;
-        report.row("making the list of them", begun.elapsed().as_secs_f64() * 1e3, "ms", Target::None);
-        report.row("its size", list.len() as f64 / 1024.0, "KiB", Target::None);
+        rows.add("making the list of them", begun.elapsed().as_secs_f64() * 1e3, "ms", Target::None);
+        rows.add("its size", list.len() as f64 / 1024.0, "KiB", Target::None);
 
         let mut slow = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
@@ -387,9 +366,27 @@ impl Bench {
             };
             slow[1].push(crowded(&scene).await.slow);
             lists.abort();
+            // It has the ledger open, too.
+            assert!(lists.await.is_err());
         }
         let [without, with] = slow.map(median);
-        report.row("p99 of attempts while lists are read ÷ without", with / without, "ratio", Target::None);
+        rows.add("p99 of attempts while lists are read ÷ without", with / without, "ratio", Target::None);
+        drop(scene);
+
+        let few = Scene::open(few, People::FEW, &self.clock).await;
+        let many = Scene::open(many, People::MANY, &self.clock).await;
+        let mut times = [Vec::new(), Vec::new()];
+        for state in [DeviceState::Suspended, DeviceState::Active].into_iter().cycle().take(200) {
+            for (scene, times) in [&few, &many].into_iter().zip(&mut times) {
+                let begun = Instant::now();
+                let id = world::device(3).parse().unwrap();
+                change(scene, Change::SetDeviceState { id, state, reason: String::new() }).await;
+                times.push(begun.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        let [few, many] = times.map(median);
+        rows.add("stopping a device, of 10^5", many, "ms", Target::None);
+        rows.add("stopping a device, of 10^5 ÷ of 10", many / few, "ratio", FLAT);
     }
 }
 

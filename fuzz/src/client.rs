@@ -1,18 +1,21 @@
 //! What workstations read: envelopes, certificates to seal to, requests to approve.
 
-use std::{fs::File, io::Write, sync::OnceLock, time::SystemTime};
+use std::{fs::File, io::Write, path::Path, sync::OnceLock, time::SystemTime};
 
 use custodian_client::{
     approval,
     envelope::{Format, Recipient, cms, detect, mtd, openpgp, sealed},
     extract::Limits,
+    person::PersonCertificate,
     progress::Silent,
-    signed::{Signature, SignedData},
+    remote::certificates_of,
+    signed::{Choice, LocalSigner, Signature, SignedData},
     timestamp::{Token, TrustedAuthorities},
 };
 use custodian_proto::{
     approval::{Bound, Glass},
     key::FileKey,
+    secret::Secret,
     v1,
 };
 use rustix::fs::MemfdFlags;
@@ -89,7 +92,7 @@ pub(crate) fn envelope(bytes: &[u8]) {
             if sealed.check().is_ok() {
                 sealed
                     .open(FileKey::new(OPENPGP_KEY))
-                    .write_to(&out, &limits(), None, &Silent)
+                    .write_to(&out, &limits(), Some(keyring()), &Silent)
                     .map(drop)
                     .ok();
             }
@@ -129,6 +132,68 @@ pub(crate) fn recipient(bytes: &[u8]) {
 /// The OpenPGP certificate of somebody to seal to.
 pub(crate) fn openpgp_recipient(bytes: &[u8]) {
     openpgp::Recipient::from_certificate(bytes, SystemTime::now()).map(drop).ok();
+}
+
+/// Whose OpenPGP signatures are verified: what is changed in the seeds is still of known keys.
+fn keyring() -> &'static openpgp::Keyring {
+    static KEYRING: OnceLock<openpgp::Keyring> = OnceLock::new();
+    KEYRING.get_or_init(|| {
+        let certificate = include_bytes!("../../client/testdata/openpgp/rfc9580/certificate.asc");
+        openpgp::Keyring::read(certificate).expect("a certificate")
+    })
+}
+
+fn today() -> openpgp::When {
+    openpgp::When { now: SystemTime::now(), expired: Choice::Refuse }
+}
+
+/// OpenPGP signatures in a file of their own.
+pub(crate) fn openpgp_signature(bytes: &[u8]) {
+    const TEXT: &[u8] = b"What we need from the grocery store:\n\n- tofu\n- vegetables\n- noodles\n";
+    let _told = openpgp::is_signature(bytes);
+    let Ok(found) = openpgp::detached(bytes, &TEXT, TEXT.len() as u64, Some(keyring()), &Silent) else {
+        return;
+    };
+    let _told = (found.first_key(), found.first_created());
+    keyring().check(&found, openpgp::Around::Nothing, today()).ok();
+}
+
+/// OpenPGP certificates of signers, with a signature that may be theirs.
+pub(crate) fn openpgp_signer(bytes: &[u8]) {
+    let _told = openpgp::is_certificate(bytes);
+    let Ok(keyring) = openpgp::Keyring::read(bytes) else { return };
+    let signature = include_bytes!("../../client/testdata/openpgp/rfc9580/signature.asc");
+    let found = openpgp::detached(signature, &&b"x"[..], 1, Some(&keyring), &Silent).expect("a signature");
+    keyring.check(&found, openpgp::Around::Nothing, today()).map(drop).ok();
+}
+
+/// A person's own OpenPGP key, with a passphrase that does not fit.
+pub(crate) fn openpgp_key(bytes: &[u8]) {
+    let passphrase = || Ok(Secret::new("passphrase".to_owned()));
+    let _told = openpgp::is_secret_key(bytes);
+    openpgp::SigningKey::from_bytes(bytes, SystemTime::now(), &passphrase).map(drop).ok();
+}
+
+/// A person's own key in PKCS #12 or PEM, with a password that fits to the seeds.
+pub(crate) fn signer_key(bytes: &[u8]) {
+    let password = || Ok(Secret::new("password".to_owned()));
+    LocalSigner::read(bytes, Path::new("key"), None, &password).map(drop).ok();
+}
+
+/// The certificate of a person, whom the custodian vouches for.
+pub(crate) fn person(bytes: &[u8]) {
+    let Ok(certificate) = PersonCertificate::read(bytes) else { return };
+    let _told = (certificate.key_id(), certificate.serial(), certificate.level());
+    let email = "anna@example.org".parse().expect("an address");
+    certificate.check(&email, bytes, &[bytes.to_vec()], SystemTime::now()).ok();
+}
+
+/// A file that is given to `--to`.
+pub(crate) fn certificates(bytes: &[u8]) {
+    let Ok(found) = certificates_of(bytes, Path::new("cert")) else { return };
+    for der in found {
+        Recipient::from_certificate(&der, SystemTime::now()).map(drop).ok();
+    }
 }
 
 /// A request to approve: the first byte chooses the operation.

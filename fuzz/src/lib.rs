@@ -10,7 +10,7 @@ mod server;
 pub type Target = fn(&[u8]);
 
 /// All targets, each by the name of its folder of seeds.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 27] = [
     ("mtd", client::envelope),
     ("sealed", client::envelope),
     ("sealed_inside", client::sealed_inside),
@@ -22,6 +22,12 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("timestamp", client::timestamp),
     ("recipient", client::recipient),
     ("openpgp_recipient", client::openpgp_recipient),
+    ("openpgp_signature", client::openpgp_signature),
+    ("openpgp_signer", client::openpgp_signer),
+    ("openpgp_key", client::openpgp_key),
+    ("signer_key", client::signer_key),
+    ("person", client::person),
+    ("certificates", client::certificates),
     ("approval", client::approval),
     ("checkpoint", log::checkpoint),
     ("tiles", log::tiles),

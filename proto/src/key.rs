@@ -74,6 +74,9 @@ pub struct NotAKeyId;
 /// In order of strength: `max` picks the strongest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum KeyWrapping {
+    /// RSAES-PKCS1-v1_5 over nothing but the file key, as S/MIME did before OAEP (RFC 8551 §2.3). Only keys that were made for it
+    /// unwrap this, and they unwrap nothing else (law 5).
+    Pkcs1,
     /// As in a PKESK packet of OpenPGP (RFC 9580 §5.1.3): RSAES-PKCS1-v1_5 over the file key with its checksum
     /// ([`crate::openpgp`]). Only keys that were made for it unwrap this, and they unwrap nothing else (law 5).
     OpenPgp,
@@ -92,12 +95,18 @@ impl KeyWrapping {
     pub const OAEP: [Self; 4] = [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1];
 
     /// All of them, the strongest first.
-    pub const ALL: [Self; 5] =
-        [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1, Self::OpenPgp];
+    pub const ALL: [Self; 6] =
+        [Self::OaepSha512, Self::OaepSha384, Self::OaepSha256, Self::OaepSha1, Self::OpenPgp, Self::Pkcs1];
+
+    /// Whether its padding is PKCS #1 v1.5: whatever is wrong with a ciphertext then, nobody may learn (law 5).
+    pub fn is_pkcs1(self) -> bool {
+        matches!(self, Self::OpenPgp | Self::Pkcs1)
+    }
 
     /// The name in text: `RSA-OAEP-SHA256`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Pkcs1 => "RSA-PKCS1",
             Self::OpenPgp => "RSA-PKCS1-OPENPGP",
             Self::OaepSha1 => "RSA-OAEP-SHA1",
             Self::OaepSha256 => "RSA-OAEP-SHA256",
@@ -121,6 +130,7 @@ impl fmt::Display for KeyWrapping {
 impl From<KeyWrapping> for v1::KeyWrapping {
     fn from(wrapping: KeyWrapping) -> Self {
         match wrapping {
+            KeyWrapping::Pkcs1 => Self::RsaPkcs1,
             KeyWrapping::OpenPgp => Self::RsaPkcs1Openpgp,
             KeyWrapping::OaepSha1 => Self::RsaOaepSha1,
             KeyWrapping::OaepSha256 => Self::RsaOaepSha256,
@@ -136,6 +146,7 @@ impl TryFrom<v1::KeyWrapping> for KeyWrapping {
     fn try_from(wrapping: v1::KeyWrapping) -> Result<Self, UnspecifiedWrapping> {
         match wrapping {
             v1::KeyWrapping::Unspecified => Err(UnspecifiedWrapping),
+            v1::KeyWrapping::RsaPkcs1 => Ok(Self::Pkcs1),
             v1::KeyWrapping::RsaPkcs1Openpgp => Ok(Self::OpenPgp),
             v1::KeyWrapping::RsaOaepSha1 => Ok(Self::OaepSha1),
             v1::KeyWrapping::RsaOaepSha256 => Ok(Self::OaepSha256),

@@ -8,6 +8,7 @@ mod disk;
 mod faults;
 mod load;
 mod programs;
+pub mod scaling;
 mod schedule;
 mod wire;
 

@@ -158,6 +158,39 @@ async fn an_item_of_a_batch_is_approved_as_the_same_request_by_itself() {
     assert_ne!(refused.metadata["approval"], format!("approvals/{id}"));
 }
 
+#[test]
+fn whoever_waits_with_several_envelopes_gets_each_once_it_is_approved() {
+    let dev = Dev::start();
+    apply(&dev, &format!("{USUAL}{TWO_FOR_A_FILE}")).expect(0);
+    let bob = Bob::made_in(&dev);
+    let out = dev.scratch("out");
+    let mut command = dev.command("envelope", Person::Operator);
+    command.arg("extract").arg("--wait").arg("-C").arg(&out);
+    for name in ["a", "b", "c"] {
+        let (source, envelope) =
+            (dev.scratch("source").join(name), dev.scratch("sealed").join(format!("{name}.mtd")));
+        fs::write(&source, name).unwrap();
+        dev.seal(&source, &envelope);
+        command.arg(envelope);
+    }
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut told, mut approved) = (String::new(), Vec::new());
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        if let Some((_, rest)) = line.split_once("approval approve ") {
+            let id = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            bob.approves(id);
+            approved.push(id.to_owned());
+        }
+        told.push_str(&line);
+    }
+    assert!(child.wait().unwrap().success(), "{told}");
+    assert_eq!(approved.len(), 3, "{told}");
+    for name in ["a", "b", "c"] {
+        assert_eq!(fs::read_to_string(out.join(name)).unwrap(), name);
+    }
+}
+
 #[tokio::test]
 async fn with_the_shipped_policy_no_administrator_changes_anything_alone() {
     let dev = Dev::start();

@@ -163,6 +163,28 @@ async fn a_policy_asks_for_a_fresh_code_and_the_client_gives_it() {
     ran.expect(1).says("second-factor.key").says("restore it");
 }
 
+#[tokio::test]
+async fn one_code_is_enough_for_several_envelopes() {
+    let dev = Dev::start();
+    let first = sealed(&dev);
+    let (source, second) = (dev.scratch("source").join("b"), dev.scratch("sealed").join("b.mtd"));
+    fs::write(&source, b"more").unwrap();
+    dev.seal(&source, &second);
+    apply(&dev, FRESH);
+    let Enrolled { uri, .. } = enroll(&dev, Person::Operator);
+    dev.envelope(Person::Operator, ["logout"]).expect(0);
+    let out = dev.scratch("out");
+    let paths = [&first, &second, &out].map(|path| path.to_str().unwrap());
+    let extract = ["extract", paths[0], paths[1], "-C", paths[2]];
+    with_code(&dev, Person::Operator, &code(&uri, 1), &extract).expect(0);
+    assert_eq!(fs::read_to_string(out.join("b")).unwrap(), "more");
+    let records = Wire::records(&dev).await;
+    let of = |operation: &str, outcome: &str| {
+        records.iter().filter(|record| record.operation == operation && record.outcome == outcome).count()
+    };
+    assert_eq!((of("Unwrap", "OK"), of("StepUp", "OK")), (2, 1));
+}
+
 #[test]
 fn five_wrong_codes_lock_the_factor_and_an_administrator_resets_it() {
     let dev = Dev::start();

@@ -1,8 +1,11 @@
 //! `envelope extract`: through the custodian.
 
+mod scout;
+
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use custodian_proto::{
@@ -24,6 +27,7 @@ use super::{
     verify::signed_by,
 };
 use crate::{
+    ahead::{Early, Further, Question, with_keys_ahead},
     envelope::{OwnKey, cms::Unauthenticated},
     error::{Error, Kind, Result},
     extract::{ExtractJob, ExtractTo, Limits, extract_stamped},
@@ -102,7 +106,8 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
         settings,
         connection: args.connection.clone(),
         interrupt: interrupt.clone(),
-        remote: Mutex::new(None),
+        remote: Mutex::default(),
+        chosen: Mutex::default(),
         own: args
             .own_key
             .as_deref()
@@ -110,20 +115,32 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
             .transpose()?,
     };
     let files = match args.files.as_slice() {
-        [file] => return extract_one(args, file, &custodian, "extracted"),
+        [file] => return extract_one(args, file, &custodian, None, "extracted"),
         files => files,
     };
-    if custodian.own.is_none() {
-        let wanted =
-            several::wanted(files, &args.web, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
-        if !wanted.is_empty() {
-            let what = format!("cannot extract these {} envelopes", files.len());
-            custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
-        }
+    let done = |file: &Path| format!("{}: extracted", printable(&file.display().to_string()));
+    if custodian.own.is_some() {
+        return several::each(files, |file| extract_one(args, file, &custodian, None, &done(file)));
     }
-    several::each(files, |file| {
-        let done = format!("{}: extracted", printable(&file.display().to_string()));
-        extract_one(args, file, &custodian, &done)
+    let wanted = several::wanted(files, &args.web, |keys| custodian.choose(keys))?;
+    if !wanted.is_empty() {
+        let what = format!("cannot extract these {} envelopes", files.len());
+        custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
+    }
+    let question = |number: usize| scout::question(args, files.get(number)?, &custodian);
+    let ask = |questions: &[Question], told: &mut dyn FnMut(usize, Result<FileKey>)| {
+        match custodian.ask(|remote| remote.unwrap_many(questions, told)) {
+            Ok(()) => Further::Look,
+            // Whatever it is: it is told by the envelope whose turn it is, if it is still so then.
+            Err(_) => Further::Stop,
+        }
+    };
+    with_keys_ahead(files.len(), question, ask, |ahead| {
+        let mut turns = 0..;
+        several::each(files, |file| {
+            let early = turns.next().and_then(|turn| ahead.turn(turn));
+            extract_one(args, file, &custodian, early, &done(file))
+        })
     })
 }
 
@@ -155,8 +172,23 @@ fn check(args: &ExtractArgs, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// `done` is what it says before the numbers.
-fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &str) -> Result<()> {
+/// What is to be done with this one.
+fn job(args: &ExtractArgs, file: &Path, output: ExtractTo) -> Result<ExtractJob> {
+    let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
+    let (envelope, only, reason) = (input(file, &args.web)?, args.only.clone(), args.reason.clone());
+    let unauthenticated =
+        if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
+    Ok(ExtractJob { envelope, output, only, reason, limits, unauthenticated })
+}
+
+/// `early`: what the custodian said already. `done` is what it says before the numbers.
+fn extract_one(
+    args: &ExtractArgs,
+    file: &Path,
+    custodian: &WhenNeeded,
+    early: Option<Early>,
+    done: &str,
+) -> Result<()> {
     let output = match () {
         () if args.list => ExtractTo::List,
         () if args.to_stdout => ExtractTo::Stdout,
@@ -164,13 +196,9 @@ fn extract_one(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded, done: &s
     };
     let receipt =
         args.receipt.as_deref().map(|path| Wanted::new(path, args.log_key.as_deref())).transpose()?;
-    let limits = Limits { entries: args.max_entries, content_bytes: args.max_bytes, ..Limits::default() };
-    let (envelope, only, reason) = (input(file, &args.web)?, args.only.clone(), args.reason.clone());
-    let unauthenticated =
-        if args.allow_unauthenticated { Unauthenticated::Allow } else { Unauthenticated::Refuse };
-    let job = ExtractJob { envelope, output, only, reason, limits, unauthenticated };
+    let job = job(args, file, output)?;
     let what = format!("cannot extract {}", name_of(file));
-    let opener = Opener { custodian, what, receipt };
+    let opener = Opener { custodian, what, receipt, early: Mutex::new(early) };
 
     let bar = Bar::start(args.talk, &custodian.interrupt);
     let accept = args.accept.accept(&custodian.settings)?;
@@ -200,7 +228,9 @@ struct WhenNeeded {
     settings: Settings,
     connection: Connection,
     interrupt: Interrupt,
-    remote: Mutex<Option<Remote>>,
+    remote: Mutex<Option<Arc<Remote>>>,
+    /// Which key of an envelope's is asked for, by all of them.
+    chosen: Mutex<HashMap<Vec<KeyId>, Result<usize>>>,
     /// The person's own key: then the custodian is not asked at all.
     own: Option<OwnKey>,
 }
@@ -213,12 +243,29 @@ fn own_key(path: &Path, passphrase: Option<&Path>) -> Result<OwnKey> {
 
 impl WhenNeeded {
     fn ask<T>(&self, question: impl FnOnce(&Remote) -> Result<T>) -> Result<T> {
+        question(&*self.connected()?)
+    }
+
+    fn connected(&self) -> Result<Arc<Remote>> {
         let mut slot = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
-            Some(remote) => question(remote),
-            None => Remote::connect(&self.settings, &self.interrupt)
-                .and_then(|remote| question(slot.insert(self.connection.equip(remote)))),
+        if let Some(remote) = &*slot {
+            return Ok(Arc::clone(remote));
         }
+        let remote = Remote::connect(&self.settings, &self.interrupt)?;
+        Ok(Arc::clone(slot.insert(Arc::new(self.connection.equip(remote)))))
+    }
+
+    /// As [`Remote::choose_key`]; the custodian is asked once for each set of keys.
+    fn choose(&self, keys: &[KeyId]) -> Result<usize> {
+        let chosen = || self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = chosen().get(keys) {
+            return known.clone();
+        }
+        let answer = self.ask(|remote| remote.choose_key(keys));
+        if answer.as_ref().is_ok() || answer.as_ref().is_err_and(|error| error.kind == Kind::Refused) {
+            chosen().insert(keys.to_vec(), answer.clone());
+        }
+        answer
     }
 }
 
@@ -228,6 +275,8 @@ struct Opener<'a> {
     /// What fails if it fails.
     what: String,
     receipt: Option<Wanted>,
+    /// What it said before it was asked here.
+    early: Mutex<Option<Early>>,
 }
 
 impl Opener<'_> {
@@ -248,6 +297,10 @@ fn about_envelope(what: &str, error: Error) -> Error {
 
 impl Unwrapper for Opener<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
+        let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(answer) = early.and_then(|early| early.answer_to(wrapped)) {
+            return answer.map_err(|error| about_envelope(&self.what, error));
+        }
         self.ask(|remote| {
             let Some(wanted) = &self.receipt else { return remote.unwrap(wrapped, claims) };
             let Recorded { file_key, sequence, receipt } =
@@ -258,7 +311,8 @@ impl Unwrapper for Opener<'_> {
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.ask(|remote| remote.choose(wrapped))
+        let keys: Vec<_> = wrapped.iter().map(WrappedKey::key_id).collect();
+        self.custodian.choose(&keys).map_err(|error| about_envelope(&self.what, error))
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {

@@ -248,6 +248,8 @@ pub(super) enum Use {
     Seal,
     /// To be encrypted to by OpenPGP programs
     Openpgp,
+    /// To be sealed to with PKCS #1 v1.5, by S/MIME programs that do not know OAEP
+    Pkcs1,
     /// To sign, with RSA-PSS
     Sign,
     /// To sign, with ECDSA on P-256
@@ -261,6 +263,7 @@ impl From<Use> for v1::KeyUse {
         match usage {
             Use::Seal => Self::Oaep,
             Use::Openpgp => Self::Openpgp,
+            Use::Pkcs1 => Self::Pkcs1,
             Use::Sign => Self::Sign,
             Use::SignEcdsa => Self::SignEcdsa,
             Use::Timestamp => Self::Timestamp,

@@ -309,6 +309,7 @@ fn key_use(usage: v1::KeyUse) -> &'static str {
     match usage {
         v1::KeyUse::Oaep => "seal",
         v1::KeyUse::Openpgp => "openpgp",
+        v1::KeyUse::Pkcs1 => "pkcs1",
         v1::KeyUse::Sign => "sign",
         v1::KeyUse::SignEcdsa => "sign-ecdsa",
         v1::KeyUse::Timestamp => "timestamp",

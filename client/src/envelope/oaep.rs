@@ -55,7 +55,7 @@ pub(super) fn from_algorithm(algorithm: &AlgorithmIdentifierOwned) -> Option<Key
 /// The implementation. `None`: it is not OAEP.
 pub(super) fn implementation(wrapping: KeyWrapping) -> Option<&'static OaepAlgorithm> {
     match wrapping {
-        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OpenPgp | KeyWrapping::Pkcs1 => None,
         KeyWrapping::OaepSha1 => Some(&OAEP_SHA1_MGF1SHA1),
         KeyWrapping::OaepSha256 => Some(&OAEP_SHA256_MGF1SHA256),
         KeyWrapping::OaepSha384 => Some(&OAEP_SHA384_MGF1SHA384),
@@ -65,7 +65,7 @@ pub(super) fn implementation(wrapping: KeyWrapping) -> Option<&'static OaepAlgor
 
 fn hash_oid(wrapping: KeyWrapping) -> Option<ObjectIdentifier> {
     match wrapping {
-        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OpenPgp | KeyWrapping::Pkcs1 => None,
         KeyWrapping::OaepSha1 => Some(ID_SHA1),
         KeyWrapping::OaepSha256 => Some(ID_SHA256),
         KeyWrapping::OaepSha384 => Some(ID_SHA384),

@@ -69,6 +69,11 @@ impl Unwrapper for OwnKey {
     /// The first that opens: where an envelope names certificates, every one of them may be this key's.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         let of_ours: Vec<usize> = (0..wrapped.len()).filter(|at| wrapped[*at].key_id() == self.id).collect();
+        if !of_ours.is_empty() && of_ours.iter().all(|at| wrapped[*at].wrapping().is_pkcs1()) {
+            let why = "it is sealed with RSA PKCS #1 v1.5, which your own key does not do";
+            return Err(Error::new(Kind::Local, WHAT, why)
+                .hint("have it sealed with OAEP: openssl cms -encrypt -keyopt rsa_padding_mode:oaep"));
+        }
         let opens = of_ours.iter().find(|at| self.open(&wrapped[**at]).is_some()).or(of_ours.first());
         opens.copied().ok_or_else(|| {
             let ids: Vec<String> = wrapped.iter().map(|one| one.key_id().to_string()).collect();

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
+use const_oid::db::rfc5912::RSA_ENCRYPTION;
 use custodian_proto::key::{FileKey, KeyId, KeyWrapping, WrappedKey};
 use der::{Decode, Encode, asn1::ObjectIdentifier};
 use spki::AlgorithmIdentifierOwned;
@@ -138,9 +139,12 @@ fn announced_wrapping(certificate: &Certificate) -> Result<KeyWrapping> {
     // A SMIMECapability has the shape of an AlgorithmIdentifier (RFC 8551 §2.5.2).
     let capabilities = Vec::<AlgorithmIdentifierOwned>::from_der(extension.extn_value.as_bytes())
         .map_err(|_| unusable("its S/MIME capabilities cannot be read".into()))?;
+    let mentions_pkcs1 = capabilities.iter().any(|capability| capability.oid == RSA_ENCRYPTION);
     let mentions_oaep = capabilities.iter().any(|capability| capability.oid == oaep::ID_RSAES_OAEP);
     match capabilities.iter().filter_map(oaep::from_algorithm).max() {
         Some(strongest) => Ok(strongest),
+        None if mentions_pkcs1 => Err(unusable("its key was made for RSA PKCS #1 v1.5 only".into())
+            .hint("that is for what others seal: give the certificate of a key that was made for sealing")),
         None if mentions_oaep => {
             Err(unusable("it asks for a kind of RSA-OAEP that is not known here".into()))
         }

@@ -1,7 +1,7 @@
 //! Unwrapping and signing through the custodian.
 
 use custodian_proto::{
-    key::{FileKey, KeyId, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     refusal::Refusal,
     sign::DigestToSign,
     tlog::Receipt,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What fails in here, to a person. The command line puts the envelope's name in its place.
-const WHAT: &str = "cannot open the envelope";
+pub(super) const WHAT: &str = "cannot open the envelope";
 
 /// Whether a receipt is wanted with the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,26 +47,35 @@ impl Remote {
         claims: &Claims,
         receipt: ReceiptWanted,
     ) -> Result<Recorded> {
-        let request = v1::UnwrapRequest {
-            key: wrapped.key_id().resource_name(),
-            wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
-            wrapped_key: wrapped.ciphertext().to_vec(),
-            claims: Some(claims.clone()),
-            with_receipt: receipt == ReceiptWanted::Yes,
-        };
+        let request = request(wrapped, claims, receipt);
         let mut answer = self
             .call(WHAT, async |service| CustodyServiceClient::new(service).unwrap(request.clone()).await)?;
-        // Law 4 holds at this end too.
-        let file_key = FileKey::take(&mut answer.file_key).ok_or_else(|| {
-            let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
-            Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
-        })?;
+        let file_key = file_key(&mut answer)?;
         let receipt = match answer.receipt.as_str() {
             "" => None,
             text => Some(read_receipt(WHAT, text, answer.sequence)?),
         };
         Ok(Recorded { file_key, sequence: answer.sequence, receipt })
     }
+}
+
+/// The request, which is the same by itself and in a batch: an approval of one is good for the other.
+pub(super) fn request(wrapped: &WrappedKey, claims: &Claims, receipt: ReceiptWanted) -> v1::UnwrapRequest {
+    v1::UnwrapRequest {
+        key: wrapped.key_id().resource_name(),
+        wrapping: v1::KeyWrapping::from(wrapped.wrapping()).into(),
+        wrapped_key: wrapped.ciphertext().to_vec(),
+        claims: Some(claims.clone()),
+        with_receipt: receipt == ReceiptWanted::Yes,
+    }
+}
+
+/// Law 4 holds at this end too.
+pub(super) fn file_key(answer: &mut v1::UnwrapResponse) -> Result<FileKey> {
+    FileKey::take(&mut answer.file_key).ok_or_else(|| {
+        let why = format!("the custodian's answer is no file key (request {})", answer.request_id);
+        Error::new(Kind::Integrity, WHAT, why).hint("tell the administrators the request id")
+    })
 }
 
 impl Remote {
@@ -94,7 +103,11 @@ impl Unwrapper for Remote {
     /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
     /// then the record names the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
+        let chosen = self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())?;
+        match wrapped.get(chosen).filter(|one| one.wrapping() == KeyWrapping::Pkcs1) {
+            Some(one) => self.check_pkcs1(one.key_id()).map(|()| chosen),
+            None => Ok(chosen),
+        }
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
@@ -116,6 +129,24 @@ impl Unwrapper for Remote {
 }
 
 impl Remote {
+    /// Checks that a key was made for PKCS #1 v1.5 in CMS messages. One that was not would reject what it is asked, and that
+    /// would be charged.
+    fn check_pkcs1(&self, key: KeyId) -> Result<()> {
+        let found = self.find_key(&key, WHAT).map_err(|failure| failure.error)?;
+        if found.r#use() == v1::KeyUse::Pkcs1 {
+            return Ok(());
+        }
+        let why = format!(
+            "it is sealed with RSA PKCS #1 v1.5 to the key {} ({key}), which was not made for that ({})",
+            found.label,
+            Refusal::WrongKeyUse.code()
+        );
+        Err(Error::new(Kind::Refused, WHAT, why).hint(
+            "have it sealed with OAEP (openssl cms -encrypt -keyopt rsa_padding_mode:oaep), or to a key that was made for this \
+             (custodianctl key create LABEL --use pkcs1)",
+        ))
+    }
+
     /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`].
     ///
     /// # Errors

@@ -77,13 +77,21 @@ pub fn expiry(path: &Path) -> Result<Timestamp> {
 
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let cannot = |why: String| Error::new(Kind::Local, format!("cannot read {}", path.display()), why);
-    let bytes = read(path).map_err(&cannot)?;
+    certificates_of(&read(path).map_err(cannot)?, path)
+}
+
+/// The certificates in what a file of this name holds: PEM, or one in DER. At least one.
+///
+/// # Errors
+/// There is no certificate in it.
+pub fn certificates_of(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let cannot = |why: String| Error::new(Kind::Local, format!("cannot read {}", path.display()), why);
     let is_pem = bytes.windows(PEM_MARK.len()).any(|window| window == PEM_MARK);
     // A DER certificate is a SEQUENCE.
     if !is_pem && bytes.first() == Some(&0x30) {
         return Ok(vec![CertificateDer::from(bytes.to_vec())]);
     }
-    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => {

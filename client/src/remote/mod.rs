@@ -4,6 +4,7 @@
 
 mod approvals;
 pub mod audit;
+mod batch;
 mod budgets;
 mod certificates;
 mod certify;
@@ -31,7 +32,7 @@ pub use certify::{Certified, certify};
 pub use custody::{ReceiptWanted, Recorded};
 pub use enroll::{Enrolled, enroll};
 pub use factor::Needed;
-pub use identity::{certificates, expiry};
+pub use identity::{certificates, certificates_of, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use renew::{Renewed, renew};
 pub use signer::RemoteSigner;

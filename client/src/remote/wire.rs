@@ -101,10 +101,7 @@ impl Wire {
                 answer = timeout(CALL_TIMEOUT, call(self.channel.clone())) => match answer {
                     Ok(Ok(response)) => Ok(response.into_inner()),
                     Ok(Err(status)) => Err(self.failure(what, &status)),
-                    Err(_) => {
-                        let late = Trouble::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-                        Err(late.error(what, &self.address).into())
-                    }
+                    Err(_) => Err(self.late(what).into()),
                 },
                 () = self.interrupt.wait() => Err(interrupted(what).into()),
             }
@@ -135,6 +132,28 @@ impl Wire {
                 message = stream.message() => message.map_err(|status| self.failure(what, &status)),
             }
         })
+    }
+
+    /// Waits for the next message of a stream, as long as for one answer. `None` once the stream has ended.
+    pub(super) fn next_in_time<T>(
+        &self,
+        what: &str,
+        stream: &mut tonic::Streaming<T>,
+    ) -> std::result::Result<Option<T>, Failure> {
+        self.runtime.wait_for(what, async {
+            tokio::select! {
+                () = self.interrupt.wait() => Err(interrupted(what).into()),
+                message = timeout(CALL_TIMEOUT, stream.message()) => match message {
+                    Ok(message) => message.map_err(|status| self.failure(what, &status)),
+                    Err(_) => Err(self.late(what).into()),
+                },
+            }
+        })
+    }
+
+    fn late(&self, what: &str) -> Error {
+        let late = Trouble::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        late.error(what, &self.address)
     }
 
     fn failure(&self, what: &str, status: &Status) -> Failure {

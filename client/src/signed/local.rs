@@ -57,15 +57,27 @@ impl LocalSigner {
             return Err(cannot(&"it is an OpenPGP key, which signs OpenPGP envelopes only")
                 .hint("give --format openpgp, or a key in PEM or PKCS #12"));
         }
-        let Contents { key, certificates: own } = if is_pem(&bytes) {
-            from_pem(&bytes, file, password)?
+        let certificates = certificates.map(crate::remote::certificates).transpose()?;
+        Self::read(&bytes, file, certificates, password)
+    }
+
+    /// As [`LocalSigner::open`], of what a file of this name holds.
+    ///
+    /// # Errors
+    /// As [`LocalSigner::open`].
+    pub fn read(
+        bytes: &[u8],
+        file: &Path,
+        certificates: Option<Vec<Vec<u8>>>,
+        password: &dyn Fn() -> Result<Secret>,
+    ) -> Result<Self> {
+        let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
+        let Contents { key, certificates: own } = if is_pem(bytes) {
+            from_pem(bytes, file, password)?
         } else {
-            pkcs12::open(&bytes, password()?.expose()).map_err(|why| cannot(&why))?
+            pkcs12::open(bytes, password()?.expose()).map_err(|why| cannot(&why))?
         };
-        let chain = match certificates {
-            Some(file) => crate::remote::certificates(file)?,
-            None => own,
-        };
+        let chain = certificates.unwrap_or(own);
         if chain.is_empty() {
             return Err(cannot(&"its certificate is not in the same file")
                 .hint("name the file with the certificate and its chain: --sign-cert FILE"));

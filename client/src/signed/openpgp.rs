@@ -4,13 +4,10 @@ use std::time::SystemTime;
 
 use super::{Accept, Choice, accept::refused};
 use crate::{
-    envelope::openpgp::{Around, Keyring, Signatures, Verdict, When},
-    error::{Error, Result},
+    envelope::openpgp::{Around, Keyring, Signatures, When},
+    error::Result,
     verify::Sender,
 };
-
-/// How many keys an error names.
-const TOLD: usize = 3;
 
 impl Accept {
     /// The OpenPGP certificates whose signatures count; `None` if nobody said who is accepted.
@@ -54,28 +51,7 @@ impl Accept {
             return self.check_unsigned().map(|()| None);
         }
         let when = When { now, expired: rules.expired };
-        let (mut right, mut unfit, mut strangers) = (None, None, Vec::new());
-        for verdict in rules.keyring.verify_all(signatures, around, when) {
-            match verdict {
-                Verdict::Wrong(error) => return Err(error),
-                Verdict::Right(signer) => right = right.or(Some(signer)),
-                Verdict::Unfit(error) => unfit = unfit.or(Some(error)),
-                Verdict::Unknown(who) | Verdict::Odd(who) => strangers.push(who),
-            }
-        }
-        match (right, unfit) {
-            (Some(signer), _) => Ok(Some(Sender::of_openpgp(&signer))),
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(not_accepted(&strangers)),
-        }
+        let signer = rules.keyring.check(signatures, around, when)?;
+        Ok(Some(Sender::of_openpgp(&signer)))
     }
-}
-
-fn not_accepted(strangers: &[String]) -> Error {
-    let mut who: Vec<&str> = strangers.iter().take(TOLD).map(String::as_str).collect();
-    if strangers.len() > TOLD {
-        who.push("and more");
-    }
-    refused(format!("it was signed by the OpenPGP key {}, which is not accepted", who.join(", ")))
-        .hint("if that is right, name the file with the signer's OpenPGP certificate: --accept-from FILE")
 }

@@ -89,8 +89,7 @@ fn recipients_that_cannot_be_served_are_named_with_the_reason() {
     let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
     fs::write(folder.path().join("f"), b"content").expect("written");
     for (args, why) in [
-        (&["-aes-256-gcm", "-keyid", "-keyopt", "rsa_padding_mode:pkcs1"][..], "PKCS #1 v1.5"),
-        (&["-aes-256-cbc", "-keyid", "-pwri_password", "secret"], "whoever knows a password"),
+        (&["-aes-256-cbc", "-keyid", "-pwri_password", "secret"][..], "whoever knows a password"),
         (
             &[
                 "-aes-256-cbc",
@@ -150,5 +149,20 @@ fn other_messages_are_told_what_they_are() {
         fs::write(folder.path().join("e.p7m"), bytes).expect("written");
         let error = refused(key, folder.path());
         assert!(error.why.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_file_key_in_pkcs1_v1_5_is_told_by_that_name_however_its_key_is_named() {
+    let (folder, key) = (TempDir::new().expect("folder"), &SoftKey::new(&[]));
+    fs::write(folder.path().join("f"), b"content").expect("written");
+    for named in [&["-keyid"][..], &[]] {
+        // What openssl does if nobody says otherwise.
+        let pkcs1 = ["-aes-256-gcm", "-keyopt", "rsa_padding_mode:pkcs1", "-outform", "DER"];
+        encrypt(key, folder.path(), &[&pkcs1[..], named].concat());
+        let inspection = inspect(&Input::File(folder.path().join("e.p7m"))).expect("inspected");
+        let [recipient] = inspection.recipients.as_slice() else { panic!("{inspection:?}") };
+        assert_eq!(recipient.wrapping.name(), "RSA-PKCS1");
+        assert_eq!(recipient.key_id.is_some(), !named.is_empty());
     }
 }

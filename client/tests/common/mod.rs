@@ -108,7 +108,7 @@ impl Unwrapper for SoftKey {
             return Ok(FileKey::new(*key));
         }
         let algorithm = match wrapped.wrapping() {
-            KeyWrapping::OpenPgp => panic!("a key that unwraps OAEP only"),
+            KeyWrapping::OpenPgp | KeyWrapping::Pkcs1 => panic!("a key that unwraps OAEP only"),
             KeyWrapping::OaepSha1 => &OAEP_SHA1_MGF1SHA1,
             KeyWrapping::OaepSha256 => &OAEP_SHA256_MGF1SHA256,
             KeyWrapping::OaepSha384 => &OAEP_SHA384_MGF1SHA384,

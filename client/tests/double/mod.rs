@@ -45,6 +45,8 @@ pub(crate) struct State {
     /// Every call is answered with this refusal.
     pub(crate) refuse_all: Option<&'static str>,
     pub(crate) unwraps: Vec<v1::UnwrapRequest>,
+    /// Refused with this reason: these wrapped keys.
+    pub(crate) denied: HashMap<Vec<u8>, &'static str>,
     /// How many of those were items of batches.
     pub(crate) batched: usize,
     /// So many files fit into the budgets.
@@ -92,6 +94,7 @@ impl Custodian {
             file_key: vec![7; 32],
             refuse_all: None,
             unwraps: Vec::new(),
+            denied: HashMap::new(),
             batched: 0,
             room: usize::MAX,
             checked: Vec::new(),

@@ -44,6 +44,24 @@ impl Services {
         }
         Ok(token.to_owned())
     }
+
+    fn unwrap_one(&self, request: v1::UnwrapRequest) -> Result<v1::UnwrapResponse, Status> {
+        let mut state = self.state.lock();
+        let denied = state.denied.get(&request.wrapped_key).copied();
+        state.unwraps.push(request);
+        match denied {
+            Some(reason) => Err(refusal(reason, Code::PermissionDenied)),
+            None => {
+                let file_key = state.file_key.clone();
+                Ok(v1::UnwrapResponse {
+                    file_key,
+                    request_id: "0192-test".into(),
+                    sequence: 1,
+                    ..Default::default()
+                })
+            }
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -183,15 +201,7 @@ impl v1::key_service_server::KeyService for Services {
 impl v1::custody_service_server::CustodyService for Services {
     async fn unwrap(&self, request: Request<v1::UnwrapRequest>) -> Answer<v1::UnwrapResponse> {
         self.check(&request)?;
-        let mut state = self.state.lock();
-        state.unwraps.push(request.into_inner());
-        let file_key = state.file_key.clone();
-        Ok(Response::new(v1::UnwrapResponse {
-            file_key,
-            request_id: "0192-test".into(),
-            sequence: 1,
-            receipt: String::new(),
-        }))
+        self.unwrap_one(request.into_inner()).map(Response::new)
     }
 
     type UnwrapBatchStream = Pin<Box<dyn Stream<Item = Result<v1::UnwrapBatchResponse, Status>> + Send>>;
@@ -204,18 +214,16 @@ impl v1::custody_service_server::CustodyService for Services {
         let services = self.clone();
         Ok(Response::new(Box::pin(request.into_inner().map(move |item| {
             let item = item?;
-            let mut state = services.state.lock();
-            state.batched += 1;
-            state.unwraps.push(item.unwrap.unwrap_or_default());
-            let file_key = state.file_key.clone();
-            let released = v1::UnwrapResponse {
-                file_key,
-                request_id: "0192-test".into(),
-                sequence: 1,
-                receipt: String::new(),
+            services.state.lock().batched += 1;
+            let outcome = match services.unwrap_one(item.unwrap.unwrap_or_default()) {
+                Ok(released) => v1::unwrap_batch_response::Outcome::Released(released),
+                Err(status) => v1::unwrap_batch_response::Outcome::Denied(v1::ItemDenial {
+                    code: status.code().into(),
+                    message: status.message().into(),
+                    details: status.details().to_vec(),
+                }),
             };
-            let outcome = Some(v1::unwrap_batch_response::Outcome::Released(released));
-            Ok(v1::UnwrapBatchResponse { reference: item.reference, outcome })
+            Ok(v1::UnwrapBatchResponse { reference: item.reference, outcome: Some(outcome) })
         }))))
     }
 

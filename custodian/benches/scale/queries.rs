@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Instant};
 
+use bench_rows::{Rows, Target};
 use custodian::ledger::{Ledger, RecordQuery};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     below, forget, mixed,
-    report::{Report, Target},
     world::{self, ONE_CALLER, People, Scene, SlowYear},
 };
 
@@ -61,7 +61,7 @@ const KINDS: [(&str, Ask); 13] = [
 ];
 
 /// Asks, and prints the slowest answer to each.
-pub(crate) async fn run(path: &Path, records: u64, clock: &SlowYear, report: &mut Report) {
+pub(crate) async fn run(path: &Path, records: u64, clock: &SlowYear, rows: &mut Rows) {
     let scene = Scene::open(path, ONE_CALLER, clock).await;
     for (name, ask) in KINDS {
         let mut slowest = 0.0_f64;
@@ -72,8 +72,8 @@ pub(crate) async fn run(path: &Path, records: u64, clock: &SlowYear, report: &mu
             found = found.max(page);
         }
         assert!(found > 0, "{name}: finds nothing");
-        report.row(
-            &format!("audit, {records} records: {name} ({found}), slowest of {WARM}"),
+        rows.add(
+            format!("audit, {records} records: {name} ({found}), slowest of {WARM}"),
             slowest,
             "ms",
             SOON,
@@ -88,7 +88,7 @@ pub(crate) async fn run(path: &Path, records: u64, clock: &SlowYear, report: &mu
             let scene = Scene::open(path, ONE_CALLER, clock).await;
             slowest = slowest.max(answer(&scene, ask(mixed(number + 1_000) % records, clock)).await.0);
         }
-        report.row(&format!("audit, {records} records: {name}, from the disk"), slowest, "ms", Target::None);
+        rows.add(format!("audit, {records} records: {name}, from the disk"), slowest, "ms", Target::None);
     }
 }
 

@@ -291,6 +291,7 @@ fn creation(request: v1::CreateKeyRequest) -> Result<NewKey, Denial> {
     let usage = match request.r#use() {
         v1::KeyUse::Unspecified | v1::KeyUse::Oaep => KeyUse::Oaep,
         v1::KeyUse::Openpgp => KeyUse::OpenPgp,
+        v1::KeyUse::Pkcs1 => KeyUse::Pkcs1,
         v1::KeyUse::Sign => KeyUse::Sign(SigningScheme::RsaPss),
         v1::KeyUse::SignEcdsa => KeyUse::Sign(SigningScheme::EcdsaP256),
         v1::KeyUse::Timestamp => KeyUse::Timestamp,

@@ -39,6 +39,7 @@ pub(crate) struct NewKey {
 pub(crate) enum KeyUse {
     Oaep,
     OpenPgp,
+    Pkcs1,
     Sign(SigningScheme),
     Timestamp,
 }
@@ -48,6 +49,7 @@ impl KeyUse {
     pub(super) fn of(purpose: KeyPurpose) -> Self {
         match purpose {
             KeyPurpose::Unwrap(KeyWrapping::OpenPgp) => Self::OpenPgp,
+            KeyPurpose::Unwrap(KeyWrapping::Pkcs1) => Self::Pkcs1,
             KeyPurpose::Unwrap(_) => Self::Oaep,
             KeyPurpose::Sign(scheme) => Self::Sign(scheme),
             KeyPurpose::Timestamp => Self::Timestamp,
@@ -57,7 +59,9 @@ impl KeyUse {
     /// The size of the modulus that it has if nobody says otherwise; 0 if it is no RSA key.
     pub(super) fn default_bits(self) -> u32 {
         match self {
-            Self::Oaep | Self::OpenPgp | Self::Sign(SigningScheme::RsaPss) => DEFAULT_MODULUS_BITS,
+            Self::Oaep | Self::OpenPgp | Self::Pkcs1 | Self::Sign(SigningScheme::RsaPss) => {
+                DEFAULT_MODULUS_BITS
+            }
             Self::Sign(SigningScheme::EcdsaP256) | Self::Timestamp => 0,
         }
     }
@@ -66,6 +70,8 @@ impl KeyUse {
         let wrapping = || key.wrapping.ok_or_else(|| Fault::Internal("the key has no wrapping".into()));
         match self {
             Self::Oaep | Self::OpenPgp => Ok(KeyPurpose::Unwrap(wrapping()?)),
+            // In the token it looks like one for OpenPGP.
+            Self::Pkcs1 => Ok(KeyPurpose::Unwrap(KeyWrapping::Pkcs1)),
             Self::Sign(scheme) => Ok(KeyPurpose::Sign(scheme)),
             Self::Timestamp => Ok(KeyPurpose::Timestamp),
         }
@@ -74,7 +80,7 @@ impl KeyUse {
     fn kind(self, modulus_bits: u32) -> KeyKind {
         match self {
             Self::Oaep => KeyKind::RsaUnwrap { modulus_bits },
-            Self::OpenPgp => KeyKind::RsaOpenPgp { modulus_bits },
+            Self::OpenPgp | Self::Pkcs1 => KeyKind::RsaOpenPgp { modulus_bits },
             Self::Sign(SigningScheme::RsaPss) => KeyKind::RsaPssSign { modulus_bits },
             Self::Sign(SigningScheme::EcdsaP256) | Self::Timestamp => KeyKind::EcdsaP256Sign,
         }
@@ -167,6 +173,10 @@ impl NewKey {
     async fn certify(self, key: &TokenKey, ca: &DeviceCa, validity: Validity) -> Result<WrappingKey, Denial> {
         let certificate = match self.usage {
             KeyUse::Oaep | KeyUse::OpenPgp => ca.certify_wrapping_key(key, &self.label, validity).await?,
+            KeyUse::Pkcs1 => {
+                let key = TokenKey { wrapping: Some(KeyWrapping::Pkcs1), ..key.clone() };
+                ca.certify_wrapping_key(&key, &self.label, validity).await?
+            }
             KeyUse::Sign(_) => ca.certify_signing_key(key, &self.label, validity).await?,
             KeyUse::Timestamp => ca.certify_timestamp_key(key, &self.label, validity).await?,
         };
@@ -225,7 +235,7 @@ impl Api {
         // Two at once would get the same second.
         let _turn = match new.usage {
             KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
-            KeyUse::Oaep | KeyUse::Sign(_) | KeyUse::Timestamp => None,
+            KeyUse::Oaep | KeyUse::Pkcs1 | KeyUse::Sign(_) | KeyUse::Timestamp => None,
         };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;

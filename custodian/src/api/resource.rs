@@ -113,6 +113,7 @@ impl From<KeyPurpose> for v1::KeyUse {
     fn from(purpose: KeyPurpose) -> Self {
         match purpose {
             KeyPurpose::Unwrap(KeyWrapping::OpenPgp) => Self::Openpgp,
+            KeyPurpose::Unwrap(KeyWrapping::Pkcs1) => Self::Pkcs1,
             KeyPurpose::Unwrap(_) => Self::Oaep,
             KeyPurpose::Sign(SigningScheme::RsaPss) => Self::Sign,
             KeyPurpose::Sign(SigningScheme::EcdsaP256) => Self::SignEcdsa,

@@ -2,7 +2,7 @@
 
 use const_oid::db::{
     rfc5911::ID_AES_256_GCM,
-    rfc5912::{ID_MGF_1, ID_RSAES_OAEP, ID_SHA_1, ID_SHA_256, ID_SHA_384, ID_SHA_512},
+    rfc5912::{ID_MGF_1, ID_RSAES_OAEP, ID_SHA_1, ID_SHA_256, ID_SHA_384, ID_SHA_512, RSA_ENCRYPTION},
 };
 use custodian_proto::key::KeyWrapping;
 use der::{
@@ -29,6 +29,10 @@ pub(super) fn der(wrapping: KeyWrapping) -> der::Result<Vec<u8>> {
     let hash = match wrapping {
         // S/MIME has nothing like it.
         KeyWrapping::OpenPgp => return Vec::<AlgorithmIdentifier<Any>>::new().to_der(),
+        KeyWrapping::Pkcs1 => {
+            let gcm = AlgorithmIdentifier { oid: ID_AES_256_GCM, parameters: None };
+            return vec![with_parameters(RSA_ENCRYPTION, &Null)?, gcm].to_der();
+        }
         KeyWrapping::OaepSha1 => ID_SHA_1,
         KeyWrapping::OaepSha256 => ID_SHA_256,
         KeyWrapping::OaepSha384 => ID_SHA_384,

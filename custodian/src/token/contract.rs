@@ -171,7 +171,32 @@ async fn openpgp_keys_unwrap_what_openpgp_wraps(token: &dyn Token, oaep: &TokenK
     let by_oaep_key = WrappedKey::new(oaep.id, KeyWrapping::OpenPgp, by_oaep_key).unwrap();
     assert_eq!(unwrap(token, &by_oaep_key, soon()).await, Err(TokenError::Rejected));
     assert_eq!(unwrap(token, &wrapped(&key, whole), soon()).await, Ok(FILE_KEY));
+    such_keys_unwrap_bare_file_keys(token, &key, oaep).await;
     token.destroy(key.id, soon()).await.unwrap();
+}
+
+/// The mechanism cannot tell what a key with PKCS#1 v1.5 was made for: OpenPGP, or CMS. Each is asked for by name.
+async fn such_keys_unwrap_bare_file_keys(token: &dyn Token, key: &TokenKey, oaep: &TokenKey) {
+    let bare = |ciphertext| WrappedKey::new(key.id, KeyWrapping::Pkcs1, ciphertext).unwrap();
+    let good = encrypt(key, &FILE_KEY);
+    assert_eq!(unwrap(token, &bare(good.clone()), soon()).await, Ok(FILE_KEY));
+    for (what, ciphertext) in [
+        ("garbage", vec![0x42; 256]),
+        ("zeros", vec![0; 256]),
+        ("short", good[1..].to_vec()),
+        ("31 bytes", encrypt(key, &[7; 31])),
+        ("33 bytes", encrypt(key, &[7; 33])),
+        ("AES-128", encrypt(key, &[7; 16])),
+        ("nothing", encrypt(key, &[])),
+        ("what OpenPGP wraps", encrypt(key, &openpgp::wrapped_by_v3(&FileKey::new(FILE_KEY)))),
+        ("padded with OAEP", encrypt_as(key, KeyWrapping::OaepSha1, &FILE_KEY)),
+    ] {
+        assert_eq!(unwrap(token, &bare(ciphertext), soon()).await, Err(TokenError::Rejected), "{what}");
+    }
+    let by_oaep_key = encrypt_as(oaep, KeyWrapping::Pkcs1, &FILE_KEY);
+    let by_oaep_key = WrappedKey::new(oaep.id, KeyWrapping::Pkcs1, by_oaep_key).unwrap();
+    assert_eq!(unwrap(token, &by_oaep_key, soon()).await, Err(TokenError::Rejected));
+    assert_eq!(unwrap(token, &bare(good), soon()).await, Ok(FILE_KEY));
 }
 
 pub(super) fn bad_ciphertexts(key: &TokenKey) -> Vec<(&'static str, Vec<u8>)> {

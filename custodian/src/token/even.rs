@@ -1,4 +1,4 @@
-//! Law 5 in time: when a wrapped key of OpenPGP is rejected, how long that took tells nothing.
+//! Law 5 in time: when a wrapped key with PKCS #1 v1.5 is rejected, how long that took tells nothing.
 //!
 //! Whether the padding was bad or what was in it, we do the same (see the worker). The module does not: SoftHSM takes 20 µs
 //! longer for one than for the other. A rejection leaves only at full steps of time, which are much longer than that.
@@ -27,7 +27,7 @@ fn leaves_at<T>(
     begun: Instant,
     now: Instant,
 ) -> Option<Instant> {
-    if wrapping != KeyWrapping::OpenPgp || !matches!(outcome, Err(TokenError::Rejected)) {
+    if !wrapping.is_pkcs1() || !matches!(outcome, Err(TokenError::Rejected)) {
         return None;
     }
     let steps = now.duration_since(begun).as_nanos() / STEP.as_nanos() + 1;
@@ -47,6 +47,7 @@ mod tests {
         };
         for (took, step) in [(0, 25), (1, 25), (24, 25), (25, 50), (26, 50), (99, 100)] {
             assert_eq!(leaves(KeyWrapping::OpenPgp, Err(TokenError::Rejected), took), Some(step));
+            assert_eq!(leaves(KeyWrapping::Pkcs1, Err(TokenError::Rejected), took), Some(step));
         }
         assert_eq!(leaves(KeyWrapping::OpenPgp, Ok(()), 1), None);
         assert_eq!(leaves(KeyWrapping::OpenPgp, Err(TokenError::Busy), 1), None);

@@ -140,7 +140,8 @@ impl ServedKey {
         let wrappings = match public.kind {
             KeyKind::RsaPssSign { .. } | KeyKind::EcdsaP256Sign | KeyKind::Ed25519Sign => Vec::new(),
             KeyKind::RsaUnwrap { .. } => wrappings.to_vec(),
-            KeyKind::RsaOpenPgp { .. } => vec![KeyWrapping::OpenPgp],
+            // For which of the two it was made, the ledger says and every permit.
+            KeyKind::RsaOpenPgp { .. } => vec![KeyWrapping::OpenPgp, KeyWrapping::Pkcs1],
         };
         let wrapping = wrappings.first().copied();
         let canary = match wrapping {

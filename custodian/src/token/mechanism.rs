@@ -45,7 +45,7 @@ pub(super) fn allowed(kind: KeyKind) -> MechanismType {
 /// What unwraps it. OAEP with an empty label: some tokens ignore the label, so it must never matter.
 pub(super) fn decrypting(wrapping: KeyWrapping) -> Mechanism<'static> {
     let (hash, mgf) = match wrapping {
-        KeyWrapping::OpenPgp => return Mechanism::RsaPkcs,
+        KeyWrapping::OpenPgp | KeyWrapping::Pkcs1 => return Mechanism::RsaPkcs,
         KeyWrapping::OaepSha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
         KeyWrapping::OaepSha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
         KeyWrapping::OaepSha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
@@ -68,7 +68,7 @@ pub(super) fn signing(algorithm: SignatureAlgorithm) -> Mechanism<'static> {
 /// The same for public-key operations in this process. `None`: it is not OAEP.
 pub(super) fn oaep_public(wrapping: KeyWrapping) -> Option<&'static OaepAlgorithm> {
     match wrapping {
-        KeyWrapping::OpenPgp => None,
+        KeyWrapping::OpenPgp | KeyWrapping::Pkcs1 => None,
         KeyWrapping::OaepSha1 => Some(&OAEP_SHA1_MGF1SHA1),
         KeyWrapping::OaepSha256 => Some(&OAEP_SHA256_MGF1SHA256),
         KeyWrapping::OaepSha384 => Some(&OAEP_SHA384_MGF1SHA384),

@@ -67,7 +67,8 @@ impl MemoryToken {
         let keys = self.keys();
         let unknown = || TokenError::UnknownKey(wrapped.key_id());
         let (key, private) = keys.get(&wrapped.key_id()).ok_or_else(unknown)?;
-        if key.wrapping.is_some_and(|wrapping| wrapping != wrapped.wrapping()) {
+        let both_pkcs1 = |own: KeyWrapping| own.is_pkcs1() && wrapped.wrapping().is_pkcs1();
+        if key.wrapping.is_some_and(|own| own != wrapped.wrapping() && !both_pkcs1(own)) {
             return Err(TokenError::Rejected);
         }
         let ciphertext = wrapped.ciphertext();
@@ -80,7 +81,10 @@ impl MemoryToken {
             (Private::OpenPgp(private), None) => {
                 let mut room = vec![0; private.min_output_size()];
                 let plaintext = private.decrypt(ciphertext, &mut room);
-                plaintext.ok().and_then(openpgp::take_file_key)
+                match wrapped.wrapping() {
+                    KeyWrapping::Pkcs1 => plaintext.ok().and_then(FileKey::take),
+                    _ => plaintext.ok().and_then(openpgp::take_file_key),
+                }
             }
             _ => return Err(unknown()),
         };

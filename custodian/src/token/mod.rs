@@ -150,7 +150,8 @@ pub enum KeyKind {
         /// The size of the modulus.
         modulus_bits: u32,
     },
-    /// RSA, to unwrap file keys as OpenPGP wraps them, and nothing else (law 5).
+    /// RSA, to unwrap file keys with PKCS #1 v1.5, and nothing else (law 5): as OpenPGP wraps them, or bare, as in CMS. Which of
+    /// the two, the token cannot say; the ledger does.
     RsaOpenPgp {
         /// The size of the modulus.
         modulus_bits: u32,

@@ -16,6 +16,7 @@ use std::{
 
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping},
+    limits::FILE_KEY_LEN,
     openpgp,
 };
 use prost::Message;
@@ -224,7 +225,13 @@ impl Worker {
                 let plaintext = hands.decrypt(served.handle, wrapping, &task.ciphertext);
                 // Law 4.
                 let file_key = match wrapping {
-                    KeyWrapping::OpenPgp => openpgp::take_file_key(&mut rejected_implicitly(plaintext)?),
+                    KeyWrapping::OpenPgp => {
+                        let lengths = [openpgp::V3_LEN, openpgp::V6_LEN];
+                        openpgp::take_file_key(&mut rejected_implicitly(plaintext, &lengths)?)
+                    }
+                    KeyWrapping::Pkcs1 => {
+                        FileKey::take(&mut rejected_implicitly(plaintext, &[FILE_KEY_LEN])?)
+                    }
                     _ => FileKey::take(&mut plaintext?),
                 };
                 file_key.ok_or_else(|| Failure::new(Sense::BadInput, "the plaintext is no file key"))
@@ -430,10 +437,12 @@ fn good(verified: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
 /// plaintext of a wrong length, go on as a plaintext that is wrong in its content: from here on all are the same.
 fn rejected_implicitly(
     decrypted: Result<Zeroizing<Vec<u8>>, Failure>,
+    lengths: &[usize],
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // No file key of either kind: without a cipher and a checksum, and too long.
     let none = Zeroizing::new(vec![0; openpgp::V3_LEN]);
     match decrypted {
-        Ok(plaintext) if [openpgp::V3_LEN, openpgp::V6_LEN].contains(&plaintext.len()) => Ok(plaintext),
+        Ok(plaintext) if lengths.contains(&plaintext.len()) => Ok(plaintext),
         Ok(_) => Ok(none),
         Err(failure) if failure.could_be_the_callers() && failure.sense.may_be_of_one() => Ok(none),
         // That the session or the token is gone has nothing to do with the ciphertext.

@@ -126,11 +126,13 @@ fn wrapped_key(info: &KeyTransRecipientInfo) -> std::result::Result<Wrapped, Str
         }
         _ => return Err("a recipient whose version is wrong".to_owned()),
     };
-    if info.key_enc_alg.oid == ID_RSA_ENCRYPTION {
-        return Err(format!("{who} by RSA PKCS #1 v1.5, not OAEP"));
-    }
-    let wrapping = oaep::from_algorithm(&info.key_enc_alg)
-        .ok_or_else(|| format!("{who} by a kind of key transport that is not known here"))?;
+    let wrapping = match info.key_enc_alg.oid {
+        // Served by keys that were made for it; the custodian knows which.
+        ID_RSA_ENCRYPTION => Some(KeyWrapping::Pkcs1),
+        _ => oaep::from_algorithm(&info.key_enc_alg),
+    };
+    let wrapping =
+        wrapping.ok_or_else(|| format!("{who} by a kind of key transport that is not known here"))?;
     let ciphertext = info.enc_key.as_bytes().to_vec();
     let len = ciphertext.len();
     if len == 0 || len > MAX_WRAPPED_KEY_LEN {

@@ -34,7 +34,6 @@ use std::fs::File;
 
 use custodian_proto::key::{FileKey, KeyId, WrappedKey};
 
-pub(crate) use self::signer::Verdict;
 pub use self::{
     armor::certificate as armored_certificate,
     certificate::Recipient,

@@ -21,6 +21,8 @@ use crate::{
 const MAX_LEN: usize = 16 * 1024 * 1024;
 /// How far the signer's clock may be ahead of ours, in seconds.
 const CLOCK_TOLERANCE: u64 = 300;
+/// How many keys an error names.
+const TOLD: usize = 3;
 /// RFC 9580 §5.2.4: what a user id begins with where it is hashed, and the length behind that.
 const HASHED_USER_ID: u8 = 0xb4;
 const HASHED_USER_ID_LEN: usize = 5;
@@ -80,7 +82,7 @@ pub struct When {
 }
 
 /// What came of a signature.
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     /// It is right.
     Right(Signer),
     /// A known key should have made it, and did not: not of this content.
@@ -151,8 +153,25 @@ impl Keyring {
         keys.filter(|(_, part)| names.iter().any(|name| part.key().is_called(name)))
     }
 
+    /// Who in it made one of these signatures, which must be there. None of a known key may be wrong.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if one is wrong, or nobody in it made one, or whoever did may not.
+    pub fn check(&self, signatures: &Signatures, around: Around<'_>, when: When) -> Result<Signer> {
+        let (mut right, mut unfit, mut strangers) = (None, None, Vec::new());
+        for verdict in self.verify_all(signatures, around, when) {
+            match verdict {
+                Verdict::Wrong(error) => return Err(error),
+                Verdict::Right(signer) => right = right.or(Some(signer)),
+                Verdict::Unfit(error) => unfit = unfit.or(Some(error)),
+                Verdict::Unknown(who) | Verdict::Odd(who) => strangers.push(who),
+            }
+        }
+        right.ok_or_else(|| unfit.unwrap_or_else(|| not_accepted(&strangers)))
+    }
+
     /// Verifies each signature.
-    pub(crate) fn verify_all(
+    pub(super) fn verify_all(
         &self,
         signatures: &Signatures,
         around: Around<'_>,
@@ -291,7 +310,7 @@ fn addressed(signature: &Signature, around: Around<'_>) -> Result<Addressed> {
             Ok(Addressed::ToThisKey)
         }
         (intended, Around::Encryption(_)) => {
-            let intended: Vec<_> = intended.iter().take(3).map(hex::encode_upper).collect();
+            let intended: Vec<_> = intended.iter().take(TOLD).map(hex::encode_upper).collect();
             Err(not_for(format!(
                 "its signer encrypted it to {}, which is not the key that opened it: somebody sent it on",
                 intended.join(", ")
@@ -345,6 +364,16 @@ fn email(user_id: &str) -> Option<String> {
     let sound =
         email.contains('@') && !email.contains(|char: char| char.is_whitespace() || char.is_control());
     sound.then(|| email.to_owned())
+}
+
+fn not_accepted(strangers: &[String]) -> Error {
+    let mut who: Vec<&str> = strangers.iter().take(TOLD).map(String::as_str).collect();
+    if strangers.len() > TOLD {
+        who.push("and more");
+    }
+    let why = format!("it was signed by the OpenPGP key {}, which is not accepted", who.join(", "));
+    Error::new(Kind::Integrity, "the sender is not accepted", why)
+        .hint("if that is right, name the file with the signer's OpenPGP certificate: --accept-from FILE")
 }
 
 fn unfit(why: &str) -> Error {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use custodian_proto::{
-    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
+    key::{FileKey, KeyId, WrappedKey},
     sign::DigestToSign,
 };
 
@@ -51,8 +51,10 @@ impl Usage for Unwrapping<'_> {
     /// rejection is final.
     fn fits(&self, key: &TokenKey) -> Fit {
         match (key.wrapping, self.0.wrapping()) {
-            (Some(KeyWrapping::OpenPgp), KeyWrapping::OpenPgp) => Fit::Good,
-            (Some(KeyWrapping::OpenPgp) | None, _) | (_, KeyWrapping::OpenPgp) => Fit::Bad,
+            // The mechanism is the same; for which of the two the key was made, its permit says.
+            (Some(own), wrapping) if own.is_pkcs1() && wrapping.is_pkcs1() => Fit::Good,
+            (Some(own), wrapping) if own.is_pkcs1() || wrapping.is_pkcs1() => Fit::Bad,
+            (None, _) => Fit::Bad,
             (Some(strongest), wrapping) if wrapping <= strongest => Fit::Good,
             _ => Fit::Bad,
         }
