@@ -22,45 +22,31 @@ use std::{
 use bench_rows::{Rows, Spread, Target};
 use common::{Bare, Load, Pool, at, cpu, millis};
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Identity, Person, Wire, unwrap_request};
+use softhsm_tests::{Dev, Identity, Person, Wire};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 const REVOCATIONS: usize = 200;
-
-/// Items of a batch: all that there may be.
-const BATCH: u64 = 256;
 
 /// One way of asking.
 struct Way {
     name: &'static str,
     in_flight: usize,
     connections: usize,
-    asking: Asking,
+    receipts: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asking {
-    /// Each by itself.
-    Singly,
-    /// Each by itself, with a receipt.
-    WithReceipts,
-    /// One UnwrapBatch after the other.
-    InBatches,
+const fn way(name: &'static str, in_flight: usize, connections: usize, receipts: bool) -> Way {
+    Way { name, in_flight, connections, receipts }
 }
 
-const fn way(name: &'static str, in_flight: usize, connections: usize, asking: Asking) -> Way {
-    Way { name, in_flight, connections, asking }
-}
-
-const WAYS: [Way; 7] = [
-    way("1 in flight", 1, 1, Asking::Singly),
-    way("8 in flight", 8, 1, Asking::Singly),
-    way("64 in flight", 64, 1, Asking::Singly),
-    way("64 in flight, with receipts", 64, 1, Asking::WithReceipts),
-    way("64 in flight, 16 connections", 64, 16, Asking::Singly),
-    way("256 in flight, 16 connections", 256, 16, Asking::Singly),
-    way("in batches of 256", 256, 1, Asking::InBatches),
+const WAYS: [Way; 6] = [
+    way("1 in flight", 1, 1, false),
+    way("8 in flight", 8, 1, false),
+    way("64 in flight", 64, 1, false),
+    way("64 in flight, with receipts", 64, 1, true),
+    way("64 in flight, 16 connections", 64, 16, false),
+    way("256 in flight, 16 connections", 256, 16, false),
 ];
 
 /// What one round of one way came to.
@@ -100,10 +86,9 @@ fn main() {
     let mut rows = Rows::new("unwrap");
     let name = |what: &str, way: &Way| format!("{what}, {}", way.name);
     for (way, rounds) in WAYS.iter().zip(&rounds) {
-        let target = match way.name {
-            "64 in flight" => Target::AtLeast(0.80),
-            "64 in flight, with receipts" => Target::AtLeast(0.75),
-            "in batches of 256" => Target::AtLeast(0.97),
+        let target = match (way.in_flight, way.connections, way.receipts) {
+            (64, 1, false) => Target::AtLeast(0.80),
+            (64, 1, true) => Target::AtLeast(0.75),
             _ => Target::None,
         };
         let ratios = rounds.iter().zip(&bare).map(|(round, bare)| round.rate / bare.rate);
@@ -116,7 +101,7 @@ fn main() {
     }
     let with = rounds[3].iter().zip(&rounds[2]).map(|(with, without)| with.rate / without.rate);
     rows.add("with receipts / without, 64 in flight", Spread::of(with), "ratio", Target::AtLeast(0.95));
-    for (way, rounds) in WAYS.iter().zip(&rounds).filter(|(way, _)| way.asking != Asking::InBatches) {
+    for (way, rounds) in WAYS.iter().zip(&rounds) {
         for (share, what) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
             let each = rounds.iter().map(|round| millis(at(&round.times, share)));
             rows.add(name(what, way), Spread::of(each), "ms", Target::None);
@@ -153,33 +138,11 @@ async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>, way: &Way) -> Round 
     let pids = [dev.pid(), dev.worker().unwrap()];
     let before: f64 = pids.iter().map(|pid| cpu(*pid)).sum();
     let start = Instant::now();
-    let (done, times) = if way.asking == Asking::InBatches {
-        (batches(&wires[0], pool, start).await, Vec::new())
-    } else {
-        let load = Load { in_flight: way.in_flight, receipts: way.asking == Asking::WithReceipts };
-        let times = load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await;
-        (times.len(), times)
-    };
+    let load = Load { in_flight: way.in_flight, receipts: way.receipts };
+    let times = load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await;
     let took = start.elapsed().as_secs_f64();
     let spent = pids.iter().map(|pid| cpu(*pid)).sum::<f64>() - before;
-    Round { rate: done as f64 / took, cpu: spent / done as f64, times }
-}
-
-/// One batch after the other. How many file keys came.
-async fn batches(wire: &Wire, pool: &Arc<Pool>, start: Instant) -> usize {
-    let mut done = 0;
-    while start.elapsed() < ROUND {
-        let pool = Arc::clone(pool);
-        let items = (0..BATCH).map(move |reference| {
-            let (key, wrapped) = pool.next();
-            v1::UnwrapBatchRequest { reference, unwrap: Some(unwrap_request(key, wrapped.clone())) }
-        });
-        let (answers, end) = wire.unwrap_batch(tokio_stream::iter(items)).await.unwrap().rest().await;
-        end.unwrap();
-        assert!(answers.iter().all(|(_, outcome)| outcome.is_ok()));
-        done += answers.len();
-    }
-    done
+    Round { rate: times.len() as f64 / took, cpu: spent / times.len() as f64, times }
 }
 
 /// Unwraps that come at this rate, whether the ones before are done or not. How long each took.
