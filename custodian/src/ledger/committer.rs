@@ -265,7 +265,7 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
                 () = tokio::time::sleep(RETRY), if !self.unrecorded.is_empty() => {}
                 _ = &mut ended => break,
             }
-            if self.under_way.strong_count() > CROWD {
+            if self.under_way.strong_count() > CROWD && batch.len() < MAX_BATCH {
                 // Without looking at each that comes: to be woken costs something, too.
                 tokio::time::sleep(GATHER).await;
                 while batch.len() < MAX_BATCH
