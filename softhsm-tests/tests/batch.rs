@@ -191,7 +191,9 @@ async fn of_a_caller_that_hangs_up_what_has_begun_is_settled() {
     let records = Wire::records(&dev).await;
     assert_no_gap(&records);
     let unwraps: Vec<_> = records.iter().filter(|record| record.operation == "Unwrap").collect();
-    assert!(unwraps.iter().all(|record| record.outcome == "OK"), "{unwraps:?}");
+    // What the token had not done yet when it was stopped has that as its outcome; none is unknown.
+    let settled = |outcome: &str| matches!(outcome, "OK" | "TOKEN_UNAVAILABLE");
+    assert!(unwraps.iter().all(|record| settled(&record.outcome)), "{unwraps:?}");
     assert!(unwraps.iter().any(|record| record.request_id == first.as_ref().unwrap().request_id));
     assert!((unwraps.len() as u64) < MOST, "nobody was there to ask for the rest");
 }

@@ -7,7 +7,11 @@ const PRIVATE: [&str; 3] = ["PrivateDecryptingKey", "RsaKeyPair", "RsaPrivateKey
 
 /// A person's own keys, on that person's workstation: nobody else can ask them anything, and aws-lc's operations take the
 /// same time whatever the key.
-const OWN: [&str; 2] = ["client/src/envelope/own_key.rs", "client/src/signed/local.rs"];
+const OWN: [&str; 3] = [
+    "client/src/envelope/own_key.rs",
+    "client/src/envelope/openpgp/secret_key.rs",
+    "client/src/signed/local.rs",
+];
 
 /// A token in memory, for tests; the compiler leaves it out of the program.
 const DOUBLE: &str = "custodian/src/token/memory.rs";

@@ -9,7 +9,7 @@ use std::{
 };
 
 use custodian_proto::{
-    key::{FileKey, KeyId, WrappedKey},
+    key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     limits::MAX_TEXT_LEN,
     tlog::{Receipt, VerifierKey},
     v1::Claims,
@@ -122,7 +122,7 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     if custodian.own.is_some() {
         return several::each(files, |file| extract_one(args, file, &custodian, None, &done(file)));
     }
-    let wanted = several::wanted(files, &args.web, |keys| custodian.choose(keys))?;
+    let wanted = several::wanted(files, &args.web, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
     if !wanted.is_empty() {
         let what = format!("cannot extract these {} envelopes", files.len());
         custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
@@ -230,7 +230,7 @@ struct WhenNeeded {
     interrupt: Interrupt,
     remote: Mutex<Option<Arc<Remote>>>,
     /// Which key of an envelope's is asked for, by all of them.
-    chosen: Mutex<HashMap<Vec<KeyId>, Result<usize>>>,
+    chosen: Mutex<HashMap<Vec<(KeyId, KeyWrapping)>, Result<usize>>>,
     /// The person's own key: then the custodian is not asked at all.
     own: Option<OwnKey>,
 }
@@ -255,15 +255,16 @@ impl WhenNeeded {
         Ok(Arc::clone(slot.insert(Arc::new(self.connection.equip(remote)))))
     }
 
-    /// As [`Remote::choose_key`]; the custodian is asked once for each set of keys.
-    fn choose(&self, keys: &[KeyId]) -> Result<usize> {
+    /// As [`Unwrapper::choose`] of the custodian, which is asked once for each set of keys and ways of wrapping.
+    fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+        let keys: Vec<_> = wrapped.iter().map(|one| (one.key_id(), one.wrapping())).collect();
         let chosen = || self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = chosen().get(keys) {
+        if let Some(known) = chosen().get(&keys) {
             return known.clone();
         }
-        let answer = self.ask(|remote| remote.choose_key(keys));
+        let answer = self.ask(|remote| remote.choose(wrapped));
         if answer.as_ref().is_ok() || answer.as_ref().is_err_and(|error| error.kind == Kind::Refused) {
-            chosen().insert(keys.to_vec(), answer.clone());
+            chosen().insert(keys, answer.clone());
         }
         answer
     }
@@ -311,8 +312,7 @@ impl Unwrapper for Opener<'_> {
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        let keys: Vec<_> = wrapped.iter().map(WrappedKey::key_id).collect();
-        self.custodian.choose(&keys).map_err(|error| about_envelope(&self.what, error))
+        self.custodian.choose(wrapped).map_err(|error| about_envelope(&self.what, error))
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
@@ -346,8 +346,9 @@ impl Wanted {
             Some(key) => prove_receipt(receipt, key)?.record,
             None => record_of(receipt)?,
         };
-        if record.wrapped_key_sha256 != hex::encode(wrapped.sha256()) {
-            let why = "it is of another file: the custodian's log does not say what it answered";
+        let is_of_it = record.wrapped_key_sha256 == hex::encode(wrapped.sha256());
+        if !is_of_it || record.operation != "Unwrap" || record.outcome != "OK" {
+            let why = "it is of another attempt: the custodian's log does not say what it answered";
             return Err(Error::new(Kind::Integrity, "the receipt is wrong", why).hint("tell the auditors"));
         }
         write_receipt(&self.path, receipt)

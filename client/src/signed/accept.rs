@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{Signature, vouched};
 use crate::{
+    chain::EndedLists,
     chain::revocation_list,
     envelope::openpgp::{self, Keyring},
     error::{Error, Kind, Result},
@@ -185,19 +186,21 @@ impl Accept {
         match self {
             Self::Anything => Ok(Standing::Unknown),
             Self::Only(rules) => {
-                let time = match (stamped, rules.expired) {
-                    (Some(stamped), _) => stamped,
-                    (None, Choice::Allow) => claimed,
-                    (None, Choice::Refuse) => now,
+                let (time, ended) = match (stamped, rules.expired) {
+                    // A list that had not ended then. With an older one, whoever stole a key would only have to stamp.
+                    (Some(stamped), _) => (stamped, EndedLists::Refuse),
+                    // Where certificates that ended pass, their CA may have none but lists that ended, too.
+                    (None, Choice::Allow) => (claimed, EndedLists::LookInto),
+                    (None, Choice::Refuse) => (now, EndedLists::Refuse),
                 };
-                rules.check(signature, time, now)
+                rules.check(signature, time, ended)
             }
         }
     }
 }
 
 impl Rules {
-    fn check(&self, signature: &Signature, time: SystemTime, now: SystemTime) -> Result<Standing> {
+    fn check(&self, signature: &Signature, time: SystemTime, ended: EndedLists) -> Result<Standing> {
         let certificate = signature.certificate();
         if self.certificates.iter().any(|der| der == certificate.der())
             || self.keys.contains(&certificate.key_id())
@@ -209,7 +212,7 @@ impl Rules {
             return Err(refused(format!("it was signed by {}, who is not accepted", certificate.subject()))
                 .hint(format!("if that is right, accept the key: --accept-from {}", certificate.key_id())));
         }
-        vouched::check(signature, &self.authorities, &self.lists, time, now)?;
+        vouched::check(signature, &self.authorities, &self.lists, time, ended)?;
         let emails = certificate.emails();
         if !emails.iter().any(|email| self.emails.iter().any(|accepted| is_accepted(email, accepted))) {
             let who = if emails.is_empty() { certificate.subject() } else { emails.join(", ") };

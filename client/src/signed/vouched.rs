@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Checks that one of these authorities vouched for the signer's certificate at a time, and that none of the revocation
-/// lists has it. All in DER. If there are lists, one of them must be from the authority that issued the certificate, and,
-/// if `time` is `now`, must not have ended.
+/// lists has it. All in DER. If there are lists, one of them must be from the authority that issued the certificate; `ended`
+/// says whether it may have ended at that time.
 ///
 /// # Errors
 /// [`Kind::Integrity`] with the reason.
@@ -19,9 +19,9 @@ pub(super) fn check(
     authorities: &[Vec<u8>],
     lists: &[Vec<u8>],
     time: SystemTime,
-    now: SystemTime,
+    ended: EndedLists,
 ) -> Result<()> {
-    check_path(signature.certificate().der(), signature.others(), authorities, lists, time, now)
+    check_path(signature.certificate().der(), signature.others(), authorities, lists, time, ended)
 }
 
 /// The same for any certificate, with others that may lie between it and an authority.
@@ -34,10 +34,8 @@ pub(crate) fn check_path(
     authorities: &[Vec<u8>],
     lists: &[Vec<u8>],
     time: SystemTime,
-    now: SystemTime,
+    ended: EndedLists,
 ) -> Result<()> {
-    // Where certificates that ended pass, their CA may have none but lists that ended, too.
-    let ended = if time == now { EndedLists::Refuse } else { EndedLists::LookInto };
     Chain { leaf, others, authorities, lists }.check(time, ended).map_err(not_vouched_for)
 }
 

@@ -167,7 +167,7 @@ impl Token {
         if self.time > now + CLOCK_TOLERANCE {
             return Err(not_good("it is of a time to come").hint("check the clock of this machine"));
         }
-        trusted.check(&certificate, &self.certificates, &self.lists, self.time, now)?;
+        trusted.check(&certificate, &self.certificates, &self.lists, self.time)?;
         let time = Timestamp::try_from(self.time).map_err(|why| not_good(why.to_string()))?;
         Ok(Stamped {
             time: time.to_string(),

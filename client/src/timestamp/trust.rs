@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use super::token::not_good;
 use crate::{
-    chain::revocation_list,
+    chain::{EndedLists, revocation_list},
     error::{Error, Result},
     remote,
     signed::{self, SignerCertificate},
@@ -74,7 +74,6 @@ impl TrustedAuthorities {
         others: &[Vec<u8>],
         lists: &[Vec<u8>],
         time: SystemTime,
-        now: SystemTime,
     ) -> Result<()> {
         certificate.check_valid_at(time).map_err(|error| {
             not_good(format!("its certificate was not valid at that time: {}", error.why))
@@ -83,8 +82,13 @@ impl TrustedAuthorities {
             return Ok(());
         }
         let lists: Vec<_> = self.lists.iter().chain(lists).cloned().collect();
-        signed::check_path(certificate.der(), others, &self.authorities, &lists, time, now).map_err(|error| {
-            Error { hint: "name the authority's CA: --tsa-ca FILE".to_owned(), ..not_good(error.why) }
-        })
+        // A list that had not ended then, as for signers.
+        let ended = EndedLists::Refuse;
+        signed::check_path(certificate.der(), others, &self.authorities, &lists, time, ended).map_err(
+            |error| Error {
+                hint: "name the authority's CA: --tsa-ca FILE".to_owned(),
+                ..not_good(error.why)
+            },
+        )
     }
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use custodian_proto::{limits::MAX_BATCH_ITEMS, refusal::Refusal, v1};
-use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
@@ -21,6 +20,7 @@ use zeroize::Zeroizing;
 use super::{
     Api,
     call::{Accepted, invalid},
+    custody::approvable,
     to_status,
 };
 use crate::{
@@ -39,6 +39,9 @@ const OF_ONE_DEVICE: usize = 8;
 
 /// A caller that sends no item, or reads no answer, for this long has lost its place.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A file key that is not read for this long is not given out any more. It is recorded as released; the caller asks again.
+const UNREAD: Duration = Duration::from_secs(2);
 
 /// What is known about the caller is read again for the first item after this long. Less often than for calls by themselves, because
 /// every item's settling reads it again (law 2).
@@ -99,7 +102,7 @@ struct Room {
 /// What the caller is told next.
 enum Next {
     /// The outcome of the item of this reference.
-    Outcome(u64, JoinHandle<Outcome>),
+    Outcome(u64, JoinHandle<(Instant, Outcome)>),
     /// Why the batch ends before its end.
     End(Status),
 }
@@ -125,14 +128,15 @@ impl Api {
         let overloaded = || denied(Refusal::Overloaded.into());
         let opened = self.batches.open(device).ok_or_else(overloaded)?;
         let (sender, answers) = mpsc::channel(AT_ONCE);
-        let answers = Box::pin(ReceiverStream::new(answers).then(answer));
-        let answers = self.streams.open(call.request_id, device, answers);
+        // The batch has its place until its last answer is read.
+        let answers = ReceiverStream::new(answers).then(move |next| {
+            let _place = &opened;
+            answer(next)
+        });
+        let answers = self.streams.open(call.request_id, device, Box::pin(answers));
         let batch =
             Batch { api: Arc::new(self.clone()), seen: Instant::now(), caller: call.caller.clone(), call };
-        tokio::spawn(async move {
-            batch.run(request.into_inner(), &sender).await;
-            drop(opened);
-        });
+        tokio::spawn(async move { batch.run(request.into_inner(), &sender).await });
         Ok(Response::new(Box::pin(answers)))
     }
 }
@@ -183,7 +187,7 @@ impl Batch {
         let task = tokio::spawn(async move {
             let outcome = api.unwrap_item(&accepted, item.unwrap.unwrap_or_default()).await;
             drop(share);
-            outcome
+            (Instant::now(), outcome)
         });
         Ok(Next::Outcome(item.reference, task))
     }
@@ -196,7 +200,7 @@ impl Batch {
         }
         let asked = match &self.call.asked {
             Asked::Kept(batch) => Asked::Kept(Arc::new(AskedRequest {
-                message: Zeroizing::new(item.map(v1::UnwrapRequest::encode_to_vec).unwrap_or_default()),
+                message: Zeroizing::new(item.map(approvable).unwrap_or_default()),
                 glass: batch.glass,
             })),
             other => other.clone(),
@@ -226,10 +230,19 @@ async fn answer(next: Next) -> Answer {
         Next::Outcome(reference, task) => (reference, task.await),
         Next::End(status) => return Err(status),
     };
-    let outcome = outcome.unwrap_or_else(|error| {
-        let fault = Fault::Internal(format!("an item of a batch did not end: {error}"));
-        Err(to_status(&fault.into(), Uuid::now_v7()))
-    });
+    let outcome = match outcome {
+        // Somebody may have been stopped meanwhile.
+        Ok((made, Ok(released))) if made.elapsed() > UNREAD => {
+            let detail = format!("request {} was not read in time", released.request_id);
+            let denial = Denial::Refused { refusal: Refusal::Overloaded, detail };
+            Err(to_status(&denial, Uuid::now_v7()))
+        }
+        Ok((_, outcome)) => outcome,
+        Err(error) => {
+            let fault = Fault::Internal(format!("an item of a batch did not end: {error}"));
+            Err(to_status(&fault.into(), Uuid::now_v7()))
+        }
+    };
     let outcome = match outcome {
         Ok(released) => v1::unwrap_batch_response::Outcome::Released(released),
         Err(status) => v1::unwrap_batch_response::Outcome::Denied(v1::ItemDenial {

@@ -1,5 +1,7 @@
 //! `CustodyService`.
 
+use std::time::Duration;
+
 use custodian_proto::{
     key::{FileKey, KeyId, KeyWrapping, WrappedKey},
     limits::{MAX_FORMAT_LEN, MAX_MESSAGE_LEN, MAX_TEXT_LEN},
@@ -7,6 +9,7 @@ use custodian_proto::{
     v1::{self, custody_service_server::CustodyService},
 };
 use prost::Message as _;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -16,13 +19,16 @@ use super::{
 };
 use crate::custody::{Denial, SignRequest, UnwrapRequest, WrapRequest, Wrapped};
 
+/// How long an answer waits for its receipt.
+const RECEIPT_PATIENCE: Duration = Duration::from_millis(250);
+
 #[tonic::async_trait]
 impl CustodyService for Api {
     async fn unwrap(
         &self,
         request: Request<v1::UnwrapRequest>,
     ) -> Result<Response<v1::UnwrapResponse>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_as(&request, approvable).await?;
         self.unwrap_one(&accepted, request.into_inner()).await.map(Response::new)
     }
 
@@ -85,12 +91,21 @@ impl Api {
         })
     }
 
-    /// The receipt of a record for the answer; empty if there is none yet. The key is released by then: it does not wait in
-    /// vain for a token that does not sign. `GetReceipt` tells what is wrong.
+    /// The receipt of a record for the answer; empty if there is none soon. The key is released by then, so it waits neither long
+    /// nor for a token that does not sign: nobody should be stopped while it does. `GetReceipt` tells what is wrong.
     async fn receipt_of(&self, sequence: u64) -> String {
-        let receipt = self.log.receipt(sequence).await.map(|receipt| receipt.to_string());
-        receipt.ok().filter(|receipt| receipt.len() <= MAX_MESSAGE_LEN / 2).unwrap_or_default()
+        if self.log.state().borrow().trouble.is_some() {
+            return String::new();
+        }
+        let receipt = timeout(RECEIPT_PATIENCE, self.log.receipt(sequence)).await;
+        let receipt = receipt.ok().and_then(Result::ok).map(|receipt| receipt.to_string());
+        receipt.filter(|receipt| receipt.len() <= MAX_MESSAGE_LEN / 2).unwrap_or_default()
     }
+}
+
+/// What an approval of an unwrap is bound to: not to how the answer comes.
+pub(super) fn approvable(request: &v1::UnwrapRequest) -> Vec<u8> {
+    v1::UnwrapRequest { with_receipt: false, ..request.clone() }.encode_to_vec()
 }
 
 fn parse_wrap(mut request: v1::WrapRequest) -> Result<WrapRequest, Denial> {

@@ -24,12 +24,12 @@ const NOBODY: &str =
 /// Of a longer password, the estimator sees so many characters: its work grows faster than the length.
 const ESTIMATED: usize = 72;
 
-/// How many wait for each hash that runs: the last of them for less than a second.
+/// How many wait for each hash that runs: the last of them for less than a second, where processors are not short.
 const WAITING: usize = 32;
 
-/// How far a thread that hashes gives way, as nice(1) counts: where processors are short it gets a tenth of one. Somebody who
-/// signs in waits a little; nobody who opens a file does.
-const POLITENESS: i32 = 10;
+/// How far a thread that hashes gives way, as nice(1) counts: beside a thread that computes all the time it gets a quarter.
+/// Somebody who signs in waits a little longer; those who open files much less.
+const POLITENESS: i32 = 5;
 
 /// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so
 /// only a few at once, on threads of their own.

@@ -92,8 +92,11 @@ impl Load {
                         let (key, wrapped) = pool.next();
                         let asked = Instant::now();
                         if self.receipts {
-                            let answer = wire.unwrap_with_receipt(key, wrapped.clone()).await;
-                            assert!(!answer.unwrap().1.is_empty());
+                            let (released, receipt) =
+                                wire.unwrap_with_receipt(key, wrapped.clone()).await.unwrap();
+                            if receipt.is_empty() {
+                                wire.receipt(released.sequence).await.unwrap();
+                            }
                         } else {
                             wire.unwrap(key, wrapped.clone()).await.unwrap();
                         }

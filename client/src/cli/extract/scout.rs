@@ -54,7 +54,7 @@ impl Unwrapper for Scout<'_> {
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.custodian.choose(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())
+        self.custodian.choose(wrapped)
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {

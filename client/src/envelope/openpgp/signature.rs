@@ -395,6 +395,8 @@ impl Facts {
             let time = || <[u8; 4]>::try_from(body).ok().map(u32::from_be_bytes);
             match first & 0x7f {
                 subpacket::CREATED => facts.created = time(),
+                // An end that cannot be read is not no end.
+                subpacket::EXPIRES | subpacket::KEY_EXPIRES if body.len() != 4 => facts.not_understood = true,
                 subpacket::EXPIRES => facts.expires_after = time(),
                 subpacket::KEY_EXPIRES => facts.key_expires_after = time(),
                 subpacket::KEY_FLAGS => {
