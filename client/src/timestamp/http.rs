@@ -101,10 +101,10 @@ impl HttpAuthority {
         tokio::pin!(exchange, connection);
         tokio::select! {
             answer = &mut exchange => answer,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(why) => Err(why.to_string()),
-            },
+            // The answer may have come before the end, however untidy that was.
+            ended = &mut connection => {
+                exchange.await.map_err(|why| ended.err().map_or(why, |why| why.to_string()))
+            }
         }
     }
 }
