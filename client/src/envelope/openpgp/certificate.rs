@@ -228,8 +228,13 @@ impl Certificate {
         let direct = self.direct.iter().filter(|one| {
             one.kind == kind::DIRECT_KEY && one.holds_at(now) && one.verifies(&self.primary, own)
         });
+        let direct = direct.max_by_key(|one| one.created());
+        // RFC 9580 §10.1.1: what holds for a whole certificate of version 6 stands there, and not beside the user ids.
+        if let Some(said) = direct.filter(|_| self.primary.version == 6) {
+            return Ok(said);
+        }
         let named = self.said_of_names(now).map(|(_, said)| said);
-        direct.chain(named).max_by_key(|one| one.created()).ok_or_else(|| {
+        named.chain(direct).max_by_key(|one| one.created()).ok_or_else(|| {
             unusable("its own key signed nothing in it that can be verified (RSA, ECDSA or Ed25519 with SHA-256 or better)")
                 .hint("ask its owner for a certificate with newer signatures")
         })
