@@ -78,7 +78,8 @@ fn the_lists_in_a_timestamp_count_for_its_authority() {
     check("none.p7s", Vec::new()).expect("no list is asked for");
     let found = check("others.p7s", vec![scene.list(&[8, 9], 2099)]).expect("others are on it");
     assert!(found.timestamp.is_some());
-    check("old.p7s", vec![scene.list(&[], 2025)]).expect("it was the CA's last: it may have ended since");
+    let error = check("old.p7s", vec![scene.list(&[], 2025)]).expect_err("it had ended when it was stamped");
+    assert!(error.what.contains("timestamp") && error.why.contains("list ended"), "{error}");
     let error = check("hers.p7s", vec![scene.list(&[CLOCK], 2099)]).expect_err("its own CA says no");
     assert!(error.what.contains("timestamp") && error.why.contains("revoked"), "{error}");
     let strangers = Scene::new();
@@ -119,8 +120,10 @@ fn a_list_that_a_signer_brings_along_says_nothing_about_the_signer() {
         let error = check(vec![ended.clone()]).expect_err("the verifier's list ended");
         assert!(error.why.contains("list ended"), "{error}");
         assert!(check(vec![revoked.clone()]).expect_err("revoked").why.contains("revoked"));
-        // With a timestamp, the list of that time is enough; the one that has her is enough in any case.
-        scene.verified(signature.clone(), by_ca(vec![ended.clone()]), &trusted).expect("timestamped");
+        // A timestamp does not help: the list had ended when it was made, and whoever stole her key could have it made.
+        let error = scene.verified(signature.clone(), by_ca(vec![ended.clone()]), &trusted);
+        let error = error.expect_err("the list had ended by then");
+        assert!(error.why.contains("list ended"), "{error}");
         scene.verified(signature.clone(), by_ca(vec![revoked.clone()]), &trusted).expect_err("revoked");
     }
 }
