@@ -16,7 +16,7 @@ MOST = 1.10
 # Package, and for each path how often it is run.
 BENCHES = {
     "custodian": {"policy": 200, "record": 200, "receipt": 200},
-    "client": {"sealed": 8, "mtd": 8},
+    "client": {"sealed": 8},
 }
 
 
