@@ -43,7 +43,7 @@ def machine():
         if told:
             programs.append(told if told.startswith(name) or told.startswith("gpg") else f"{name} {told}")
     return (
-        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release()}. Commit {version}. "
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}. Commit {version}. "
         + "; ".join(programs)
         + ".\nA range is the least and the most of the rounds, the figure before it their median."
     )
