@@ -222,6 +222,9 @@ fn extract_one(
     Ok(())
 }
 
+/// Which of these keys, each wrapped in this way, is asked for.
+type Chosen = HashMap<Vec<(KeyId, KeyWrapping)>, Result<usize>>;
+
 /// The custodian, connected to when the first key is asked for: an envelope that cannot be read costs no connection, no
 /// password and no record.
 struct WhenNeeded {
@@ -230,7 +233,7 @@ struct WhenNeeded {
     interrupt: Interrupt,
     remote: Mutex<Option<Arc<Remote>>>,
     /// Which key of an envelope's is asked for, by all of them.
-    chosen: Mutex<HashMap<Vec<(KeyId, KeyWrapping)>, Result<usize>>>,
+    chosen: Mutex<Chosen>,
     /// The person's own key: then the custodian is not asked at all.
     own: Option<OwnKey>,
 }
