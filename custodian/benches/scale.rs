@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
+#[path = "common/mod.rs"]
+mod common;
 #[path = "scale/queries.rs"]
 mod queries;
 #[path = "scale/token.rs"]
@@ -18,7 +20,6 @@ mod world;
 
 use std::{
     env, fs,
-    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -44,9 +45,8 @@ use rustix::fs::{Advice, fadvise};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use common::LOCALHOST;
 use world::{People, Scene, SlowYear};
-
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const ROUNDS: usize = 7;
 

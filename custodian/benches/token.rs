@@ -9,6 +9,9 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first error")]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -38,12 +41,10 @@ use cryptoki::{
 };
 use custodian::{
     authority::{
-        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
-        KeyLife, KeyPurpose, Need, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind, Permit,
-        Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, UserId, WrapPeriod,
-        WrappingKey,
+        Authority, Caller, Device, DeviceState, FactorState, Groups, Need, PasswordHash, PasswordState, Peer,
+        PeerCertificate, PeerKind, Permit, Role, Session, SessionId, SpkiHash, User, UserId,
     },
-    ledger::{Change, Grant, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
+    ledger::{Change, Intent, LedgerOptions, Missing, SqliteLedger},
     token::{
         CageConfig, InitToken, KeyKind, KeyTemplate, PinSource, Supervisor, Token, TokenConfig, TokenKey,
         TokenSelect, WorkerCommand, init_token,
@@ -341,37 +342,13 @@ fn wrap(key: &TokenKey) -> WrappedKey {
 fn authority(folder: &Path) -> (Authority, Arc<SqliteLedger>) {
     let options = LedgerOptions { missing: Missing::Create, ..LedgerOptions::default() };
     let ledger = Arc::new(SqliteLedger::open(&folder.join("ledger.db"), options).unwrap());
-    let hour = SignedDuration::from_hours(1);
-    let rules = Rules {
-        session_idle: hour,
-        session_lifetime: hour,
-        budgets: Budgets::UNLIMITED,
-        given_passwords: PasswordState::Settled,
-        approvals: ApprovalRules::default(),
-    };
-    let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
-    (Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy), ledger)
+    (common::authority(&ledger), ledger)
 }
 
 /// Puts the key's metadata into the ledger.
 async fn known(ledger: &SqliteLedger, key: &TokenKey, modulus_bits: u32) {
-    let now = Timestamp::now();
-    let wraps = WrapPeriod::new(now, now + SignedDuration::from_hours(24)).unwrap();
-    let wrapping = WrappingKey {
-        id: key.id,
-        label: "k".to_owned(),
-        version: 1,
-        life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
-        modulus_bits,
-        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha1),
-        certificate: Vec::new(),
-        created: now,
-        updated: now,
-        reason: String::new(),
-    };
-    let attempt = ledger.begin(Intent::new(Uuid::now_v7(), Instant::now(), "CreateKey", &caller()));
-    let grant = Grant { standing: Standing::default(), change: Some(Change::AddKey(wrapping)) };
-    assert!(ledger.settle(attempt, Outcome::Granted(grant)).await.is_ok());
+    let key = common::wrapping_key(key.id, KeyWrapping::OaepSha1, modulus_bits, Vec::new());
+    common::set_up(ledger, Some(Change::AddKey(key))).await;
 }
 
 fn caller() -> Caller {

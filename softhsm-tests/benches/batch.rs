@@ -15,7 +15,7 @@ use std::{
 };
 
 use bench_rows::{Rows, Spread, Target};
-use common::{Bare, Pool, at, cpu, millis};
+use common::{Pool, Round, at, in_turn, millis};
 use custodian_proto::v1;
 use softhsm_tests::{Dev, Wire, unwrap_request};
 
@@ -25,15 +25,6 @@ const ITEMS: u64 = 256;
 
 /// How many batches there are at once, each on a connection of its own.
 const AT_ONCE: [usize; 2] = [1, 2];
-
-/// What one round came to.
-struct Round {
-    rate: f64,
-    /// Processor seconds of the custodian, network process and worker, for one item.
-    cpu: f64,
-    /// How long each batch took, the shortest first.
-    times: Vec<Duration>,
-}
 
 fn main() {
     // The module reads its configuration from the environment, so it runs in a process of its own.
@@ -46,19 +37,8 @@ fn main() {
     let pool = Pool::of(&dev);
     let wires: Vec<Wire> = runtime.block_on(common::wires(&dev, 2));
 
-    let mut bare: Vec<Bare> = Vec::new();
-    let mut rounds: [Vec<Round>; AT_ONCE.len()] = [Vec::new(), Vec::new()];
-    for number in 0..ROUNDS {
-        // Whichever comes first finds the machine as the others left it: let each be it.
-        for turn in 0..=AT_ONCE.len() {
-            match (number + turn) % (AT_ONCE.len() + 1) {
-                which if which < AT_ONCE.len() => {
-                    rounds[which].push(runtime.block_on(serve(&dev, &wires[..AT_ONCE[which]], &pool)));
-                }
-                _ => bare.push(common::run_bare(&dev, &pool)),
-            }
-        }
-    }
+    let serve = |at_once: &usize| runtime.block_on(serve(&dev, &wires[..*at_once], &pool));
+    let (rounds, bare) = in_turn(ROUNDS, &AT_ONCE, serve, || common::run_bare(&dev, &pool));
 
     let mut rows = Rows::new("batch");
     for (at_once, rounds) in AT_ONCE.iter().zip(&rounds) {
@@ -76,12 +56,9 @@ fn main() {
 
 /// Batches, one after the other on each of these connections.
 async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>) -> Round {
-    let pids = [dev.pid(), dev.worker().unwrap()];
-    let before: f64 = pids.iter().map(|pid| cpu(*pid)).sum();
     let start = Instant::now();
-    let callers: Vec<_> = wires
-        .iter()
-        .map(|wire| {
+    let calls = async {
+        let one = |wire: &Wire| {
             let (wire, pool) = (wire.clone(), Arc::clone(pool));
             tokio::spawn(async move {
                 let mut times = Vec::new();
@@ -92,16 +69,15 @@ async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>) -> Round {
                 }
                 times
             })
-        })
-        .collect();
-    let mut times = Vec::new();
-    for caller in callers {
-        times.extend(caller.await.unwrap());
-    }
-    times.sort();
-    let (took, done) = (start.elapsed().as_secs_f64(), times.len() as f64 * ITEMS as f64);
-    let spent = pids.iter().map(|pid| cpu(*pid)).sum::<f64>() - before;
-    Round { rate: done / took, cpu: spent / done, times }
+        };
+        let mut times = Vec::new();
+        for caller in wires.iter().map(one).collect::<Vec<_>>() {
+            times.extend(caller.await.unwrap());
+        }
+        times.sort();
+        times
+    };
+    Round::of(dev, ITEMS as usize, calls).await
 }
 
 async fn batch(wire: &Wire, pool: &Pool) {

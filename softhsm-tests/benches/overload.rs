@@ -18,7 +18,7 @@ use std::{
 };
 
 use bench_rows::{Rows, Spread, Target};
-use common::{Load, Pool, at, cpu, millis};
+use common::{Load, Pool, Receipts, at, millis, used};
 use custodian_proto::v1::{self, user_service_client::UserServiceClient};
 use softhsm_tests::{Dev, Identity, Person, Wire};
 use tonic::Code;
@@ -103,7 +103,7 @@ struct Steady {
 
 async fn steady(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>) -> Steady {
     let (before, start) = (used(dev), Instant::now());
-    let load = Load { in_flight: 64, receipts: false };
+    let load = Load { in_flight: 64, receipts: Receipts::None };
     let times = load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await;
     let took = start.elapsed().as_secs_f64();
     Steady { rate: times.len() as f64 / took, cpu: (used(dev) - before) / took }
@@ -179,7 +179,9 @@ async fn flood(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>, admin: &Wire, round:
 
 async fn latencies(wires: &[Wire], pool: &Arc<Pool>) -> Vec<Duration> {
     let start = Instant::now();
-    Load { in_flight: 64, receipts: false }.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await
+    Load { in_flight: 64, receipts: Receipts::None }
+        .run(wires, pool, Arc::new(move || start.elapsed() < ROUND))
+        .await
 }
 
 /// A connection for each of the people, spread over the devices.
@@ -223,9 +225,4 @@ async fn crowd(people: Arc<Vec<(Wire, String)>>, round: usize, running: Arc<Atom
         through += usize::from(login.await.unwrap());
     }
     through
-}
-
-/// Processor seconds of network process and worker.
-fn used(dev: &Dev) -> f64 {
-    cpu(dev.pid()) + cpu(dev.worker().unwrap())
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bench_rows::{Rows, Spread, Target};
-use common::{Bare, Load, Pool, at, cpu, millis};
+use common::{Load, Pool, Receipts, Round, at, in_turn, millis};
 use custodian_proto::v1;
 use softhsm_tests::{Dev, Identity, Person, Wire};
 
@@ -33,29 +33,21 @@ struct Way {
     name: &'static str,
     in_flight: usize,
     connections: usize,
-    receipts: bool,
+    receipts: Receipts,
 }
 
-const fn way(name: &'static str, in_flight: usize, connections: usize, receipts: bool) -> Way {
+const fn way(name: &'static str, in_flight: usize, connections: usize, receipts: Receipts) -> Way {
     Way { name, in_flight, connections, receipts }
 }
 
 const WAYS: [Way; 6] = [
-    way("1 in flight", 1, 1, false),
-    way("8 in flight", 8, 1, false),
-    way("64 in flight", 64, 1, false),
-    way("64 in flight, with receipts", 64, 1, true),
-    way("64 in flight, 16 connections", 64, 16, false),
-    way("256 in flight, 16 connections", 256, 16, false),
+    way("1 in flight", 1, 1, Receipts::None),
+    way("8 in flight", 8, 1, Receipts::None),
+    way("64 in flight", 64, 1, Receipts::None),
+    way("64 in flight, with receipts", 64, 1, Receipts::Each),
+    way("64 in flight, 16 connections", 64, 16, Receipts::None),
+    way("256 in flight, 16 connections", 256, 16, Receipts::None),
 ];
-
-/// What one round of one way came to.
-struct Round {
-    rate: f64,
-    /// Processor seconds of the custodian, network process and worker, for one unwrap.
-    cpu: f64,
-    times: Vec<Duration>,
-}
 
 fn main() {
     // The module reads its configuration from the environment, so it runs in a process of its own.
@@ -68,27 +60,15 @@ fn main() {
     let pool = Pool::of(&dev);
     let wires: Vec<Wire> = runtime.block_on(common::wires(&dev, 16));
 
-    let mut bare: Vec<Bare> = Vec::new();
-    let mut rounds: Vec<Vec<Round>> = WAYS.iter().map(|_| Vec::new()).collect();
-    for number in 0..ROUNDS {
-        // Whichever comes first finds the machine as the others left it: let each be it.
-        for turn in 0..=WAYS.len() {
-            match (number + turn) % (WAYS.len() + 1) {
-                which if which < WAYS.len() => {
-                    let way = &WAYS[which];
-                    rounds[which].push(runtime.block_on(serve(&dev, &wires[..way.connections], &pool, way)));
-                }
-                _ => bare.push(common::run_bare(&dev, &pool)),
-            }
-        }
-    }
+    let serve = |way: &Way| runtime.block_on(serve(&dev, &wires[..way.connections], &pool, way));
+    let (rounds, bare) = in_turn(ROUNDS, &WAYS, serve, || common::run_bare(&dev, &pool));
 
     let mut rows = Rows::new("unwrap");
     let name = |what: &str, way: &Way| format!("{what}, {}", way.name);
     for (way, rounds) in WAYS.iter().zip(&rounds) {
         let target = match (way.in_flight, way.connections, way.receipts) {
-            (64, 1, false) => Target::AtLeast(0.80),
-            (64, 1, true) => Target::AtLeast(0.75),
+            (64, 1, Receipts::None) => Target::AtLeast(0.80),
+            (64, 1, Receipts::Each) => Target::AtLeast(0.75),
             _ => Target::None,
         };
         let ratios = rounds.iter().zip(&bare).map(|(round, bare)| round.rate / bare.rate);
@@ -135,14 +115,9 @@ fn main() {
 }
 
 async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>, way: &Way) -> Round {
-    let pids = [dev.pid(), dev.worker().unwrap()];
-    let before: f64 = pids.iter().map(|pid| cpu(*pid)).sum();
     let start = Instant::now();
     let load = Load { in_flight: way.in_flight, receipts: way.receipts };
-    let times = load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND)).await;
-    let took = start.elapsed().as_secs_f64();
-    let spent = pids.iter().map(|pid| cpu(*pid)).sum::<f64>() - before;
-    Round { rate: times.len() as f64 / took, cpu: spent / times.len() as f64, times }
+    Round::of(dev, 1, load.run(wires, pool, Arc::new(move || start.elapsed() < ROUND))).await
 }
 
 /// Unwraps that come at this rate, whether the ones before are done or not. How long each took.
@@ -181,7 +156,7 @@ async fn revoke(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>) -> Vec<Duration> {
     let running = Arc::new(AtomicBool::new(true));
     let (wires, pool, go_on) = (wires.to_vec(), Arc::clone(pool), Arc::clone(&running));
     let load = tokio::spawn(async move {
-        let load = Load { in_flight: 64, receipts: false };
+        let load = Load { in_flight: 64, receipts: Receipts::None };
         load.run(&wires, &pool, Arc::new(move || go_on.load(Ordering::Relaxed))).await
     });
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -170,7 +170,7 @@ impl Wire {
 
     /// Asks for one file key.
     pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
-        self.ask(key, wrapped_key, false).await.map(|(released, _)| released)
+        self.ask(unwrap_request(key, wrapped_key)).await.map(|(released, _)| released)
     }
 
     /// Asks for one file key, and its receipt with it.
@@ -179,16 +179,10 @@ impl Wire {
         key: &str,
         wrapped_key: Vec<u8>,
     ) -> Result<(Released, String), tonic::Status> {
-        self.ask(key, wrapped_key, true).await
+        self.ask(v1::UnwrapRequest { with_receipt: true, ..unwrap_request(key, wrapped_key) }).await
     }
 
-    async fn ask(
-        &self,
-        key: &str,
-        wrapped_key: Vec<u8>,
-        with_receipt: bool,
-    ) -> Result<(Released, String), tonic::Status> {
-        let request = v1::UnwrapRequest { with_receipt, ..unwrap_request(key, wrapped_key) };
+    async fn ask(&self, request: v1::UnwrapRequest) -> Result<(Released, String), tonic::Status> {
         let v1::UnwrapResponse { file_key, request_id, sequence, receipt } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
         Ok((Released { file_key, request_id, sequence }, receipt))

@@ -34,6 +34,16 @@ async fn fed(wire: &Wire) -> (mpsc::Sender<v1::UnwrapBatchRequest>, BatchAnswers
     (feed, wire.unwrap_batch(ReceiverStream::new(items)).await.unwrap())
 }
 
+/// Feeds a batch as much as there may be of this wrapped key.
+async fn feed_all(feed: mpsc::Sender<v1::UnwrapBatchRequest>, key: String, wrapped: Vec<u8>) {
+    for reference in 0..MOST {
+        // Once the batch has ended nobody takes more.
+        if feed.send(item(reference, &key, wrapped.clone())).await.is_err() {
+            return;
+        }
+    }
+}
+
 fn assert_no_gap(records: &[v1::Record]) {
     for (index, record) in records.iter().enumerate() {
         assert_eq!(record.sequence, index as u64 + 1, "the log has a gap");
@@ -135,14 +145,7 @@ async fn law_2_a_revocation_in_the_middle_ends_the_batch_and_nothing_is_released
     let operator = Wire::login(&dev, Person::Operator).await;
     let (feed, mut answers) = fed(&operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
-    let feeding = tokio::spawn(async move {
-        for reference in 0..MOST {
-            // Once the batch has ended nobody takes more.
-            if feed.send(item(reference, &key, wrapped.clone())).await.is_err() {
-                return;
-            }
-        }
-    });
+    let feeding = tokio::spawn(feed_all(feed, key, wrapped));
     let mut released = Vec::new();
     for _ in 0..20 {
         let (_, answer) = answers.next().await.unwrap().unwrap();
@@ -204,13 +207,7 @@ async fn law_1_kill_9_in_the_middle_leaves_no_key_without_a_record() {
     let wire = Wire::login(&dev, Person::Operator).await;
     let (feed, mut answers) = fed(&wire).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
-    let feeding = tokio::spawn(async move {
-        for reference in 0..MOST {
-            if feed.send(item(reference, &key, wrapped.clone())).await.is_err() {
-                return;
-            }
-        }
-    });
+    let feeding = tokio::spawn(feed_all(feed, key, wrapped));
     let mut released = Vec::new();
     for _ in 0..20 {
         let (_, answer) = answers.next().await.unwrap().unwrap();

@@ -12,20 +12,15 @@ use std::{
 };
 
 use custodian::{
-    authority::{
-        ApprovalRules, Authority, Beginning, Budgets, Caller, Device, DeviceState, FactorState, Groups,
-        Invitation, KeyLife, KeyPurpose, PasswordHash, PasswordState, Peer, PeerCertificate, PeerKind,
-        Policy, PolicyText, Role, Rules, Session, SessionId, SpkiHash, Standing, User, WrapPeriod,
-        WrappingKey,
-    },
-    ledger::{Change, Clock, Grant, Identity, Intent, Ledger, LedgerOptions, Missing, Outcome, SqliteLedger},
+    authority::{Authority, Caller, SessionId, SpkiHash},
+    ledger::{Clock, Ledger as _, LedgerOptions, Missing, SqliteLedger},
 };
-use custodian_proto::key::{KeyId, KeyWrapping};
+use custodian_proto::key::KeyId;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
 use sha2::{Digest as _, Sha256};
 
-use super::LOCALHOST;
+use crate::common::{First, authority, caller, set_up};
 
 /// How many of each.
 #[derive(Clone, Copy)]
@@ -113,118 +108,35 @@ impl Scene {
     /// Opens the ledger at `path`.
     pub(crate) async fn open(path: &Path, people: People, clock: &SlowYear) -> Self {
         let ledger = Arc::new(SqliteLedger::open(path, clock.options(Missing::Refuse)).unwrap());
-        let day = SignedDuration::from_hours(24);
-        let rules = Rules {
-            session_idle: day,
-            session_lifetime: day,
-            budgets: Budgets::UNLIMITED,
-            given_passwords: PasswordState::Settled,
-            approvals: ApprovalRules::default(),
-        };
-        let policy = Policy::parse(0, &PolicyText::initial().text).unwrap();
-        let authority = Authority::new(Arc::clone(&ledger) as Arc<dyn Ledger>, rules, policy);
+        let authority = authority(&ledger);
         let mut callers = Vec::new();
         // Not the revoked devices.
         for number in 0..people.users.min(CALLERS).min(people.devices - people.revoked()) {
-            callers.push(caller(&ledger, number).await);
+            callers.push(caller(&ledger, spki(number), session(number)).await);
         }
         Self { ledger, authority, callers, people }
     }
 }
 
-async fn caller(ledger: &SqliteLedger, number: u32) -> Caller {
-    let now = Timestamp::now();
-    let certificate = PeerCertificate {
-        spki: spki(number),
-        sha256: [7; 32],
-        not_before: now - SignedDuration::from_hours(1),
-        not_after: now + SignedDuration::from_hours(24),
-        kind: PeerKind::Device,
-    };
-    let identity = ledger.identify(spki(number), Some(session(number))).await.unwrap();
-    let Identity { device, session, user, policy } = identity;
-    assert!(device.is_some() && session.is_some() && user.is_some());
-    Caller { peer: Peer { ip: LOCALHOST, certificate }, device, session, user, policy }
-}
-
 /// Makes a ledger with these in it, whose devices all have this certificate, and a hundred records.
 pub(crate) async fn make(path: &Path, people: People, clock: &SlowYear, certificate: &[u8]) {
     let ledger = SqliteLedger::open(path, clock.options(Missing::Create)).unwrap();
-    for change in firsts(certificate) {
-        settle(&ledger, Some(change)).await;
+    let first = First {
+        device: device(0),
+        spki: spki(0),
+        user: user(0),
+        session: session(0),
+        key: key(0),
+        certificate: certificate.to_vec(),
+    };
+    for change in first.changes() {
+        set_up(&ledger, Some(change)).await;
     }
     while *ledger.last_sequence().borrow() < 100 {
-        settle(&ledger, None).await;
+        set_up(&ledger, None).await;
     }
     drop(ledger);
     multiply(path, people);
-}
-
-async fn settle(ledger: &SqliteLedger, change: Option<Change>) {
-    let attempt = ledger.begin(Intent::of_nobody("SetUp", LOCALHOST));
-    let grant = Grant { standing: Standing::default(), change };
-    ledger.settle(attempt, Outcome::Granted(grant)).await.unwrap();
-}
-
-/// The first of each.
-fn firsts(certificate: &[u8]) -> Vec<Change> {
-    let now = Timestamp::now();
-    let later = now + SignedDuration::from_hours(24 * 30);
-    let device = Device {
-        id: device(0).parse().unwrap(),
-        spki: spki(0),
-        state: DeviceState::Enrolled,
-        certificate: certificate.to_vec(),
-        expires: later,
-        enrolled: now,
-        updated: now,
-        reason: String::new(),
-        suspended_until: None,
-        groups: Groups::default(),
-    };
-    let (id, code_hash) = (device.id.clone(), [3; 32]);
-    let user = User {
-        id: user(0).parse().unwrap(),
-        roles: [Role::Operator].into_iter().collect(),
-        disabled: false,
-        disabled_until: None,
-        password: PasswordHash::from_phc("$argon2id$v=19$m=19456,t=2,p=1$".to_owned() + &"x".repeat(66)),
-        password_state: PasswordState::Settled,
-        factor: FactorState::default(),
-        groups: Groups::default(),
-        created: now,
-        updated: now,
-    };
-    let session = Session {
-        id: session(0),
-        user: user.id.clone(),
-        device: spki(0),
-        created: now,
-        used: now,
-        factor: None,
-        expires: later,
-    };
-    let wraps = WrapPeriod::new(now - SignedDuration::from_hours(24 * 366), later).unwrap();
-    let key = WrappingKey {
-        id: key(0),
-        label: "key-0".to_owned(),
-        version: 1,
-        life: KeyLife::begin(Beginning::OnItsDate, wraps, None).unwrap(),
-        modulus_bits: 3072,
-        purpose: KeyPurpose::Unwrap(KeyWrapping::OaepSha256),
-        certificate: certificate.to_vec(),
-        created: now,
-        updated: now,
-        reason: String::new(),
-    };
-    vec![
-        Change::Invite(Invitation { code_hash, device: id.clone(), invited_by: None, expires: later }),
-        Change::Enroll { code_hash, invited_by: None, device },
-        Change::SetDeviceState { id, state: DeviceState::Active, reason: String::new() },
-        Change::CreateUser(user),
-        Change::OpenSession(session),
-        Change::AddKey(key),
-    ]
 }
 
 /// Copies the rows of the first ones.

@@ -149,3 +149,17 @@ fn claims(claims: Option<v1::Claims>) -> Result<v1::Claims, Denial> {
     }
     Ok(claims)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_approval_is_not_bound_to_how_the_answer_comes_but_to_what_is_asked() {
+        let plain = v1::UnwrapRequest { key: "keys/ab".into(), wrapped_key: vec![7], ..Default::default() };
+        let with_receipt = v1::UnwrapRequest { with_receipt: true, ..plain.clone() };
+        assert_eq!(approvable(&plain), approvable(&with_receipt));
+        let other = v1::UnwrapRequest { wrapped_key: vec![8], ..plain.clone() };
+        assert_ne!(approvable(&plain), approvable(&other));
+    }
+}

@@ -35,7 +35,7 @@ const LINGER: Duration = Duration::from_millis(10);
 const CROWD: usize = 16;
 
 /// How long a commit waits for more of a crowd's settlings. Commits cost about the same whatever is in them: with one for
-/// each settling, a crowd would spend as much processor time on commits as on a fifth of its RSA operations.
+/// each settling, a crowd would spend as much processor time on commits as on a tenth of its RSA operations.
 const GATHER: Duration = Duration::from_millis(4);
 
 /// What settling answers.

@@ -71,7 +71,14 @@ impl Pool {
 #[derive(Clone, Copy)]
 pub struct Load {
     pub in_flight: usize,
-    pub receipts: bool,
+    pub receipts: Receipts,
+}
+
+/// What is asked for beside a file key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Receipts {
+    None,
+    Each,
 }
 
 impl Load {
@@ -91,7 +98,7 @@ impl Load {
                     while go_on() {
                         let (key, wrapped) = pool.next();
                         let asked = Instant::now();
-                        if self.receipts {
+                        if self.receipts == Receipts::Each {
                             let (released, receipt) =
                                 wire.unwrap_with_receipt(key, wrapped.clone()).await.unwrap();
                             if receipt.is_empty() {
@@ -113,6 +120,53 @@ impl Load {
         times.sort();
         times
     }
+}
+
+/// What one round of one way of asking came to.
+pub struct Round {
+    /// File keys a second.
+    pub rate: f64,
+    /// Processor seconds of the custodian, network process and worker, for one of them.
+    pub cpu: f64,
+    /// How long each call took, the shortest first.
+    pub times: Vec<Duration>,
+}
+
+impl Round {
+    /// Of calls that each bring so many file keys.
+    pub async fn of(dev: &Dev, keys: usize, calls: impl Future<Output = Vec<Duration>>) -> Self {
+        let (before, start) = (used(dev), Instant::now());
+        let times = calls.await;
+        let (took, done) = (start.elapsed().as_secs_f64(), (times.len() * keys) as f64);
+        Self { rate: done / took, cpu: (used(dev) - before) / done, times }
+    }
+}
+
+/// Processor seconds of network process and worker.
+pub fn used(dev: &Dev) -> f64 {
+    cpu(dev.pid()) + cpu(dev.worker().unwrap())
+}
+
+/// So many rounds of each way, and of bare `C_Decrypt`. Whichever comes first finds the machine as the others left it: each is
+/// it in turn.
+pub fn in_turn<W>(
+    count: usize,
+    ways: &[W],
+    mut round: impl FnMut(&W) -> Round,
+    mut bare: impl FnMut() -> Bare,
+) -> (Vec<Vec<Round>>, Vec<Bare>) {
+    let mut rounds: Vec<Vec<Round>> = ways.iter().map(|_| Vec::new()).collect();
+    let mut alone = Vec::new();
+    for number in 0..count {
+        for turn in 0..=ways.len() {
+            let which = (number + turn) % (ways.len() + 1);
+            match ways.get(which) {
+                Some(way) => rounds[which].push(round(way)),
+                None => alone.push(bare()),
+            }
+        }
+    }
+    (rounds, alone)
 }
 
 /// What bare `C_Decrypt` did.

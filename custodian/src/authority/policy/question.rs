@@ -165,8 +165,8 @@ static KINDS: LazyLock<HashMap<&str, EntityTypeName>> = LazyLock::new(|| {
 /// Most addresses whose expressions are kept.
 const ADDRESSES: usize = 1_024;
 
-/// Making the expression of an address parses the name of Cedar's function `ip` each time. That takes longer than the rest of the
-/// question and its answer together, and callers stay at their addresses.
+/// Making the expression of an address runs Cedar's parser each time, for the name of its function `ip`. Callers stay at their
+/// addresses.
 fn address(ip: IpAddr) -> RestrictedExpression {
     static MADE: LazyLock<Mutex<HashMap<IpAddr, RestrictedExpression>>> = LazyLock::new(Mutex::default);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -230,7 +230,7 @@ fn prepare(connection: &Connection, patience: Duration) -> rusqlite::Result<()> 
     connection.busy_timeout(patience)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // Plans do not depend on values. Otherwise each new value of a condition that a partial index might serve is reason enough
-    // to prepare the statement again: half of what charging a budget cost.
+    // to prepare the statement again: most of what charging a budget cost.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
