@@ -34,9 +34,13 @@ const LINGER: Duration = Duration::from_millis(10);
 /// So many attempts under way are a crowd: each of them waits for the token much longer than for a commit.
 const CROWD: usize = 16;
 
-/// How long a commit waits for more of a crowd's settlings. Commits cost about the same whatever is in them: with one for
-/// each settling, a crowd would spend as much processor time on commits as on a tenth of its RSA operations.
-const GATHER: Duration = Duration::from_millis(4);
+/// How long a commit waits at most for more of a crowd's settlings: until as many have come as a quarter of those under way.
+/// Commits cost about the same whatever is in them: with one for each settling, a crowd would spend as much processor time on
+/// commits as on a tenth of its RSA operations. The token has the other three quarters to work on, however fast it is.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// How often a commit that waits looks what has come. Not at each that comes: to be woken costs something, too.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// What settling answers.
 pub(super) type Verdict = Result<(Release, Changed), Denial>;
@@ -64,6 +68,11 @@ impl Job {
     /// Whether nobody waits for it.
     fn can_wait(&self) -> bool {
         matches!(self, Self::Touch(..) | Self::Attempt(Part { reply: None, .. }))
+    }
+
+    /// Whether it changes who may do what: a revocation, above all.
+    fn changes(&self) -> bool {
+        matches!(self, Self::Attempt(Part { step: Step::Settle(outcome), .. }) if outcome.change().is_some())
     }
 }
 
@@ -265,15 +274,7 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
                 () = tokio::time::sleep(RETRY), if !self.unrecorded.is_empty() => {}
                 _ = &mut ended => break,
             }
-            if self.under_way.strong_count() > CROWD && batch.len() < MAX_BATCH {
-                // Without looking at each that comes: to be woken costs something, too.
-                tokio::time::sleep(GATHER).await;
-                while batch.len() < MAX_BATCH
-                    && let Ok(job) = queue.try_recv()
-                {
-                    batch.push(job);
-                }
-            }
+            self.gather(&mut batch, &mut queue).await;
             let lingering = tokio::time::sleep(LINGER);
             tokio::pin!(lingering);
             while batch.len() < MAX_BATCH && !batch.is_empty() && batch.iter().all(Job::can_wait) {
@@ -299,6 +300,25 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
                 attempts = self.unrecorded.len(),
                 "the ledger ends with denied attempts unrecorded"
             );
+        }
+    }
+
+    /// Waits for more of a crowd's settlings. A change waits for nobody.
+    async fn gather(&self, batch: &mut Vec<Job>, queue: &mut mpsc::Receiver<Job>) {
+        let deadline = Instant::now() + GATHER;
+        while batch.len() < MAX_BATCH && !batch.iter().any(Job::changes) {
+            // One is the committer's own.
+            let crowd = self.under_way.strong_count().saturating_sub(1);
+            let settling = batch.iter().filter(|job| !job.can_wait()).count();
+            if crowd < CROWD || settling >= crowd / 4 || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(GLANCE).await;
+            while batch.len() < MAX_BATCH
+                && let Ok(job) = queue.try_recv()
+            {
+                batch.push(job);
+            }
         }
     }
 
@@ -353,3 +373,6 @@ impl<C: FnMut(&[Job]) -> Result<Committed, LedgerError>> Work<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

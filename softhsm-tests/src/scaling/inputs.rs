@@ -54,9 +54,15 @@ impl Default for Inputs {
                 "what each record adds to its commit",
                 "measured, `--bench scale`: the committing thread",
             ),
-            input("group", 512.0, "", "most records of one commit", "the program"),
+            input("group", 256.0, "", "most records of one commit", "the program"),
             input("crowd", 16.0, "", "from so many under way on, a commit waits for company", "the program"),
-            input("gather", 4_000.0, "µs", "how long it then waits", "the program"),
+            input(
+                "gather",
+                20_000.0,
+                "µs",
+                "how long at most: until a quarter of them have come",
+                "the program",
+            ),
             input(
                 "second",
                 0.0,

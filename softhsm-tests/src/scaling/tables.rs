@@ -56,15 +56,18 @@ impl Node<'_> {
     }
 
     fn ledger(&self, rate: f64) -> Commits {
-        let at_once = ledger(self.inputs, 0.0).sojourn(rate);
-        // Little's law: how many are under way.
-        ledger(self.inputs, rate * (self.before_the_ledger(rate) + at_once))
+        let commits = commits(self.inputs);
+        let before = self.before_the_ledger(rate) + commits.sojourn(rate);
+        // Little's law: how many are under way. A quarter of them come in a quarter of the time that each takes.
+        let crowd = rate * before > self.inputs.of("crowd");
+        let gather = if crowd { self.inputs.seconds("gather").min(before / 4.0) } else { 0.0 };
+        Commits { gather, ..commits }
     }
 
     /// Unwraps a second at which the first station ends.
     fn most(&self) -> f64 {
         let hsms = self.hsms().map_or(f64::INFINITY, |hsms| hsms.most());
-        self.processor().most().min(hsms).min(ledger(self.inputs, f64::INFINITY).most())
+        self.processor().most().min(hsms).min(commits(self.inputs).most())
     }
 
     fn before_the_ledger(&self, rate: f64) -> f64 {
@@ -94,11 +97,10 @@ impl Node<'_> {
     }
 }
 
-/// The ledger, with so many unwraps under way before it.
-fn ledger(inputs: &Inputs, under_way: f64) -> Commits {
-    let gather = if under_way > inputs.of("crowd") { inputs.seconds("gather") } else { 0.0 };
+/// The ledger's commits where none waits for company: beside few, and where so many wait that each commit is full.
+fn commits(inputs: &Inputs) -> Commits {
     Commits {
-        gather,
+        gather: 0.0,
         fixed: inputs.seconds("fsync"),
         each: inputs.seconds("record"),
         most_in_one: inputs.of("group"),
@@ -142,7 +144,7 @@ fn ends(inputs: &Inputs) -> String {
     ];
     let rows = nodes.map(|(cores, token)| {
         let node = Node { inputs, cores, token };
-        let (processor, ledger) = (node.processor().most(), ledger(inputs, f64::INFINITY).most());
+        let (processor, ledger) = (node.processor().most(), commits(inputs).most());
         let hsms = node.hsms().map(|hsms| hsms.most());
         let first = match (hsms, token) {
             (Some(hsms), _) if hsms <= processor && hsms <= ledger => "the HSMs",
@@ -186,7 +188,7 @@ fn takes(inputs: &Inputs) -> String {
 fn stations(inputs: &Inputs) -> String {
     let soft = Node { inputs, cores: NODE as usize, token: Token::Soft };
     let lean = Node { inputs, cores: NODE as usize, token: Token::Network(1, inputs.of("hsm")) };
-    let ledger = ledger(inputs, f64::INFINITY);
+    let ledger = commits(inputs);
     let rows = RATES.map(|rate| {
         let share = |most: f64| format!("{:.0} %", 100.0 * rate / most);
         let stations = [
@@ -210,7 +212,7 @@ fn stations(inputs: &Inputs) -> String {
 /// What it takes.
 fn to_buy(inputs: &Inputs) -> String {
     let busy = inputs.of("busy") / 100.0;
-    let ledger = ledger(inputs, f64::INFINITY).most();
+    let ledger = commits(inputs).most();
     let rows = RATES.map(|rate| {
         let with_one_spare = |each: f64| format!("{} + 1", whole((rate / (each * busy)).ceil()));
         let ledgers = (rate / (ledger * busy)).ceil();
