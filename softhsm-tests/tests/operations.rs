@@ -227,6 +227,18 @@ async fn the_auditor_sees_records_as_they_come_and_filters_them() {
 }
 
 #[test]
+fn the_token_worker_gives_way_to_the_network_process() {
+    let dev = Dev::start();
+    // proc_pid_stat(5): behind the name in parentheses the third field; the 19th of all is `nice`.
+    let nice = |pid: u32| -> i32 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').nth(16).unwrap().parse().unwrap()
+    };
+    assert!(nice(dev.worker().unwrap()) > nice(dev.pid()));
+}
+
+#[test]
 fn sighup_reads_certificates_and_rules_again() {
     let dev = Dev::start();
     let config = dev.dir().join("custodian.toml");

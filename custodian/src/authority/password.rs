@@ -15,7 +15,10 @@ use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
 
 use super::{PasswordHash, User, UserId};
-use crate::custody::{Denial, Fault};
+use crate::{
+    custody::{Denial, Fault},
+    token::worker,
+};
 
 /// What to verify against where there is no user: the work is the same as for one. Nothing verifies against it.
 const NOBODY: &str =
@@ -27,9 +30,9 @@ const ESTIMATED: usize = 72;
 /// How many wait for each hash that runs: the last of them for less than a second, where processors are not short.
 const WAITING: usize = 32;
 
-/// How far a thread that hashes gives way, as nice(1) counts: beside a thread that computes all the time it gets a quarter.
-/// Somebody who signs in waits a little longer; those who open files much less.
-const POLITENESS: i32 = 5;
+/// How far a thread that hashes gives way, as nice(1) counts: five more than the token worker, beside which it gets a quarter of a
+/// processor. Somebody who signs in waits a little longer; those who open files much less.
+const POLITENESS: i32 = worker::POLITENESS + 5;
 
 /// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so
 /// only a few at once, on threads of their own.

@@ -29,7 +29,7 @@ use super::{
     keys::{KeyRing, ServedKey, destroy, generate},
     mechanism, pin,
     pkcs11::{Hands, Module},
-    queue::{Full, Queue},
+    queue::{Full, Lane, Queue},
     rv::{Failure, Sense},
     wire::{
         self, Answer, FileKeyMessage, FromWorker, HEADER, Job, NotReady, Order, Outcome, Report, Setup, Sign,
@@ -39,6 +39,11 @@ use super::{
 
 /// Exit code of a worker whose token is sick.
 const SICK: i32 = 2;
+
+/// How far the worker gives way to the network process, as nice(1) counts. Where the module computes on these processors
+/// (SoftHSM), one operation takes some ms; who reads a request, decides or commits needs a processor for a tenth of that, and
+/// would wait for one as long as the operation takes.
+pub(crate) const POLITENESS: i32 = 10;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -114,6 +119,9 @@ impl Worker {
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
+        rustix::process::nice(POLITENESS).map_err(|error| {
+            StartError::Worker(format!("the token worker cannot give way to others: {error}"))
+        })?;
         let cage = Cage::close(&setup.cage())?;
         // Another user, another process: what was set before is gone.
         harden().map_err(|error| StartError::Worker(format!("cannot protect the token worker: {error}")))?;
@@ -166,7 +174,8 @@ impl Worker {
             Order::Job(Job { id, remaining, task }) => {
                 let task = task.ok_or_else(wire::nonsense)?;
                 let deadline = Instant::now() + Duration::from_micros(remaining);
-                if let Err(Full(job)) = self.queue.push(Waiting { id, deadline, task }) {
+                let lane = lane(&task);
+                if let Err(Full(job)) = self.queue.push(lane, Waiting { id, deadline, task }) {
                     self.answer(job.id, Outcome::Busy(()));
                 }
                 Ok(())
@@ -423,6 +432,15 @@ impl Worker {
     fn sick(&self, reason: &impl fmt::Display) -> ! {
         self.report(Report::Sick(reason.to_string()));
         process::exit(SICK);
+    }
+}
+
+/// The custodian's own signatures go ahead of what callers ask for: everybody who wants a receipt waits for that of one
+/// checkpoint, and behind a full queue of unwraps the token would run out of them meanwhile.
+fn lane(task: &Task) -> Lane {
+    match task {
+        Task::Sign(_) => Lane::Express,
+        _ => Lane::Usual,
     }
 }
 
