@@ -4,6 +4,7 @@
 //! something is never asked of it.
 
 mod annotation;
+mod kept;
 mod operation;
 mod question;
 mod schema;

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     net::IpAddr,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock},
 };
 
 use cedar_policy::{
@@ -12,7 +13,7 @@ use cedar_policy::{
 use custodian_proto::{key::KeyId, v1};
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::operation;
+use super::{kept::Kept, operation};
 use crate::authority::{Caller, DeviceId, Groups, Roles, UserId};
 
 /// What is asked, with everything a policy can look at.
@@ -83,33 +84,29 @@ impl Question {
 
     /// As Cedar sees it. This is on the way of every unwrap: with a schema Cedar would check each time what is always built
     /// here in the same way, and would carry along every action there is. So only tests have the schema checked.
-    pub(super) fn to_cedar(&self, schema: &Schema) -> Result<(Request, Entities), String> {
+    pub(super) fn to_cedar(&self, schema: &Schema) -> Result<(Request, Arc<Entities>), String> {
         let schema = cfg!(debug_assertions).then_some(schema);
         let user = uid("User", self.user.as_str())?;
         let device = uid("Device", self.device.as_str())?;
-        let (resource, facts) = match &self.key {
-            Some((id, label)) => (uid("Key", &id.to_string())?, vec![("label", string(label))]),
-            None => (uid("Custodian", "custodian")?, vec![]),
-        };
-        let roles = self.roles.iter().map(|role| string(role.name()));
         let action = uid("Action", &self.operation)?;
-        let groups = operation::groups(&self.operation).iter().map(|group| uid("Action", group.name()));
-        let entities = [
-            Entity::new_no_attrs(action.clone(), groups.collect::<Result<_, _>>()?),
-            entity(
-                &user,
-                vec![("roles", RestrictedExpression::new_set(roles))],
-                &uids("Group", &self.groups)?,
-            )?,
-            entity(
-                &device,
-                vec![("enrolled", long(self.enrolled.as_second()))],
-                &uids("DeviceGroup", &self.device_groups)?,
-            )?,
-            entity(&resource, facts, &[])?,
-        ];
+        let facts = self.facts();
+        let resource = facts.resource()?;
         let request = Request::new(user, action, resource, self.context(device)?, schema).map_err(text)?;
-        Ok((request, Entities::from_entities(entities, schema).map_err(text)?))
+        let entities = ENTITIES.get(facts, |facts| facts.entities(schema).map(Arc::new))?;
+        Ok((request, entities))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            user: self.user.clone(),
+            roles: self.roles,
+            groups: self.groups.clone(),
+            device: self.device.clone(),
+            device_groups: self.device_groups.clone(),
+            enrolled: self.enrolled,
+            operation: self.operation.clone(),
+            key: self.key.clone(),
+        }
     }
 
     fn context(&self, device: EntityUid) -> Result<Context, String> {
@@ -134,6 +131,52 @@ impl Question {
         let shown = self.factor.map(|shown| self.now.duration_since(shown).as_secs().max(0));
         let pairs = pairs.into_iter().chain(shown.map(|age| ("mfa_age", long(age))));
         Context::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value))).map_err(text)
+    }
+}
+
+/// The part of a question that is the same for many: who, from where, what, and with which key.
+#[derive(PartialEq, Eq, Hash)]
+struct Facts {
+    user: UserId,
+    roles: Roles,
+    groups: Groups,
+    device: DeviceId,
+    device_groups: Groups,
+    enrolled: Timestamp,
+    operation: String,
+    key: Option<(KeyId, String)>,
+}
+
+/// Cedar works out each time who is in which group. Whoever asks for many file keys asks with the same entities.
+static ENTITIES: LazyLock<Kept<Facts, Arc<Entities>>> = LazyLock::new(Kept::default);
+
+impl Facts {
+    fn entities(&self, schema: Option<&Schema>) -> Result<Entities, String> {
+        let label = self.key.as_ref().map(|(_, label)| ("label", string(label)));
+        let roles = self.roles.iter().map(|role| string(role.name()));
+        let groups = operation::groups(&self.operation).iter().map(|group| uid("Action", group.name()));
+        let entities = [
+            Entity::new_no_attrs(uid("Action", &self.operation)?, groups.collect::<Result<_, _>>()?),
+            entity(
+                &uid("User", self.user.as_str())?,
+                vec![("roles", RestrictedExpression::new_set(roles))],
+                &uids("Group", &self.groups)?,
+            )?,
+            entity(
+                &uid("Device", self.device.as_str())?,
+                vec![("enrolled", long(self.enrolled.as_second()))],
+                &uids("DeviceGroup", &self.device_groups)?,
+            )?,
+            entity(&self.resource()?, label.into_iter().collect(), &[])?,
+        ];
+        Entities::from_entities(entities, schema).map_err(text)
+    }
+
+    fn resource(&self) -> Result<EntityUid, String> {
+        match &self.key {
+            Some((id, _)) => uid("Key", &id.to_string()),
+            None => uid("Custodian", "custodian"),
+        }
     }
 }
 
@@ -162,18 +205,12 @@ static KINDS: LazyLock<HashMap<&str, EntityTypeName>> = LazyLock::new(|| {
     kinds.into_iter().filter_map(|kind| Some((kind, kind.parse().ok()?))).collect()
 });
 
-/// Most addresses whose expressions are kept.
-const ADDRESSES: usize = 1_024;
-
 /// Making the expression of an address runs Cedar's parser each time, for the name of its function `ip`. Callers stay at their
 /// addresses.
 fn address(ip: IpAddr) -> RestrictedExpression {
-    static MADE: LazyLock<Mutex<HashMap<IpAddr, RestrictedExpression>>> = LazyLock::new(Mutex::default);
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if made.len() >= ADDRESSES {
-        made.clear();
-    }
-    made.entry(ip).or_insert_with(|| RestrictedExpression::new_ip(ip.to_string())).clone()
+    static MADE: LazyLock<Kept<IpAddr, RestrictedExpression>> = LazyLock::new(Kept::default);
+    let Ok(made) = MADE.get(ip, |ip| Ok::<_, Infallible>(RestrictedExpression::new_ip(ip.to_string())));
+    made
 }
 
 fn string(value: &str) -> RestrictedExpression {
