@@ -1,6 +1,7 @@
 //! Unwraps through the whole custodian, over mTLS and with durable records, against bare `C_Decrypt` of the same key in the
 //! same module with two sessions: one caller, a few, many, on one connection and on several, with a receipt for each. Then at
-//! half of the load: what a single unwrap waits for. Then under full load: how long a revocation takes.
+//! half of the load: what a single unwrap waits for. Then under full load: how long a revocation takes. Then where the time goes, by
+//! the custodian's own log.
 //!
 //!     cargo bench -p softhsm-tests --bench unwrap
 //!
@@ -20,7 +21,7 @@ use std::{
 };
 
 use bench_rows::{Rows, Spread, Target};
-use common::{Load, Pool, Receipts, Round, at, in_turn, millis};
+use common::{Load, Pool, Receipts, Round, at, in_turn, millis, steps};
 use custodian_proto::v1;
 use softhsm_tests::{Dev, Identity, Person, Wire};
 
@@ -104,6 +105,10 @@ fn main() {
     {
         let name = format!("a revocation with 64 unwraps in flight, {what} of {REVOCATIONS}");
         rows.add(name, millis(at(&times, share)), "ms", target);
+    }
+    let mut folder = dev.kill();
+    for in_flight in [1, 64] {
+        folder = steps::add(&mut rows, folder, &pool, in_flight, ROUND);
     }
     rows.add(
         "bare C_Decrypt, RSA-3072, 2 sessions",

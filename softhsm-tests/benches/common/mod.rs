@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub mod steps;
+
 use std::{
     env, fs,
     fs::File,
