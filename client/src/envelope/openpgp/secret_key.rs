@@ -1,4 +1,4 @@
-//! A person's own key for signing (RFC 9580 §10.2), as `gpg --export-secret-keys` writes it.
+//! A person's own key for signing (RFC 9580 §10.2), as `gpg --export-secret-keys` and `sq key generate` write it.
 
 use std::{
     path::Path,
@@ -22,9 +22,10 @@ use zeroize::Zeroizing;
 use super::{
     armor,
     certificate::{Certificate, next_packet},
+    locked::{Secret, SecretKey},
     packet::{Head, PUBLIC_KEY, PUBLIC_SUBKEY, SECRET_KEY, SECRET_SUBKEY},
     public_key::{EDDSA_LEGACY, Material, P_256, P_384, P_521, PublicKey, take_mpi},
-    s2k::Secret,
+    s2k::MAX_MEMORY,
     signature::{SHA_256, SHA_384, SHA_512},
     signer::{check_adopted, check_alive},
 };
@@ -76,16 +77,17 @@ impl SigningKey {
             UNUSABLE => Error { what: format!("cannot sign with the key {}", file.display()), ..error },
             _ => error,
         };
-        Self::from_bytes(&bytes, SystemTime::now(), passphrase).map_err(named)
+        Self::from_bytes(&bytes, SystemTime::now(), MAX_MEMORY, passphrase).map_err(named)
     }
 
-    /// As [`SigningKey::open`], of the content of a file.
+    /// As [`SigningKey::open`], of the content of a file. `memory`: KiB that hashing the passphrase may take at most.
     ///
     /// # Errors
     /// As [`SigningKey::open`].
     pub fn from_bytes(
         bytes: &[u8],
         now: SystemTime,
+        memory: u32,
         passphrase: &dyn Fn() -> Result<Passphrase>,
     ) -> Result<Self> {
         let cannot = |why: &dyn std::fmt::Display| Error::new(Kind::Local, UNUSABLE, why);
@@ -94,10 +96,7 @@ impl SigningKey {
         let parts = Parts::parse(&binary).map_err(|error| cannot(&error.why).hint(error.hint))?;
         let mut problems = Vec::new();
         for (public, secret) in parts.signing(now, &mut problems) {
-            let secret = match Secret::parse(public.version, secret) {
-                Ok(secret) => secret,
-                Err(why) => return Err(cannot(&why)),
-            };
+            let secret = secret.read(memory).map_err(|why| cannot(&why))?;
             let opened;
             let numbers = match &secret {
                 Secret::Elsewhere => {
@@ -165,8 +164,8 @@ impl SigningKey {
 /// A secret key in its parts.
 struct Parts<'p> {
     certificate: Certificate,
-    /// Fingerprints, and what stands behind the public parts.
-    secrets: Vec<(Vec<u8>, &'p [u8])>,
+    /// Each with its fingerprint.
+    secrets: Vec<(Vec<u8>, SecretKey<'p>)>,
 }
 
 impl<'p> Parts<'p> {
@@ -190,6 +189,7 @@ impl<'p> Parts<'p> {
             }
             match PublicKey::split(content) {
                 Ok((key, secret)) => {
+                    let secret = SecretKey { tag, public: key, secret };
                     secrets.push((PublicKey::parse(key)?.fingerprint, secret));
                     public.extend(packet(public_tag, key));
                 }
@@ -203,7 +203,7 @@ impl<'p> Parts<'p> {
 
     /// The keys that may sign now, the best first: subkeys, the newest before the others, then the primary key. Why others may
     /// not goes to `problems`.
-    fn signing(&self, now: u64, problems: &mut Vec<String>) -> Vec<(&PublicKey, &'p [u8])> {
+    fn signing(&self, now: u64, problems: &mut Vec<String>) -> Vec<(&PublicKey, SecretKey<'p>)> {
         let certificate = &self.certificate;
         let primary = match certificate
             .said_of_primary(now)
@@ -372,7 +372,7 @@ mod tests {
             let content = [&[version, 0, 0, 0, 1, algorithm], &bytes[..]].concat();
             let passphrase = || Err(Error::new(Kind::Local, "x", "no passphrase"));
             let key = packet(SECRET_KEY, &content);
-            assert!(SigningKey::from_bytes(&key, SystemTime::now(), &passphrase).is_err());
+            assert!(SigningKey::from_bytes(&key, SystemTime::now(), MAX_MEMORY, &passphrase).is_err());
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::time::SystemTime;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use custodian_proto::openpgp::packet;
+use custodian_proto::{openpgp::packet, secret::Secret};
 
 use super::{
     content::{Content, Target},
     packet::LITERAL,
+    s2k::MAX_MEMORY,
     secret_key::SigningKey,
     sign::Signing,
     signatures::{Signatures, detached},
@@ -93,9 +94,20 @@ fn the_message_of_the_standard_verifies_with_its_certificate_only() {
 
 #[test]
 fn a_key_of_version_6_signs_and_its_certificate_verifies() {
-    let no_passphrase = || Err(Error::new(Kind::Local, "x", "there is none"));
-    let key = SigningKey::from_bytes(SECRET, SystemTime::now(), &no_passphrase).expect("a key");
-    let mut signing = Signing::begin(&key, &[]).expect("begun");
+    assert_signs(&open(SECRET, None).expect("a key"));
+}
+
+fn open(bytes: &[u8], passphrase: Option<&str>) -> Result<SigningKey, Error> {
+    let passphrase = || match passphrase {
+        Some(text) => Ok(Secret::new(text.to_owned())),
+        None => Err(Error::new(Kind::Local, "x", "there is none")),
+    };
+    SigningKey::from_bytes(bytes, SystemTime::now(), MAX_MEMORY, &passphrase)
+}
+
+/// With a signature that the certificate of the standard verifies.
+fn assert_signs(key: &SigningKey) {
+    let mut signing = Signing::begin(key, &[]).expect("begun");
     let announcement = signing.announcement();
     signing.update(b"con");
     signing.update(b"tent");
@@ -106,15 +118,23 @@ fn a_key_of_version_6_signs_and_its_certificate_verifies() {
     assert_eq!(signer.algorithm, "Ed25519 with SHA-256");
 }
 
+/// RFC 9580 appendix A.5: Argon2 with 2 GiB, and OCB.
+#[test]
+fn the_locked_key_of_the_standard_signs_with_its_passphrase_only() {
+    assert_signs(&open(LOCKED, Some("correct horse battery staple")).expect("a key"));
+    let wrong = open(LOCKED, Some("correct horse battery")).err().expect("refused");
+    assert!(wrong.why.contains("the passphrase is wrong"), "{wrong}");
+    let unasked = || panic!("a passphrase that is not used is not asked for");
+    let small = SigningKey::from_bytes(LOCKED, SystemTime::now(), 1 << 20, &unasked).err().expect("refused");
+    assert!(small.why.contains("2048 MiB of memory (Argon2), and more than 1024 MiB"), "{small}");
+}
+
 #[test]
 fn a_key_that_cannot_be_read_says_why() {
+    let certificate = open(CERTIFICATE, None).err().expect("refused");
+    assert!(certificate.why.contains("not PGP private key block"), "{certificate}");
     let no_passphrase = || Err(Error::new(Kind::Local, "x", "there is none"));
-    let open = |bytes: &[u8]| {
-        SigningKey::from_bytes(bytes, SystemTime::now(), &no_passphrase).err().expect("refused")
-    };
-    assert!(open(LOCKED).why.contains("gpg --export-secret-keys"), "{}", open(LOCKED));
-    assert!(open(CERTIFICATE).why.contains("not PGP private key block"), "{}", open(CERTIFICATE));
-    let earlier =
-        SigningKey::from_bytes(SECRET, SystemTime::UNIX_EPOCH, &no_passphrase).err().expect("refused");
+    let earlier = SigningKey::from_bytes(SECRET, SystemTime::UNIX_EPOCH, MAX_MEMORY, &no_passphrase);
+    let earlier = earlier.err().expect("refused");
     assert!(earlier.why.contains("none of its keys can sign"), "{earlier}");
 }
