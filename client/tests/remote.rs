@@ -72,6 +72,27 @@ fn the_first_recipient_whose_key_is_active_is_chosen() {
 }
 
 #[test]
+fn what_is_wrapped_with_pkcs1_v1_5_comes_last_and_only_a_key_made_for_that_is_asked() {
+    let (pki, custodian) = running();
+    let active = v1::KeyState::Active;
+    let made = v1::Key { r#use: v1::KeyUse::Pkcs1.into(), ..key(4, active) };
+    custodian.state.lock().keys = vec![key(2, active), key(3, v1::KeyState::Suspended), made];
+    let remote = connect(&pki, &custodian);
+    let pkcs1 = |name: u8| WrappedKey::new(key_id(name), KeyWrapping::Pkcs1, vec![name; 256]).unwrap();
+    assert_eq!(remote.choose(&[pkcs1(4), wrapped(2)]), Ok(1), "OAEP first");
+    assert_eq!(remote.choose(&[pkcs1(2), wrapped(2)]), Ok(1), "of one key, too");
+    assert_eq!(remote.choose(&[wrapped(1), pkcs1(4)]), Ok(1), "nobody has the other");
+    assert_eq!(remote.choose(&[wrapped(3), pkcs1(4)]), Ok(1), "the other is suspended");
+    assert_eq!(remote.choose(&[pkcs1(2), pkcs1(4)]), Ok(1), "the one that was made for it");
+    assert_eq!(remote.choose(&[pkcs1(2), wrapped(3)]), Ok(1), "it says that it is suspended");
+    for only in [&[pkcs1(2)][..], &[pkcs1(1), pkcs1(2)]] {
+        let refused = remote.choose(only).unwrap_err();
+        assert!(refused.kind == Kind::Refused && refused.why.contains("not made for that"), "{refused}");
+    }
+    assert!(remote.choose(&[pkcs1(1)]).unwrap_err().why.contains("KEY_UNKNOWN"));
+}
+
+#[test]
 fn an_envelope_for_somebody_else_names_the_keys_that_would_do() {
     let (pki, custodian) = running();
     custodian.state.lock().keys = vec![key(7, v1::KeyState::Active)];

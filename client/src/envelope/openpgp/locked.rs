@@ -386,7 +386,9 @@ mod tests {
         assert!(vectors.len() > 150);
         for Vector { name, tag, packet, passphrase, numbers, why } in vectors {
             match opened(tag, &bytes(&packet), &passphrase) {
-                Ok(found) => assert_eq!((hex::encode(found.as_slice()), why.as_str()), (numbers, ""), "{name}"),
+                Ok(found) => {
+                    assert_eq!((hex::encode(found.as_slice()), why.as_str()), (numbers, ""), "{name}")
+                }
                 Err(told) => assert!(!why.is_empty() && told.contains(&why), "{name}: {told}"),
             }
         }

@@ -106,7 +106,8 @@ fn argon2(passes: u32, lanes: u32, exponent: u32, memory: u32) -> Result<Params,
             kib / 1024
         ));
     }
-    Params::new(asked, passes, lanes, None).map_err(|why| format!("what it says of Argon2 makes no sense: {why}"))
+    Params::new(asked, passes, lanes, None)
+        .map_err(|why| format!("what it says of Argon2 makes no sense: {why}"))
 }
 
 /// RFC 9580 §3.7.1.3. What one hash is too short for goes on with the next, which begins with one more zero.

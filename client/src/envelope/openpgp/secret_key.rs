@@ -219,7 +219,7 @@ impl<'p> Parts<'p> {
         for (key, signatures) in &certificate.subkeys {
             let fit = certificate.binding_of(key, signatures, now).and_then(|said| {
                 let alive = check_alive(key, said, now, now);
-                alive.and_then(|()| check_adopted(certificate, key, said)).map_err(|error| error.why)?;
+                alive.and_then(|()| check_adopted(certificate, key, said, now)).map_err(|error| error.why)?;
                 Ok(said.allows_signing())
             });
             match fit {
