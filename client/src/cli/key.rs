@@ -52,7 +52,8 @@ pub(super) enum KeyCommand {
         /// A new file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// The OpenPGP certificate, armoured, of a key that was made for OpenPGP. Its signatures are made now, and recorded
+        /// The OpenPGP certificate, armoured, of a key that was made for OpenPGP, or to sign with ECDSA. Its signatures are made now, and
+        /// recorded
         #[arg(long)]
         openpgp: bool,
     },
@@ -476,7 +477,7 @@ fn tell(style: Style, key: &v1::Key) -> Result<()> {
 }
 
 fn certificate(key: &v1::Key, output: Option<&Path>) -> Result<()> {
-    if !key.openpgp_fingerprint.is_empty() {
+    if key.r#use() == v1::KeyUse::Openpgp {
         let why = "the key was made for OpenPGP, and nothing but OpenPGP can be sealed to it";
         return Err(Error::new(Kind::Usage, format!("cannot print the certificate of {}", key.name), why)
             .hint("give --openpgp, too"));

@@ -35,7 +35,7 @@ pub use factor::Needed;
 pub use identity::{certificates, certificates_of, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use renew::{Renewed, renew};
-pub use signer::RemoteSigner;
+pub use signer::{RemoteSigner, openpgp_signer};
 pub use tokens::IfLast;
 pub use users::Given;
 

@@ -43,7 +43,7 @@ pub use self::{
     content::Content,
     open::Opened,
     seal::seal,
-    secret_key::{SigningKey, is_secret_key},
+    secret_key::{EcdsaSigner, SigningKey, is_secret_key},
     signatures::{Signatures, detached, is_signature},
     signer::{Addressed, Around, Keyring, Signer, When, is_certificate},
 };

@@ -359,9 +359,9 @@ impl Signature {
 
 /// RFC 3279 §2.2.3.
 #[derive(Sequence)]
-struct EcdsaSigValue<'a> {
-    r: UintRef<'a>,
-    s: UintRef<'a>,
+pub(super) struct EcdsaSigValue<'a> {
+    pub(super) r: UintRef<'a>,
+    pub(super) s: UintRef<'a>,
 }
 
 /// How signatures on this curve over this hash are verified.
