@@ -187,7 +187,8 @@ impl Parts {
     }
 
     fn direct(&self, created: u32, more: &[(u8, &[u8])]) -> Vec<u8> {
-        let subpackets = [&[(subpacket::CREATED, &created.to_be_bytes()[..])], more].concat();
+        let created = created.to_be_bytes();
+        let subpackets = [&[(subpacket::CREATED, &created[..])], more].concat();
         self.signed(kind::DIRECT_KEY, &Self::hashed(&self.public), &subpackets)
     }
 
@@ -202,7 +203,7 @@ impl Parts {
     /// The certificate with these packets behind the key, put to the test with the signature of the standard.
     fn judge(&self, packets: &[Vec<u8>]) -> Result<Signer, String> {
         let certificate = [packet(PUBLIC_KEY, &self.public), packets.concat()].concat();
-        let keyring = Keyring::read(&certificate).expect("a certificate");
+        let keyring = Keyring::read(&certificate).map_err(|error| error.why)?;
         let found = detached(SIGNATURE, &TEXT, TEXT.len() as u64, Some(&keyring), &Silent).expect("read");
         right(&found, &keyring, Around::Nothing)
     }
