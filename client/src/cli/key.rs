@@ -309,7 +309,14 @@ impl KeyCommand {
                 certificate(&remote.key_to_seal_to(&key)?, output.as_deref())
             }
             Self::Cert { key, output, openpgp: true } => {
-                let name = remote.key_to_seal_to(&key)?.name;
+                let found = remote.key_to_seal_to(&key)?;
+                let name = found.name;
+                if v1::KeyUse::try_from(found.r#use) == Ok(v1::KeyUse::Sign) {
+                    let why = "it signs with RSA-PSS, and OpenPGP with RSA in PKCS #1 v1.5 only";
+                    let what = format!("cannot certify {name} for OpenPGP");
+                    return Err(Error::new(Kind::Usage, what, why)
+                        .hint("make one for ECDSA: custodianctl key create LABEL --use sign-ecdsa"));
+                }
                 let armoured = armored_certificate(&remote.openpgp_certificate(&name)?);
                 write_certificate(&name, &armoured, output.as_deref())
             }
