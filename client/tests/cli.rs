@@ -367,7 +367,7 @@ fn who_mistypes_the_password_is_asked_again_for_the_next_envelope_and_not_before
     assert!(first.contains("cannot extract a.p7m") && first.contains("LOGIN_FAILED"), "{screen}");
     // The custodian has no such key: that is told of the others.
     for name in [b, c] {
-        assert!(second.contains(&format!("cannot extract {name}")), "{screen}");
+        assert!(second.contains(&format!("cannot open {name}")), "{screen}");
     }
     assert!(!second.contains("LOGIN_FAILED") && second.contains("KEY_UNKNOWN"), "{screen}");
 }
