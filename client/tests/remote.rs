@@ -223,6 +223,41 @@ fn several_threads_may_unwrap_at_once() {
     assert_eq!(custodian.state.lock().unwraps.len(), 160);
 }
 
+/// What eight threads are told that ask at the same time.
+fn at_once(remote: &Remote) -> Vec<Result<(), Kind>> {
+    let start = std::sync::Barrier::new(8);
+    let ask = || {
+        start.wait();
+        remote.who_am_i().map(drop).map_err(|error| error.kind)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn of_several_threads_one_logs_in() {
+    let (pki, custodian) = running();
+    assert_eq!(at_once(&connect(&pki, &custodian)), [Ok(()); 8]);
+    assert_eq!(custodian.state.lock().logins, 1);
+    // The session that is kept is one that the custodian has forgotten.
+    custodian.state.lock().sessions.clear();
+    assert_eq!(at_once(&connect(&pki, &custodian)), [Ok(()); 8]);
+    assert_eq!(custodian.state.lock().logins, 2);
+}
+
+#[test]
+fn a_wrong_password_in_a_file_is_tried_once_whoever_asks() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    std::fs::write(pki.path("password"), "wrong horse battery").unwrap();
+    assert_eq!(at_once(&remote), [Err(Kind::Refused); 8]);
+    let error = remote.who_am_i().unwrap_err();
+    assert!(error.why.contains("LOGIN_FAILED"), "{error}");
+    assert_eq!(custodian.state.lock().logins, 1);
+}
+
 #[test]
 fn an_overloaded_custodian_is_one_to_try_again_later() {
     let (pki, custodian) = running();
