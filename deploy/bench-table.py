@@ -38,10 +38,10 @@ def machine():
     memory = int(open("/proc/meminfo").readline().split()[1]) / 1024**2
     version = said("git", "describe", "--always", "--dirty")
     programs = [said("rustc", "--version"), said("openssl", "version"), "SoftHSM " + said("softhsm2-util", "--version")]
-    for name, command in {"age": ["age", "--version"], "gpg": ["gpg", "--version"]}.items():
+    for name, command in {"age": ["age", "--version"], "gpg": ["gpg", "--version"], "sq": ["sq", "--version"]}.items():
         told = said(*command)
         if told:
-            programs.append(told if told.startswith(name) or told.startswith("gpg") else f"{name} {told}")
+            programs.append(told if told.startswith(name) else f"{name} {told}")
     return (
         f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}. Commit {version}. "
         + "; ".join(programs)

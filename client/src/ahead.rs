@@ -28,16 +28,27 @@ pub struct Question {
     pub claims: Claims,
 }
 
+/// What is found out about an envelope before its turn.
+pub enum Found {
+    /// What will be asked.
+    Question(Question),
+    /// It cannot be known before its turn.
+    Nothing,
+    /// A person must be asked for a password first, which is done in its turn. After that, more can be found out.
+    LoginFirst,
+}
+
 /// The answer to a question that was asked before its turn.
 pub struct Early {
     about: (KeyId, [u8; 32]),
+    claims: Claims,
     answer: Result<FileKey>,
 }
 
 impl Early {
-    /// The answer, if this is what was asked.
-    pub fn answer_to(self, wrapped: &WrappedKey) -> Option<Result<FileKey>> {
-        (self.about == about(wrapped)).then_some(self.answer)
+    /// The answer, if this is what was asked, and the log says this of it.
+    pub fn answer_to(self, wrapped: &WrappedKey, claims: &Claims) -> Option<Result<FileKey>> {
+        (self.about == about(wrapped) && self.claims == *claims).then_some(self.answer)
     }
 }
 
@@ -56,12 +67,11 @@ pub enum Further {
 
 /// Does `turns` while another thread looks ahead, at `count` envelopes in their order.
 ///
-/// `question` finds out what will be asked about an envelope; `None` if that is not known before its turn. `ask` asks several
-/// questions, and tells the answers by their numbers among these, as they come. What it does not tell is left to the turn, and so is a
+/// `question` finds out what will be asked about an envelope. `ask` asks several questions, and tells the answers by their numbers among these, as they come. What it does not tell is left to the turn, and so is a
 /// question that was asked before: who gives the same envelope twice has a reason, or made a mistake that shows before its key is needed.
 pub fn with_keys_ahead<R>(
     count: usize,
-    question: impl Fn(usize) -> Option<Question> + Sync,
+    question: impl Fn(usize) -> Found + Sync,
     ask: impl Fn(&[Question], &mut dyn FnMut(usize, Result<FileKey>)) -> Further + Sync,
     turns: impl FnOnce(&Ahead) -> R,
 ) -> R {
@@ -118,36 +128,41 @@ impl Ahead {
     fn look(
         &self,
         count: usize,
-        question: &impl Fn(usize) -> Option<Question>,
+        question: &impl Fn(usize) -> Found,
         ask: &impl Fn(&[Question], &mut dyn FnMut(usize, Result<FileKey>)) -> Further,
     ) {
         let mut asked = HashSet::new();
-        for start in (0..count).step_by(GROUP) {
-            if !self.has_room(start) {
-                return;
-            }
-            let (mut numbers, mut questions) = (Vec::new(), Vec::new());
-            for number in start..count.min(start + GROUP) {
-                match question(number).filter(|question| asked.insert(about(&question.wrapped))) {
-                    Some(question) => {
-                        numbers.push(number);
+        let mut next = 0;
+        while next < count && self.has_room(next) {
+            let end = count.min(next + GROUP);
+            let (mut numbers, mut questions, mut before) = (Vec::new(), Vec::new(), None);
+            while next < end && before.is_none() {
+                match question(next) {
+                    Found::Question(question) if asked.insert(about(&question.wrapped)) => {
+                        numbers.push(next);
                         questions.push(question);
                     }
-                    None => self.found(number, None),
+                    Found::Question(_) | Found::Nothing => self.found(next, None),
+                    Found::LoginFirst => before = Some(next),
+                }
+                next += 1;
+            }
+            if !questions.is_empty() {
+                let mut told = |index: usize, answer| {
+                    if let (Some(number), Some(question)) = (numbers.get(index), questions.get(index)) {
+                        let (about, claims) = (about(&question.wrapped), question.claims.clone());
+                        self.found(*number, Some(Early { about, claims, answer }));
+                    }
+                };
+                let further = ask(&questions, &mut told);
+                numbers.iter().for_each(|number| self.found(*number, None));
+                if further == Further::Stop {
+                    return;
                 }
             }
-            if questions.is_empty() {
-                continue;
-            }
-            let mut told = |index: usize, answer| {
-                if let (Some(number), Some(question)) = (numbers.get(index), questions.get(index)) {
-                    self.found(*number, Some(Early { about: about(&question.wrapped), answer }));
-                }
-            };
-            let further = ask(&questions, &mut told);
-            numbers.iter().for_each(|number| self.found(*number, None));
-            if further == Further::Stop {
-                return;
+            if let Some(number) = before {
+                self.found(number, None);
+                self.until_after(number);
             }
         }
     }
@@ -156,6 +171,12 @@ impl Ahead {
     fn has_room(&self, start: usize) -> bool {
         let full = |state: &mut State| !state.stopped && start + GROUP > state.turn + AHEAD;
         !self.changed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner).stopped
+    }
+
+    /// Waits until this turn is over, or nobody needs more.
+    fn until_after(&self, number: usize) {
+        let before = |state: &mut State| !state.stopped && state.turn <= number;
+        drop(self.changed.wait_while(self.lock(), before).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes note of it, unless something is known already, or its turn is over.
@@ -217,8 +238,13 @@ mod tests {
         WrappedKey::new(key, KeyWrapping::OaepSha1, number.to_be_bytes().to_vec()).unwrap()
     }
 
-    fn question(number: usize) -> Option<Question> {
-        Some(Question { wrapped: wrapped(number), claims: Claims::default() })
+    /// Each has claims of its own.
+    fn claims(number: usize) -> Claims {
+        Claims { file_name: number.to_string(), ..Claims::default() }
+    }
+
+    fn question(number: usize) -> Found {
+        Found::Question(Question { wrapped: wrapped(number), claims: claims(number) })
     }
 
     fn key(number: usize) -> FileKey {
@@ -248,7 +274,8 @@ mod tests {
         with_keys_ahead(1_000, question, ask, |ahead| {
             for turn in 0..1_000 {
                 done.store(turn, Ordering::SeqCst);
-                let answer = ahead.turn(turn).unwrap().answer_to(&wrapped(turn)).unwrap().unwrap();
+                let answer =
+                    ahead.turn(turn).unwrap().answer_to(&wrapped(turn), &claims(turn)).unwrap().unwrap();
                 assert!(answer.expose() == key(turn).expose());
             }
         });
@@ -258,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_unknown_unanswered_or_asked_before_is_left_to_its_turn() {
         let question = |number| match number {
-            3 => None,
+            3 => Found::Nothing,
             5 => super::tests::question(4),
             number => super::tests::question(number),
         };
@@ -274,7 +301,8 @@ mod tests {
         };
         with_keys_ahead(GROUP + 1, question, ask, |ahead| {
             for turn in 0..=GROUP {
-                let early = ahead.turn(turn).and_then(|early| early.answer_to(&wrapped(turn)));
+                let early = ahead.turn(turn);
+                let early = early.and_then(|early| early.answer_to(&wrapped(turn), &claims(turn)));
                 match (turn, early.map(|answer| answer.map(drop).map_err(|error| error.kind))) {
                     (3 | 5 | 6, None) | (7, Some(Err(Kind::Refused))) => {}
                     (turn, Some(Ok(()))) if ![3, 5, 6, 7].contains(&turn) => {}
@@ -287,7 +315,11 @@ mod tests {
     #[test]
     fn an_answer_is_only_for_what_was_asked() {
         with_keys_ahead(1, question, answers, |ahead| {
-            assert!(ahead.turn(0).unwrap().answer_to(&wrapped(1)).is_none());
+            assert!(ahead.turn(0).unwrap().answer_to(&wrapped(1), &claims(0)).is_none());
+        });
+        // The envelope was replaced meanwhile: the log must say what is opened.
+        with_keys_ahead(1, question, answers, |ahead| {
+            assert!(ahead.turn(0).unwrap().answer_to(&wrapped(0), &claims(1)).is_none());
         });
     }
 
@@ -317,6 +349,39 @@ mod tests {
             assert!(ahead.turn(0).is_some());
             used.wait();
             assert!(ahead.turn(1).is_some());
+        });
+    }
+
+    #[test]
+    fn a_login_is_left_to_its_turn_and_what_comes_after_is_asked_for_ahead() {
+        let (logged_in, turn) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
+        // The session ends before the fourth turn, and the next two logins fail.
+        let question = |number| match number {
+            0..3 => super::tests::question(number),
+            _ if turn.load(Ordering::SeqCst) > logged_in.load(Ordering::SeqCst) => {
+                super::tests::question(number)
+            }
+            _ => {
+                assert!(
+                    number == 3 || number == turn.load(Ordering::SeqCst),
+                    "{number} is looked at in its turn"
+                );
+                Found::LoginFirst
+            }
+        };
+        with_keys_ahead(20, question, answers, |ahead| {
+            for number in 0..20 {
+                turn.store(number, Ordering::SeqCst);
+                let early = ahead.turn(number);
+                let answer = early.and_then(|early| early.answer_to(&wrapped(number), &claims(number)));
+                match number {
+                    3..=5 => assert!(answer.is_none(), "{number}"),
+                    _ => assert!(answer.unwrap().unwrap().expose() == key(number).expose()),
+                }
+                if number == 5 {
+                    logged_in.store(5, Ordering::SeqCst);
+                }
+            }
         });
     }
 

@@ -11,8 +11,8 @@ use std::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{
     ALL_VERIFICATION_ALGS, BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy,
-    ExtendedKeyUsageValidator, KeyPurposeIdIter, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy, anchor_from_trusted_cert,
+    ExtendedKeyUsageValidator, KeyPurposeIdIter, RevocationCheckDepth, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) struct Chain<'a> {
     pub(crate) others: &'a [Vec<u8>],
     /// Whom we trust.
     pub(crate) authorities: &'a [Vec<u8>],
-    /// Revocation lists. If there are any, one must be from the authority that issued the certificate.
+    /// Revocation lists. If there are any, one must be from the authority that issued the certificate. Their order does not matter.
     pub(crate) lists: &'a [Vec<u8>],
 }
 
@@ -54,7 +54,9 @@ impl ExtendedKeyUsageValidator for AnyPurpose {
 }
 
 impl Chain<'_> {
-    /// Checks that one of the authorities vouched for the certificate at a time, and that none of the lists has it.
+    /// Checks that one of the authorities vouched for the certificate at a time, and that none of the lists has it. Of the lists
+    /// from the authority that issued it, one must be good at that time; another that ended beside it does no harm, unless it has
+    /// the certificate.
     ///
     /// # Errors
     /// The first reason why not. Whoever asked has words for it.
@@ -74,7 +76,7 @@ impl Chain<'_> {
         let leaf = certificate(self.leaf);
         let leaf = EndEntityCert::try_from(&leaf)?;
         let others: Vec<_> = self.others.iter().map(|der| certificate(der)).collect();
-        let path = |revocation| {
+        let path = |revocation: Option<RevocationOptions<'_>>| {
             let verified = leaf.verify_for_usage(
                 ALL_VERIFICATION_ALGS,
                 &anchors,
@@ -88,16 +90,43 @@ impl Chain<'_> {
         };
         path(None)?;
 
-        let lists: Vec<&CertRevocationList<'_>> = lists.iter().collect();
-        let Ok(revocation) = RevocationOptionsBuilder::new(&lists) else { return Ok(()) };
-        let revocation = revocation
-            .with_depth(RevocationCheckDepth::EndEntity)
-            .with_status_policy(UnknownStatusPolicy::Deny)
-            .with_expiration_policy(match ended {
-                EndedLists::Refuse => ExpirationPolicy::Enforce,
-                EndedLists::LookInto => ExpirationPolicy::Ignore,
-            });
-        path(Some(revocation.build()))
+        if lists.is_empty() {
+            return Ok(());
+        }
+        // Of several lists it is given, webpki looks at the first that speaks for the certificate only. So it is given each alone.
+        let look = |list: &CertRevocationList<'_>, ended| {
+            let alone = [list];
+            let revocation = RevocationOptionsBuilder::new(&alone)
+                .map_err(|_| webpki::Error::UnknownRevocationStatus)?
+                .with_depth(RevocationCheckDepth::EndEntity)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ended)
+                .build();
+            path(Some(revocation))
+        };
+        let mut status = Err(webpki::Error::UnknownRevocationStatus);
+        for list in &lists {
+            match look(list, ended.policy()) {
+                Ok(()) => status = Ok(()),
+                Err(webpki::Error::UnknownRevocationStatus) => {}
+                Err(list_ended @ webpki::Error::CrlExpired { .. }) => {
+                    // What it has was revoked all the same.
+                    look(list, ExpirationPolicy::Ignore)?;
+                    status = status.or(Err(list_ended));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        status
+    }
+}
+
+impl EndedLists {
+    fn policy(self) -> ExpirationPolicy {
+        match self {
+            Self::Refuse => ExpirationPolicy::Enforce,
+            Self::LookInto => ExpirationPolicy::Ignore,
+        }
     }
 }
 

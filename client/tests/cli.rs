@@ -309,6 +309,69 @@ fn a_wrong_password_is_tried_once() {
     assert_eq!(custodian.state.lock().logins, 1);
 }
 
+/// Messages to a certificate that the custodian is asked about by name: that takes a session.
+fn messages(workstation: &Workstation) -> [&'static str; 3] {
+    let openssl = |args: &[&str]| {
+        let ran =
+            Command::new("openssl").args(args).current_dir(workstation.pki.dir.path()).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    };
+    let key = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", "x.key"];
+    openssl(&[&key[..], &["-out", "x.crt"]].concat());
+    fs::write(workstation.pki.path("plain"), "plain").unwrap();
+    let names = ["a.p7m", "b.p7m", "c.p7m"];
+    for name in names {
+        let seal =
+            ["cms", "-encrypt", "-binary", "-in", "plain", "-outform", "DER", "-aes-256-gcm", "-out", name];
+        openssl(&[&seal[..], &["-recip", "x.crt", "-keyopt", "rsa_padding_mode:oaep"]].concat());
+    }
+    names
+}
+
+#[test]
+fn a_wrong_password_is_tried_once_for_many_envelopes() {
+    let (mut workstation, custodian) = Workstation::with_custodian();
+    workstation.password = Some("wrong horse battery");
+    let [a, b, c] = messages(&workstation);
+    let ran = workstation.run(ENVELOPE, &["extract", a, b, c]).fails(3, &["cannot extract 3 of 3 envelopes"]);
+    assert_eq!(ran.err.matches("LOGIN_FAILED").count(), 3, "{ran:#?}");
+    assert_eq!(custodian.state.lock().logins, 1);
+}
+
+#[test]
+fn who_mistypes_the_password_is_asked_again_for_the_next_envelope_and_not_before() {
+    let (mut workstation, custodian) = Workstation::with_custodian();
+    workstation.password = None;
+    let [a, b, c] = messages(&workstation);
+    // A terminal of its own.
+    let mut command = workstation.command("/usr/bin/script", &["-qec"]);
+    command.arg(format!("{ENVELOPE} extract {a} {b} {c}")).arg("/dev/null");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut typed, mut shown) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut screen = Vec::new();
+    let mut byte = [0];
+    for password in ["wrong horse battery", PASSWORD] {
+        let begun = screen.len();
+        while !screen[begun..].ends_with(b"password of anna: ") {
+            assert_eq!(shown.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&screen));
+            screen.push(byte[0]);
+        }
+        writeln!(typed, "{password}").unwrap();
+    }
+    shown.read_to_end(&mut screen).unwrap();
+    let screen = String::from_utf8(screen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{screen}");
+    assert_eq!(custodian.state.lock().logins, 2, "{screen}");
+    assert_eq!(screen.matches("password of anna: ").count(), 2, "{screen}");
+    let (first, second) = screen.split_at(screen.rfind("password of anna: ").unwrap());
+    assert!(first.contains("cannot extract a.p7m") && first.contains("LOGIN_FAILED"), "{screen}");
+    // The custodian has no such key: that is told of the others.
+    for name in [b, c] {
+        assert!(second.contains(&format!("cannot open {name}")), "{screen}");
+    }
+    assert!(!second.contains("LOGIN_FAILED") && second.contains("KEY_UNKNOWN"), "{screen}");
+}
+
 #[test]
 fn a_password_can_come_from_standard_input() {
     let (mut workstation, custodian) = Workstation::with_custodian();

@@ -72,6 +72,27 @@ fn the_first_recipient_whose_key_is_active_is_chosen() {
 }
 
 #[test]
+fn what_is_wrapped_with_pkcs1_v1_5_comes_last_and_only_a_key_made_for_that_is_asked() {
+    let (pki, custodian) = running();
+    let active = v1::KeyState::Active;
+    let made = v1::Key { r#use: v1::KeyUse::Pkcs1.into(), ..key(4, active) };
+    custodian.state.lock().keys = vec![key(2, active), key(3, v1::KeyState::Suspended), made];
+    let remote = connect(&pki, &custodian);
+    let pkcs1 = |name: u8| WrappedKey::new(key_id(name), KeyWrapping::Pkcs1, vec![name; 256]).unwrap();
+    assert_eq!(remote.choose(&[pkcs1(4), wrapped(2)]), Ok(1), "OAEP first");
+    assert_eq!(remote.choose(&[pkcs1(2), wrapped(2)]), Ok(1), "of one key, too");
+    assert_eq!(remote.choose(&[wrapped(1), pkcs1(4)]), Ok(1), "nobody has the other");
+    assert_eq!(remote.choose(&[wrapped(3), pkcs1(4)]), Ok(1), "the other is suspended");
+    assert_eq!(remote.choose(&[pkcs1(2), pkcs1(4)]), Ok(1), "the one that was made for it");
+    assert_eq!(remote.choose(&[pkcs1(2), wrapped(3)]), Ok(1), "it says that it is suspended");
+    for only in [&[pkcs1(2)][..], &[pkcs1(1), pkcs1(2)]] {
+        let refused = remote.choose(only).unwrap_err();
+        assert!(refused.kind == Kind::Refused && refused.why.contains("not made for that"), "{refused}");
+    }
+    assert!(remote.choose(&[pkcs1(1)]).unwrap_err().why.contains("KEY_UNKNOWN"));
+}
+
+#[test]
 fn an_envelope_for_somebody_else_names_the_keys_that_would_do() {
     let (pki, custodian) = running();
     custodian.state.lock().keys = vec![key(7, v1::KeyState::Active)];
@@ -200,6 +221,41 @@ fn several_threads_may_unwrap_at_once() {
         }
     });
     assert_eq!(custodian.state.lock().unwraps.len(), 160);
+}
+
+/// What eight threads are told that ask at the same time.
+fn at_once(remote: &Remote) -> Vec<Result<(), Kind>> {
+    let start = std::sync::Barrier::new(8);
+    let ask = || {
+        start.wait();
+        remote.who_am_i().map(drop).map_err(|error| error.kind)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn of_several_threads_one_logs_in() {
+    let (pki, custodian) = running();
+    assert_eq!(at_once(&connect(&pki, &custodian)), [Ok(()); 8]);
+    assert_eq!(custodian.state.lock().logins, 1);
+    // The session that is kept is one that the custodian has forgotten.
+    custodian.state.lock().sessions.clear();
+    assert_eq!(at_once(&connect(&pki, &custodian)), [Ok(()); 8]);
+    assert_eq!(custodian.state.lock().logins, 2);
+}
+
+#[test]
+fn a_wrong_password_in_a_file_is_tried_once_whoever_asks() {
+    let (pki, custodian) = running();
+    let remote = connect(&pki, &custodian);
+    std::fs::write(pki.path("password"), "wrong horse battery").unwrap();
+    assert_eq!(at_once(&remote), [Err(Kind::Refused); 8]);
+    let error = remote.who_am_i().unwrap_err();
+    assert!(error.why.contains("LOGIN_FAILED"), "{error}");
+    assert_eq!(custodian.state.lock().logins, 1);
 }
 
 #[test]

@@ -167,11 +167,11 @@ pub(crate) fn openpgp_signer(bytes: &[u8]) {
     keyring.check(&found, openpgp::Around::Nothing, today()).map(drop).ok();
 }
 
-/// A person's own OpenPGP key, with a passphrase that does not fit.
+/// A person's own OpenPGP key, with the passphrase of the seeds that have one, and a MiB to hash it in.
 pub(crate) fn openpgp_key(bytes: &[u8]) {
-    let passphrase = || Ok(Secret::new("passphrase".to_owned()));
+    let passphrase = || Ok(Secret::new("correct horse battery staple".to_owned()));
     let _told = openpgp::is_secret_key(bytes);
-    openpgp::SigningKey::from_bytes(bytes, SystemTime::now(), &passphrase).map(drop).ok();
+    openpgp::SigningKey::from_bytes(bytes, SystemTime::now(), 1 << 10, &passphrase).map(drop).ok();
 }
 
 /// A person's own key in PKCS #12 or PEM, with a password that fits to the seeds.

@@ -218,6 +218,14 @@ refusals! {
     Overloaded = "OVERLOADED",
         "the custodian is busy",
         "try again in a moment";
+    /// Of a batch, the next item did not come, or the next answer was not read. Asking again for what has no answer helps.
+    TooSlow = "TOO_SLOW",
+        "the next item did not come, or the next answer was not read, in time",
+        "ask again for what was not answered";
+    /// The custodian ends: what has not begun is not begun any more. Waiting helps.
+    Stopping = "STOPPING",
+        "the custodian is being stopped",
+        "try again in a moment; if it lasts, tell the administrators";
 }
 
 impl fmt::Display for Refusal {

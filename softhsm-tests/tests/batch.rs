@@ -194,11 +194,27 @@ async fn of_a_caller_that_hangs_up_what_has_begun_is_settled() {
     let records = Wire::records(&dev).await;
     assert_no_gap(&records);
     let unwraps: Vec<_> = records.iter().filter(|record| record.operation == "Unwrap").collect();
-    // What the token had not done yet when it was stopped has that as its outcome; none is unknown.
-    let settled = |outcome: &str| matches!(outcome, "OK" | "TOKEN_UNAVAILABLE");
-    assert!(unwraps.iter().all(|record| settled(&record.outcome)), "{unwraps:?}");
+    // The token was there until the last of them had ended.
+    assert!(unwraps.iter().all(|record| record.outcome == "OK"), "{unwraps:?}");
     assert!(unwraps.iter().any(|record| record.request_id == first.as_ref().unwrap().request_id));
     assert!((unwraps.len() as u64) < MOST, "nobody was there to ask for the rest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_open_when_the_custodian_is_stopped_says_that_items_are_missing() {
+    let dev = unlimited();
+    let wire = Wire::login(&dev, Person::Operator).await;
+    let (feed, mut answers) = fed(&wire).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
+    let feeding = tokio::spawn(feed_all(feed, key, wrapped));
+    answers.next().await.unwrap().unwrap().1.unwrap();
+    Dev::signal(dev.pid(), "TERM");
+    let (rest, end) = answers.rest().await;
+    let end = end.unwrap_err();
+    assert_eq!((end.code(), reason(&end).as_str()), (Code::Unavailable, "STOPPING"));
+    assert!((rest.len() as u64) < MOST - 1);
+    assert!(rest.iter().all(|(_, answer)| answer.is_ok()), "what had begun ended: {rest:?}");
+    feeding.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,9 @@ use custodian_proto::{
 };
 use prost::Message as _;
 use rusqlite::Connection;
-use softhsm_tests::{Dev, Load, Person, Ran, Start, Wire, bin, run, sealed_key};
+use softhsm_tests::{
+    Act, Code, Control, Dev, Function, Load, Person, Ran, Start, When, Wire, bin, run, sealed_key,
+};
 
 /// Seals one small file, and extracts it with these arguments beside.
 fn extract(dev: &Dev, name: &str, args: &[&str]) -> Ran {
@@ -85,6 +87,34 @@ async fn an_answer_carries_its_receipt_if_it_is_asked_for() {
     assert_eq!(receipt.index + 1, released.sequence);
     let record = v1::Record::decode(receipt.entry.as_slice()).unwrap();
     assert_eq!((record.request_id, record.outcome.as_str()), (released.request_id, "OK"));
+}
+
+#[tokio::test]
+async fn a_released_key_does_not_wait_for_a_log_key_that_is_in_trouble() {
+    let (dev, faults) = Dev::start_with_faults(|_| ());
+    let operator = Wire::login(&dev, Person::Operator).await;
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[7; 32]);
+    let log_key = fs::read_to_string(dev.dir().join("keys/log.pub")).unwrap();
+    let log_key: VerifierKey = log_key.trim().parse().unwrap();
+    let late = Act::DelayMs(2_000);
+    let broken = Act::Return(Code::CKR_FUNCTION_FAILED);
+    for act in [late, broken] {
+        faults.set(Control::default().fault(Function::Sign, When::Every, act));
+        let (released, receipt) = operator.unwrap_with_receipt(&key, wrapped.clone()).await.unwrap();
+        // It would be there if it had been waited for, or there had been no answer.
+        assert_eq!((released.file_key, receipt.as_str()), (vec![7; 32], ""), "{act:?}");
+        faults.clear();
+        let receipt = loop {
+            match operator.receipt(released.sequence).await {
+                Ok(receipt) => break receipt,
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::task::yield_now().await;
+        };
+        let receipt: Receipt = receipt.parse().unwrap();
+        receipt.verify(&log_key).unwrap();
+        assert_eq!(receipt.index + 1, released.sequence);
+    }
 }
 
 #[tokio::test]

@@ -320,3 +320,93 @@ fn who_signed_is_verified_before_anything_is_written_and_so_is_for_whom() {
     refused.says("somebody else");
     run(Command::new("gpgconf").arg("--homedir").arg(dev.scratch("gpg")).args(["--kill", "all"])).expect(0);
 }
+
+#[tokio::test]
+async fn a_key_in_the_custodian_signs_what_gpg_and_sequoia_verify_and_so_do_we() {
+    let (dev, certificate) = start();
+    let (source, text) = write_text(&dev);
+    let (source, to) = (source.to_str().unwrap(), certificate.to_str().unwrap());
+    let folder = dev.scratch("signed");
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let shown = key(&dev, &["create", "letters", "--use", "sign-ecdsa", "--json"]).expect(0).json();
+    let fingerprint = shown["openpgp_fingerprint"].as_str().unwrap().to_owned();
+    key(&dev, &["create", "others", "--use", "sign-ecdsa"]).expect(0);
+    key(&dev, &["create", "contracts", "--use", "sign", "--bits", "2048"]).expect(0);
+    let issued = |of: &str, name: &str| {
+        key(&dev, &["export", of, "--openpgp", "-o", &path(name)]).expect(0);
+        path(name)
+    };
+    let (letters, others) = (issued("letters", "letters.asc"), issued("others", "others.asc"));
+    let seal = |who: Person, to: &str, with: &str, out: &str| {
+        let args = ["seal", "--format", "openpgp", "--to", to, "--sign-with", with, "-o", out, source];
+        dev.envelope(who, args)
+    };
+    let extract = |envelope: &str, from: &str| {
+        let args = ["extract", envelope, "--to-stdout", "--accept-from", from];
+        dev.envelope(Person::Operator, args)
+    };
+
+    // To the custodian, which opens it: the signer is known, and any other is not accepted.
+    seal(Person::Operator, to, "custodian:letters", &path("ours.gpg")).expect(0);
+    let opened = extract(&path("ours.gpg"), &letters).expect(0);
+    assert_eq!(opened.stdout, text);
+    opened.says("signed by letters v1 (Custodian, key ");
+    let refused = extract(&path("ours.gpg"), &others).expect(5);
+    assert!(refused.stdout.is_empty());
+    refused.says("not accepted").says(&fingerprint);
+    let records = Wire::records(&dev).await;
+    let signed: Vec<_> = records.iter().filter(|record| record.operation == "Sign").collect();
+    let [signed] = signed.as_slice() else { panic!("{} signatures", signed.len()) };
+    assert_eq!((signed.outcome.as_str(), signed.claims.as_ref().unwrap().format.as_str()), ("OK", "openpgp"));
+    assert!(signed.digest.starts_with("sha256:") && shown["name"] == signed.key, "{}", signed.digest);
+
+    // To bert, who has gpg and Sequoia.
+    person(&dev, "bert");
+    let [bert, secret] = ["--export", "--export-secret-keys"].map(|what| exported(&dev, what, "bert"));
+    seal(Person::Operator, &bert, "custodian:letters", &path("to-bert.gpg")).expect(0);
+    let gpg_verifies = |expected: &[&str]| {
+        let mut decrypt = loopback(&dev);
+        decrypt.args(["--status-fd", "2", "--output", "-", "--decrypt", &path("to-bert.gpg")]);
+        let ran = run(&mut decrypt);
+        assert_eq!(ran.stdout, text, "{}", ran.stderr);
+        expected.iter().for_each(|one| assert!(ran.stderr.contains(one), "{one}: {}", ran.stderr));
+    };
+    let sequoia_verifies = |signer: &str| {
+        let mut decrypt = Command::new("sq");
+        decrypt.args(["decrypt", "--recipient-key", &secret, "--signer-cert", signer, "--signatures", "1"]);
+        run(decrypt.arg(path("to-bert.gpg")))
+    };
+    run(gpg(&dev).args(["--import", &letters])).expect(0);
+    gpg_verifies(&["GOODSIG", &fingerprint]);
+    assert_eq!(sequoia_verifies(&letters).expect(0).stdout, text);
+    assert_ne!(sequoia_verifies(&others).code, Some(0));
+
+    // What it signed stays good when the next version took over; what the next signs is another's.
+    key(&dev, &["rotate", "letters"]).expect(0);
+    let before = issued("letters@1", "before.asc");
+    assert_eq!(sequoia_verifies(&before).expect(0).stdout, text);
+    run(gpg(&dev).args(["--import", &before])).expect(0);
+    gpg_verifies(&["VALIDSIG", &fingerprint]);
+    seal(Person::Operator, to, "custodian:letters", &path("next.gpg")).expect(0);
+    extract(&path("next.gpg"), &letters).expect(5).says("not accepted");
+    let next = issued("letters", "next.asc");
+    assert_eq!(extract(&path("next.gpg"), &next).expect(0).stdout, text);
+
+    // Once somebody else may have it, its certificate says so.
+    key(&dev, &["compromise", "letters@2", "--reason", "lost"]).expect(0);
+    let revoked = issued("letters@2", "revoked.asc");
+    extract(&path("next.gpg"), &revoked).expect(5).says("revoked");
+    key(&dev, &["suspend", "others", "--reason", "holiday"]).expect(0);
+    key(&dev, &["export", "others@1", "--openpgp"]).expect(3).says("KEY_SUSPENDED");
+
+    // Who may not sign seals nothing, nor does a key that signs in another way.
+    let none = path("none.gpg");
+    seal(Person::Operator, to, "custodian:others@1", &none).expect(3).says("KEY_SUSPENDED");
+    key(&dev, &["activate", "others"]).expect(0);
+    seal(Person::Auditor, to, "custodian:others", &none).expect(3).says("ROLE_MISSING");
+    seal(Person::Operator, to, "custodian:contracts", &none).expect(2).says("--use sign-ecdsa");
+    seal(Person::Operator, to, "custodian:pgp", &none).expect(3).says("WRONG_KEY_USE");
+    key(&dev, &["export", "contracts", "--openpgp"]).expect(2).says("--use sign-ecdsa");
+    assert!(!Path::new(&none).exists());
+    run(Command::new("gpgconf").arg("--homedir").arg(dev.scratch("gpg")).args(["--kill", "all"])).expect(0);
+}

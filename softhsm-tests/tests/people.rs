@@ -6,9 +6,11 @@ use std::{
     process::Command,
 };
 
+use custodian_proto::v1::{self, certificate_service_client::CertificateServiceClient};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 use softhsm_tests::{Dev, Identity, Person, Ran, Wire, bin, run};
+use tonic_types::StatusExt as _;
 
 const EMAIL: &str = "alice@example.org";
 
@@ -152,6 +154,45 @@ async fn a_certificate_says_what_an_administrator_recorded_and_openssl_accepts_i
     assert_eq!(outcomes, ["IDENTITY_UNKNOWN", "INVALID_ARGUMENT", "OK", "OK"]);
     assert!(requested[2].1.contains("to sign, alice@example.org, V2, SHA-256 "), "{}", requested[2].1);
     assert!(of("RevokeCertificate").contains(&("OK", "compromised; lost")), "{:?}", of("RevokeCertificate"));
+}
+
+/// Asks for so many revocation lists at once: the numbers of those that came, and how many were refused for want of room.
+async fn lists(wire: &Wire, count: usize, days: u32) -> (Vec<u64>, usize) {
+    let asked: Vec<_> = (0..count)
+        .map(|_| {
+            let mut service = CertificateServiceClient::new(wire.channel());
+            let request = wire.request(v1::GetPeopleRevocationListRequest { days });
+            tokio::spawn(async move { service.get_people_revocation_list(request).await })
+        })
+        .collect();
+    let (mut numbers, mut refused) = (Vec::new(), 0);
+    for list in asked {
+        match list.await.unwrap() {
+            Ok(list) => numbers.push(list.into_inner().number),
+            Err(status) => {
+                let info = status.get_error_details().error_info().unwrap().reason.clone();
+                assert_eq!(info, "OVERLOADED");
+                refused += 1;
+            }
+        }
+    }
+    (numbers, refused)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_many_revocation_lists_takes_no_room_from_others() {
+    let dev = Dev::start();
+    let wire = Wire::login(&dev, Person::Operator).await;
+    // One is made for all who ask at the same time.
+    let (numbers, refused) = lists(&wire, 100, 0).await;
+    assert_eq!((numbers.len(), refused), (100, 0));
+    assert!(numbers.iter().all(|number| *number == numbers[0]), "{numbers:?}");
+    // Each is made for whoever asks: a few at once.
+    let (mut numbers, refused) = lists(&wire, 100, 5).await;
+    assert!(refused > 0 && !numbers.is_empty(), "{} were made", numbers.len());
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len() + refused, 100, "each has a number of its own");
 }
 
 #[tokio::test]

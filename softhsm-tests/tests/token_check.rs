@@ -118,6 +118,27 @@ fn a_pin_that_expires_while_it_serves_is_not_tried_again() {
 }
 
 #[test]
+fn a_pin_that_becomes_wrong_is_tried_once_for_all_workers_of_a_token() {
+    let (dev, faults) = Dev::start_with_faults(|token| {
+        token.insert("workers".into(), 3.into());
+    });
+    assert_eq!(dev.workers().len(), 3);
+    faults.set(login(Code::CKR_PIN_INCORRECT));
+    dev.workers().into_iter().for_each(|worker| Dev::signal(worker, "KILL"));
+    let trouble = || {
+        let status = dev.ctl(Person::Admin, ["status", "--json"]).expect(0).json();
+        status["token"]["trouble"].as_str().unwrap_or_default().to_owned()
+    };
+    while !trouble().contains("refuses the PIN") {
+        std::thread::yield_now();
+    }
+    for _ in 0..10 {
+        assert!(trouble().contains("refuses the PIN"));
+    }
+    assert_eq!((dev.workers(), faults.calls(Function::Login)), (vec![], 1));
+}
+
+#[test]
 fn a_worker_makes_do_with_the_sessions_there_are() {
     let (folder, faults) = faulty(|token| {
         token.insert("threads".into(), 8.into());

@@ -27,7 +27,7 @@ use super::{
     verify::signed_by,
 };
 use crate::{
-    ahead::{Early, Further, Question, with_keys_ahead},
+    ahead::{Early, Found, Further, Question, with_keys_ahead},
     envelope::{OwnKey, cms::Unauthenticated},
     error::{Error, Kind, Result},
     extract::{ExtractJob, ExtractTo, Limits, extract_stamped},
@@ -122,12 +122,21 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     if custodian.own.is_some() {
         return several::each(files, |file| extract_one(args, file, &custodian, None, &done(file)));
     }
-    let wanted = several::wanted(files, &args.web, |keys| custodian.ask(|remote| remote.choose_key(keys)))?;
+    let choose = |keys: &[KeyId]| {
+        custodian.ask(|remote| match remote.choose_key(keys) {
+            // That is about one envelope; without a session it would be about all.
+            Err(error) if error.kind == Kind::Refused && remote.is_logged_in() => Ok(None),
+            chosen => chosen.map(Some),
+        })
+    };
+    let wanted = several::wanted(files, &args.web, choose)?;
     if !wanted.is_empty() {
         let what = format!("cannot extract these {} envelopes", files.len());
         custodian.ask(|remote| remote.check_budget(&what, &wanted))?;
     }
-    let question = |number: usize| scout::question(args, files.get(number)?, &custodian);
+    let question = |number: usize| {
+        files.get(number).map_or(Found::Nothing, |file| scout::question(args, file, &custodian))
+    };
     let ask = |questions: &[Question], told: &mut dyn FnMut(usize, Result<FileKey>)| {
         match custodian.ask(|remote| remote.unwrap_many(questions, told)) {
             Ok(()) => Further::Look,
@@ -223,7 +232,7 @@ fn extract_one(
 }
 
 /// Which of these keys, each wrapped in this way, is asked for.
-type Chosen = HashMap<Vec<(KeyId, KeyWrapping)>, Result<usize>>;
+type Chosen = HashMap<Vec<(KeyId, KeyWrapping)>, usize>;
 
 /// The custodian, connected to when the first key is asked for: an envelope that cannot be read costs no connection, no
 /// password and no record.
@@ -258,18 +267,17 @@ impl WhenNeeded {
         Ok(Arc::clone(slot.insert(Arc::new(self.connection.equip(remote)))))
     }
 
-    /// As [`Unwrapper::choose`] of the custodian, which is asked once for each set of keys and ways of wrapping.
+    /// As [`Unwrapper::choose`] of the custodian, which is asked until it names one, for each set of keys and ways of wrapping. Why it
+    /// did not may have been of the moment: a mistyped password.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
         let keys: Vec<_> = wrapped.iter().map(|one| (one.key_id(), one.wrapping())).collect();
         let chosen = || self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = chosen().get(&keys) {
-            return known.clone();
+            return Ok(*known);
         }
-        let answer = self.ask(|remote| remote.choose(wrapped));
-        if answer.as_ref().is_ok() || answer.as_ref().is_err_and(|error| error.kind == Kind::Refused) {
-            chosen().insert(keys, answer.clone());
-        }
-        answer
+        let index = self.ask(|remote| remote.choose(wrapped))?;
+        chosen().insert(keys, index);
+        Ok(index)
     }
 }
 
@@ -302,7 +310,7 @@ fn about_envelope(what: &str, error: Error) -> Error {
 impl Unwrapper for Opener<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
         let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(answer) = early.and_then(|early| early.answer_to(wrapped)) {
+        if let Some(answer) = early.and_then(|early| early.answer_to(wrapped, claims)) {
             return answer.map_err(|error| about_envelope(&self.what, error));
         }
         self.ask(|remote| {

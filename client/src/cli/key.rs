@@ -52,7 +52,8 @@ pub(super) enum KeyCommand {
         /// A new file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// The OpenPGP certificate, armoured, of a key that was made for OpenPGP. Its signatures are made now, and recorded
+        /// The OpenPGP certificate, armoured, of a key that was made for OpenPGP, or to sign with ECDSA. Its signatures are made now, and
+        /// recorded
         #[arg(long)]
         openpgp: bool,
     },
@@ -308,7 +309,14 @@ impl KeyCommand {
                 certificate(&remote.key_to_seal_to(&key)?, output.as_deref())
             }
             Self::Cert { key, output, openpgp: true } => {
-                let name = remote.key_to_seal_to(&key)?.name;
+                let found = remote.key_to_seal_to(&key)?;
+                let name = found.name;
+                if v1::KeyUse::try_from(found.r#use) == Ok(v1::KeyUse::Sign) {
+                    let why = "it signs with RSA-PSS, and OpenPGP with RSA in PKCS #1 v1.5 only";
+                    let what = format!("cannot certify {name} for OpenPGP");
+                    return Err(Error::new(Kind::Usage, what, why)
+                        .hint("make one for ECDSA: custodianctl key create LABEL --use sign-ecdsa"));
+                }
                 let armoured = armored_certificate(&remote.openpgp_certificate(&name)?);
                 write_certificate(&name, &armoured, output.as_deref())
             }
@@ -476,7 +484,7 @@ fn tell(style: Style, key: &v1::Key) -> Result<()> {
 }
 
 fn certificate(key: &v1::Key, output: Option<&Path>) -> Result<()> {
-    if !key.openpgp_fingerprint.is_empty() {
+    if key.r#use() == v1::KeyUse::Openpgp {
         let why = "the key was made for OpenPGP, and nothing but OpenPGP can be sealed to it";
         return Err(Error::new(Kind::Usage, format!("cannot print the certificate of {}", key.name), why)
             .hint("give --openpgp, too"));

@@ -57,7 +57,8 @@ pub(super) struct SealArgs {
     #[arg(long)]
     keep_symlinks: bool,
     /// Sign the envelope with this key: a file in PEM or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC
-    /// 7512); or custodian:LABEL. With --format openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it
+    /// 7512); or custodian:LABEL. With --format openpgp a file with an OpenPGP secret key, as gpg --export-secret-keys writes it, or
+    /// custodian:LABEL of a key for ECDSA
     #[arg(long, value_name = "KEY")]
     sign_with: Option<With>,
     #[command(flatten)]
@@ -185,10 +186,10 @@ enum Sealer {
 
 impl Sealer {
     fn open(args: &SealArgs, with: &With, interrupt: &Interrupt) -> Result<Self> {
+        let connect = || args.connection.connect(interrupt);
         match args.format {
-            Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with)?))),
+            Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with, connect)?))),
             Format::Mtd | Format::Sealed | Format::Cms => {
-                let connect = || args.connection.connect(interrupt);
                 Ok(Self::Cms(args.signer.open(with, connect, interrupt)?))
             }
         }

@@ -42,14 +42,14 @@ pub(super) fn each(files: &[PathBuf], mut extract: impl FnMut(&Path) -> Result<(
 }
 
 /// The files that these envelopes would make the custodian unwrap, by the key that would be asked for: what can be known
-/// beforehand. An envelope that cannot be read says so in its turn.
+/// beforehand. An envelope that cannot be read, or has no key that `choose` would take, says so in its turn.
 ///
 /// # Errors
-/// [`Kind::Usage`] if there are too many; and what `choose` says that is not about one envelope.
+/// [`Kind::Usage`] if there are too many; and those of `choose`.
 pub(super) fn wanted(
     files: &[PathBuf],
     web: &Web,
-    choose: impl Fn(&[KeyId]) -> Result<usize>,
+    choose: impl Fn(&[KeyId]) -> Result<Option<usize>>,
 ) -> Result<BTreeMap<KeyId, Vec<[u8; 32]>>> {
     if files.len() > MAX_CHECKED_FILES {
         let what = format!("cannot extract {} envelopes", files.len());
@@ -77,15 +77,13 @@ pub(super) fn wanted(
     Ok(wanted)
 }
 
-/// The key that would be asked for. `None`: the custodian has none of them, which is said in its turn.
-fn the_one_of(keys: &[KeyId], choose: &impl Fn(&[KeyId]) -> Result<usize>) -> Result<Option<KeyId>> {
-    if let [only] = keys {
-        return Ok(Some(*only));
-    }
-    match choose(keys) {
-        Ok(index) => Ok(keys.get(index).copied()),
-        Err(error) if error.kind == Kind::Refused => Ok(None),
-        Err(error) => Err(error),
+/// The key that would be asked for.
+fn the_one_of(keys: &[KeyId], choose: &impl Fn(&[KeyId]) -> Result<Option<usize>>) -> Result<Option<KeyId>> {
+    match keys {
+        // The format names its keys in another way.
+        [] => Ok(None),
+        [only] => Ok(Some(*only)),
+        several => Ok(choose(several)?.and_then(|index| several.get(index).copied())),
     }
 }
 

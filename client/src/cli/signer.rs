@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     password::PasswordSource,
-    remote::{Remote, RemoteSigner, WhichKey},
+    remote::{Remote, RemoteSigner, WhichKey, openpgp_signer},
     signed::{LocalSigner, Login, Signer, TokenSigner},
 };
 
@@ -33,19 +33,26 @@ pub(super) struct SignerArgs {
 }
 
 impl SignerArgs {
-    /// An OpenPGP key.
-    pub(super) fn open_openpgp(&self, with: &With) -> Result<SigningKey> {
-        let With::File(file) = with else {
-            let why = "OpenPGP envelopes are signed with an OpenPGP key, which is in a file";
-            return Err(Error::new(Kind::Usage, "cannot sign", why)
-                .hint("give what gpg --export-secret-keys writes, or choose another --format"));
-        };
+    /// An OpenPGP key; if it is in the custodian, over this connection.
+    pub(super) fn open_openpgp(
+        &self,
+        with: &With,
+        custodian: impl FnOnce() -> Result<Remote>,
+    ) -> Result<SigningKey> {
+        let usage = |why: &str| Error::new(Kind::Usage, "cannot sign", why);
         if self.sign_cert.is_some() {
-            let why = "an OpenPGP key has its certificate in the same file";
-            return Err(Error::new(Kind::Usage, "cannot sign", why).hint("leave --sign-cert out"));
+            return Err(usage("OpenPGP knows no X.509 certificates").hint("leave --sign-cert out"));
         }
-        let source = PasswordSource::of(self.key_password_file.as_deref());
-        SigningKey::open(file, &|| source.read(&format!("passphrase of {}", file.display())))
+        match with {
+            With::File(file) => {
+                let source = PasswordSource::of(self.key_password_file.as_deref());
+                SigningKey::open(file, &|| source.read(&format!("passphrase of {}", file.display())))
+            }
+            With::Custodian(key) => openpgp_signer(custodian()?, key),
+            With::Token(_) => Err(usage("keys on smart cards sign the other formats only").hint(
+                "give what gpg --export-secret-keys writes, or custodian:LABEL, or choose another --format",
+            )),
+        }
     }
 
     /// The signer; if it is in the custodian, over this connection.

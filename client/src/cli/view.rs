@@ -113,7 +113,7 @@ pub(super) struct KeyView {
     pub(super) usage: &'static str,
     /// Empty for a signing key.
     pub(super) wrapping: String,
-    /// Of the subkey that people encrypt to, as GnuPG shows it.
+    /// Of the subkey that people encrypt to, or that signs, as GnuPG shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) openpgp_fingerprint: Option<String>,
     pub(super) create_time: Option<String>,

@@ -100,13 +100,26 @@ impl Unwrapper for Remote {
         Ok(self.unwrap_recorded(wrapped, claims, ReceiptWanted::No)?.file_key)
     }
 
-    /// The first key that is active; else the first that is there. What refuses us here will refuse to unwrap as well, and
-    /// then the record names the file.
+    /// The first key that is active; else the first that is there. What is wrapped with PKCS #1 v1.5 in CMS comes last, and
+    /// counts only if the key was made for that. What refuses us here will refuse to unwrap as well, and then the record names
+    /// the file.
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        let chosen = self.choose_key(&wrapped.iter().map(WrappedKey::key_id).collect::<Vec<_>>())?;
-        match wrapped.get(chosen).filter(|one| one.wrapping() == KeyWrapping::Pkcs1) {
-            Some(one) => self.check_pkcs1(one.key_id()).map(|()| chosen),
-            None => Ok(chosen),
+        let (last, mut left): (Vec<_>, Vec<_>) =
+            wrapped.iter().enumerate().partition(|(_, one)| one.wrapping() == KeyWrapping::Pkcs1);
+        left.extend(last);
+        let mut unfit = None;
+        loop {
+            let keys: Vec<_> = left.iter().map(|(_, one)| one.key_id()).collect();
+            let chosen = self.choose_key(&keys).map_err(|error| unfit.take().unwrap_or(error))?;
+            let (index, one) = left.remove(chosen);
+            if one.wrapping() != KeyWrapping::Pkcs1 {
+                return Ok(index);
+            }
+            match self.check_pkcs1(one.key_id()) {
+                Ok(()) => return Ok(index),
+                Err(error) if error.kind == Kind::Refused => unfit = unfit.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
     }
 

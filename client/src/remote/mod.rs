@@ -35,11 +35,11 @@ pub use factor::Needed;
 pub use identity::{certificates, certificates_of, expiry};
 pub use keys::{ImportFrom, NewKey, WhichKey, full_label};
 pub use renew::{Renewed, renew};
-pub use signer::RemoteSigner;
+pub use signer::{RemoteSigner, openpgp_signer};
 pub use tokens::IfLast;
 pub use users::Given;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use custodian_proto::{
     approval::Glass,
@@ -71,6 +71,8 @@ pub struct Remote {
     second_factor: PasswordSource,
     cache: SessionCache,
     session: Mutex<Option<Session>>,
+    /// Whose turn it is to log in, and what became of a password that will be the same the next time.
+    login_turn: Mutex<Option<Error>>,
     patience: Option<Patience>,
     glass: Glass,
 }
@@ -115,8 +117,8 @@ impl Remote {
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
         let session = Mutex::new(cache.load());
         let (password, second_factor) = (settings.password(), settings.second_factor());
-        let (patience, glass) = (None, Glass::Whole);
-        Ok(Self { wire, user, password, second_factor, cache, session, patience, glass })
+        let (login_turn, patience, glass) = (Mutex::default(), None, Glass::Whole);
+        Ok(Self { wire, user, password, second_factor, cache, session, login_turn, patience, glass })
     }
 
     /// Waits, from now on, for approvals that calls need.
@@ -148,6 +150,15 @@ impl Remote {
     /// # Errors
     /// No password can be had; the custodian refuses; the session cannot be written down.
     pub fn login(&self) -> Result<LoggedIn> {
+        Ok(self.log_in()?)
+    }
+
+    /// Whether there is a session: then no call asks for a password, unless the custodian has forgotten it.
+    pub fn is_logged_in(&self) -> bool {
+        self.slot().is_some()
+    }
+
+    fn log_in(&self) -> std::result::Result<LoggedIn, Failure> {
         let (session, login) = self.new_session()?;
         self.cache.store(&session)?;
         *self.slot() = Some(session);
@@ -244,15 +255,7 @@ impl Remote {
         let answer = self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await);
         match (answer, origin) {
             (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
-                // Another command of ours may have logged in meanwhile: its session stays.
-                *self.slot() = self.cache.newer_than(&session)?;
-                if self.slot().is_none() {
-                    if !self.password.is_there() {
-                        return Err(failure);
-                    }
-                    self.login()?;
-                }
-                let (session, _) = self.session_for(what)?;
+                let Some(session) = self.session_after(what, &session)? else { return Err(failure) };
                 self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await)
             }
             (answer, _) => answer,
@@ -268,13 +271,53 @@ impl Remote {
             return Err(Error::new(Kind::Refused, what, why)
                 .hint("log in: envelope login, or give the password in a file: CUSTODIAN_PASSWORD_FILE"));
         }
-        self.login()?;
-        let session = self.slot().clone();
-        let session = session.ok_or_else(|| Error::new(Kind::Local, what, "the new session is gone"))?;
-        Ok((session, Origin::Now))
+        let session = self.sign_in(what, &mut self.turn_to_log_in())?;
+        let origin = session.origin();
+        Ok((session, origin))
     }
 
-    fn new_session(&self) -> Result<(Session, LoggedIn)> {
+    /// The session in the place of one that the custodian has forgotten. `None`: there is no password to begin one.
+    fn session_after(&self, what: &str, forgotten: &Session) -> Result<Option<Session>> {
+        let mut turn = self.turn_to_log_in();
+        // Another thread may have been here meanwhile, or another command of ours: their session stays.
+        let newer = self.slot().clone().filter(|session| !session.is(forgotten));
+        let newer = newer.map_or_else(|| self.cache.newer_than(forgotten), |session| Ok(Some(session)))?;
+        (*self.slot()).clone_from(&newer);
+        if newer.is_none() && self.password.is_there() {
+            return self.sign_in(what, &mut turn).map(Some);
+        }
+        Ok(newer)
+    }
+
+    /// One login at a time: of two threads, both would ask on the terminal. A password that will be the same the next time is
+    /// tried once: wrong ones are counted, and lock the user out.
+    fn sign_in(&self, what: &str, turn: &mut Option<Error>) -> Result<Session> {
+        if let Some(session) = &*self.slot() {
+            return Ok(session.clone());
+        }
+        if let Some(error) = turn {
+            return Err(error.clone());
+        }
+        if let Err(failure) = self.log_in() {
+            let again = match (&self.password, failure.refusal) {
+                // Its line is read.
+                (PasswordSource::Stdin, _) => false,
+                (PasswordSource::Terminal, Some(Refusal::LoginFailed)) => true,
+                _ => failure.error.kind != Kind::Refused,
+            };
+            if !again && self.slot().is_none() {
+                *turn = Some(failure.error.clone());
+            }
+            return Err(failure.error);
+        }
+        self.slot().clone().ok_or_else(|| Error::new(Kind::Local, what, "the new session is gone"))
+    }
+
+    fn turn_to_log_in(&self) -> MutexGuard<'_, Option<Error>> {
+        self.login_turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_session(&self) -> std::result::Result<(Session, LoggedIn), Failure> {
         let password: Secret = self.password.read(&format!("password of {}", self.user))?;
         let what = format!("cannot log in as {}", self.user);
         let answer = self.wire.ask(&what, async |channel| {
@@ -297,7 +340,7 @@ impl Remote {
         Ok((session, login))
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Session>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

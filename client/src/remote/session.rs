@@ -70,6 +70,11 @@ impl Session {
         self.origin
     }
 
+    /// Whether it is this one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.token.expose() == other.token.expose()
+    }
+
     /// A channel whose calls are made in this session.
     pub(super) fn sign(&self, channel: Channel, glass: Glass) -> Signed {
         InterceptedService::new(channel, Bearer { session: self.bearer.clone(), glass })
@@ -148,7 +153,7 @@ impl SessionCache {
     /// longer knows it.
     pub(super) fn newer_than(&self, refused: &Session) -> Result<Option<Session>> {
         match self.load() {
-            Some(kept) if kept.token.expose() != refused.token.expose() => Ok(Some(kept)),
+            Some(kept) if !kept.is(refused) => Ok(Some(kept)),
             _ => self.forget().map(|()| None),
         }
     }

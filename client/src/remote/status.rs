@@ -109,7 +109,9 @@ fn kind_of(refusal: Refusal) -> Kind {
         // It is the file that is bad, as with any other damage to it. Nothing was released.
         Refusal::WrappedKeyRejected => Kind::Integrity,
         // It cannot serve now: the same command works in a moment.
-        Refusal::Overloaded | Refusal::PolicyChanged => Kind::Unreachable,
+        Refusal::Overloaded | Refusal::PolicyChanged | Refusal::TooSlow | Refusal::Stopping => {
+            Kind::Unreachable
+        }
         Refusal::ApprovalRequired => Kind::WaitsForApproval,
         Refusal::CertificateRefused
         | Refusal::CertificateExpired

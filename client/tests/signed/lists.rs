@@ -127,3 +127,50 @@ fn a_list_that_a_signer_brings_along_says_nothing_about_the_signer() {
         scene.verified(signature.clone(), by_ca(vec![revoked.clone()]), &trusted).expect_err("revoked");
     }
 }
+
+#[test]
+fn of_several_lists_none_may_have_the_signer_and_one_of_its_ca_must_be_good() {
+    let scene = Scene::new();
+    let signature = scene.signed("report.p7s", Vec::new());
+    let list = |name: &str, serials: &[u64], until| scene.people.revoke(name, serials, until);
+    // Anna's number is 7.
+    let clean = list("clean.crl", &[8], 2099);
+    let dirty = list("dirty.crl", &[7], 2099);
+    let ended = list("ended.crl", &[8], 2025);
+    let ended_dirty = list("ended-dirty.crl", &[7], 2025);
+    let foreign = scene.people.revoke_by_root("foreign.crl");
+    // It says that it is of her CA.
+    let forged = Scene::new().list(&[8], 2099);
+    fs::write(scene.people.path("forged.crl"), forged).expect("written");
+    let forged = scene.people.path("forged.crl");
+    let check = |lists: [&PathBuf; 2]| {
+        let (ca, emails) = (vec![scene.people.root()], vec!["@example.org".to_owned()]);
+        let crls = lists.map(PathBuf::clone).to_vec();
+        let accept =
+            Accept::load(&AcceptTable { ca, emails, crls, ..AcceptTable::default() }).expect("rules");
+        scene.verified(signature.clone(), accept, &TrustedAuthorities::default())
+    };
+    let cases = [
+        ([&clean, &clean], None),
+        ([&ended, &clean], None),
+        ([&foreign, &clean], None),
+        ([&clean, &dirty], Some("revoked")),
+        ([&ended, &dirty], Some("revoked")),
+        ([&foreign, &dirty], Some("revoked")),
+        // Whatever came after: who was revoked once does not become good by it.
+        ([&ended_dirty, &clean], Some("revoked")),
+        ([&ended, &ended], Some("list ended")),
+        ([&foreign, &ended], Some("list ended")),
+        ([&foreign, &foreign], Some("no revocation list")),
+        ([&forged, &clean], Some("Signature")),
+    ];
+    for (lists, refused) in cases {
+        for lists in [lists, [lists[1], lists[0]]] {
+            let why = check(lists).err().map(|error| error.why);
+            match refused {
+                None => assert_eq!(why, None, "{lists:?}"),
+                Some(text) => assert!(why.is_some_and(|why| why.contains(text)), "{lists:?}: not {text}"),
+            }
+        }
+    }
+}

@@ -139,6 +139,15 @@ impl People {
 
     /// Writes a revocation list of the intermediate CA.
     pub(crate) fn revoke(&self, name: &str, serials: &[u64], until: i32) -> PathBuf {
+        self.list_of(&self.intermediate, name, serials, until)
+    }
+
+    /// Writes a revocation list of the root, which certified none of them.
+    pub(crate) fn revoke_by_root(&self, name: &str) -> PathBuf {
+        self.list_of(&self.root, name, &[], 2099)
+    }
+
+    fn list_of(&self, authority: &Authority, name: &str, serials: &[u64], until: i32) -> PathBuf {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -153,7 +162,7 @@ impl People {
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = list.signed_by(&self.intermediate.issuer).expect("list").pem().expect("PEM");
+        let list = list.signed_by(&authority.issuer).expect("list").pem().expect("PEM");
         let path = self.path(name);
         fs::write(&path, list).expect("written");
         path

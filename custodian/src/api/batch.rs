@@ -10,9 +10,10 @@ use custodian_proto::{limits::MAX_BATCH_ITEMS, refusal::Refusal, v1};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -127,7 +128,8 @@ impl Api {
         let device = call.caller.peer.certificate.spki;
         let overloaded = || denied(Refusal::Overloaded.into());
         let opened = self.batches.open(device).ok_or_else(overloaded)?;
-        let (sender, answers) = mpsc::channel(AT_ONCE);
+        // One more, for how it ends: whoever does not read has filled the others.
+        let (sender, answers) = mpsc::channel(AT_ONCE + 1);
         // The batch has its place until its last answer is read.
         let answers = ReceiverStream::new(answers).then(move |next| {
             let _place = &opened;
@@ -136,7 +138,7 @@ impl Api {
         let answers = self.streams.open(call.request_id, device, Box::pin(answers));
         let batch =
             Batch { api: Arc::new(self.clone()), seen: Instant::now(), caller: call.caller.clone(), call };
-        tokio::spawn(async move { batch.run(request.into_inner(), &sender).await });
+        tokio::spawn(batch.run(request.into_inner(), sender));
         Ok(Response::new(Box::pin(answers)))
     }
 }
@@ -152,44 +154,15 @@ struct Batch {
 }
 
 impl Batch {
-    /// Begins items as there is room for them and their answers are read, until there are no more.
-    async fn run(mut self, mut items: Streaming<v1::UnwrapBatchRequest>, answers: &mpsc::Sender<Next>) {
-        let mut count = 0;
-        // Whoever does not read has hung up, or lost its place.
-        while let Ok(Ok(slot)) = timeout(PATIENCE, answers.reserve()).await {
-            let next = tokio::select! {
-                next = timeout(PATIENCE, items.message()) => next,
-                () = answers.closed() => return,
-                () = self.api.shutdown.cancelled() => return slot.send(self.end(Refusal::Overloaded.into())),
-            };
-            let item = match next {
-                Ok(Ok(Some(item))) => item,
-                // That was all, or the next one takes too long.
-                Ok(Ok(None)) | Err(_) => return,
-                Ok(Err(status)) => return slot.send(Next::End(status)),
-            };
-            count += 1;
-            if count > MAX_BATCH_ITEMS {
-                return slot.send(self.end(invalid(format!("a batch has at most {MAX_BATCH_ITEMS} items"))));
-            }
-            match self.begin(item).await {
-                Ok(next) => slot.send(next),
-                Err(denial) => return slot.send(self.end(denial)),
-            }
+    /// Begins items as there is room for them and their answers are read, until there are no more. An end before that is told.
+    async fn run(mut self, items: Streaming<v1::UnwrapBatchRequest>, answers: mpsc::Sender<Next>) {
+        let Ok(end) = answers.clone().reserve_owned().await else { return };
+        let stop = self.api.shutdown.clone();
+        match pass(items, &answers, &stop, PATIENCE, &mut self).await {
+            Ok(()) | Err(Cut::Gone) => {}
+            Err(Cut::Denied(denial)) => drop(end.send(self.end(denial))),
+            Err(Cut::Broken(status)) => drop(end.send(Next::End(status))),
         }
-    }
-
-    /// Begins an item on a task of its own, which ends by itself whatever becomes of the caller.
-    async fn begin(&mut self, item: v1::UnwrapBatchRequest) -> Result<Next, Denial> {
-        let Room { share, call: place } = self.api.batches.room().await?;
-        let accepted = self.accept(item.unwrap.as_ref(), place.into()).await?;
-        let api = Arc::clone(&self.api);
-        let task = tokio::spawn(async move {
-            let outcome = api.unwrap_item(&accepted, item.unwrap.unwrap_or_default()).await;
-            drop(share);
-            (Instant::now(), outcome)
-        });
-        Ok(Next::Outcome(item.reference, task))
     }
 
     /// The item as a call by itself.
@@ -211,6 +184,76 @@ impl Batch {
 
     fn end(&self, why: Denial) -> Next {
         Next::End(to_status(&why, self.call.request_id))
+    }
+}
+
+/// Why a batch ends before its end.
+#[derive(Debug)]
+enum Cut {
+    /// Nobody is there to be told.
+    Gone,
+    Denied(Denial),
+    /// The stream of items broke.
+    Broken(Status),
+}
+
+impl From<Denial> for Cut {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+/// What items are passed on to.
+trait Begin<I>: Send {
+    /// Begins one; or why neither it nor any after it is begun.
+    fn begin(&mut self, item: I) -> impl Future<Output = Result<Next, Denial>> + Send;
+}
+
+impl Begin<v1::UnwrapBatchRequest> for Batch {
+    /// Begins an item on a task of its own, which ends by itself whatever becomes of the caller.
+    async fn begin(&mut self, item: v1::UnwrapBatchRequest) -> Result<Next, Denial> {
+        let Room { share, call: place } = self.api.batches.room().await?;
+        let accepted = self.accept(item.unwrap.as_ref(), place.into()).await?;
+        let api = Arc::clone(&self.api);
+        let task = tokio::spawn(async move {
+            let outcome = api.unwrap_item(&accepted, item.unwrap.unwrap_or_default()).await;
+            drop(share);
+            (Instant::now(), outcome)
+        });
+        Ok(Next::Outcome(item.reference, task))
+    }
+}
+
+/// Passes items on, each once there is room for its answer.
+async fn pass<I: Send>(
+    mut items: impl Stream<Item = Result<I, Status>> + Unpin + Send,
+    answers: &mpsc::Sender<Next>,
+    stop: &CancellationToken,
+    patience: Duration,
+    batch: &mut impl Begin<I>,
+) -> Result<(), Cut> {
+    let slow = |_: Elapsed| Cut::Denied(Refusal::TooSlow.into());
+    let stopped = || Err(Cut::Denied(Refusal::Stopping.into()));
+    let mut count = 0;
+    loop {
+        // Whoever does not read has hung up, or lost its place.
+        let slot = tokio::select! {
+            slot = timeout(patience, answers.reserve()) => slot,
+            () = stop.cancelled() => return stopped(),
+        };
+        let slot = slot.map_err(slow)?.map_err(|_| Cut::Gone)?;
+        let next = tokio::select! {
+            next = timeout(patience, items.next()) => next,
+            () = answers.closed() => return Err(Cut::Gone),
+            () = stop.cancelled() => return stopped(),
+        };
+        let Some(item) = next.map_err(slow)? else { return Ok(()) };
+        let item = item.map_err(Cut::Broken)?;
+        count += 1;
+        if count > MAX_BATCH_ITEMS {
+            return Err(invalid(format!("a batch has at most {MAX_BATCH_ITEMS} items")).into());
+        }
+        slot.send(batch.begin(item).await?);
     }
 }
 
@@ -252,4 +295,94 @@ async fn answer(next: Next) -> Answer {
         }),
     };
     Ok(v1::UnwrapBatchResponse { reference, outcome: Some(outcome) })
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn released(made: Instant) -> Next {
+        let released = v1::UnwrapResponse { file_key: vec![7; 32], ..v1::UnwrapResponse::default() };
+        Next::Outcome(5, tokio::spawn(async move { (made, Ok(released)) }))
+    }
+
+    /// Releases a key for each item.
+    struct AtOnce;
+
+    impl Begin<u64> for AtOnce {
+        async fn begin(&mut self, _: u64) -> Result<Next, Denial> {
+            Ok(released(Instant::now()))
+        }
+    }
+
+    fn items(count: u64) -> impl Stream<Item = Result<u64, Status>> + Unpin + Send {
+        tokio_stream::iter((0..count).map(Ok))
+    }
+
+    /// What a batch whose items are all released at once ends with, if nobody reads before its end; and what is read then.
+    async fn unread(
+        items: impl Stream<Item = Result<u64, Status>> + Unpin + Send,
+        stop: &CancellationToken,
+    ) -> (Result<(), Cut>, usize) {
+        let (sender, mut answers) = mpsc::channel(AT_ONCE);
+        let patience = Duration::from_millis(50);
+        let end = pass(items, &sender, stop, patience, &mut AtOnce).await;
+        drop(sender);
+        let mut read = 0;
+        while answers.recv().await.is_some() {
+            read += 1;
+        }
+        (end, read)
+    }
+
+    fn refusal(end: Result<(), Cut>) -> Refusal {
+        match end.unwrap_err() {
+            Cut::Denied(Denial::Refused { refusal, .. }) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_nobody_reads_in_time_is_not_given_out() {
+        let outcome = async |made| answer(released(made)).await.unwrap().outcome.unwrap();
+        let Some(old) = Instant::now().checked_sub(UNREAD + Duration::from_millis(1)) else { return };
+        match outcome(old).await {
+            v1::unwrap_batch_response::Outcome::Denied(denial) => {
+                let status = Status::with_details(
+                    denial.code.into(),
+                    denial.message.clone(),
+                    denial.details.clone().into(),
+                );
+                assert_eq!(status.get_error_details().error_info().unwrap().reason, "OVERLOADED");
+                assert!(!denial.details.windows(32).any(|bytes| bytes == [7; 32]));
+            }
+            v1::unwrap_batch_response::Outcome::Released(_) => panic!("it was given out"),
+        }
+        match outcome(Instant::now()).await {
+            v1::unwrap_batch_response::Outcome::Released(released) => assert_eq!(released.file_key, [7; 32]),
+            v1::unwrap_batch_response::Outcome::Denied(denial) => panic!("{}", denial.message),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_ends_with_items_missing_says_so() {
+        let stop = CancellationToken::new();
+        let (end, read) = unread(items(AT_ONCE as u64), &stop).await;
+        assert!(matches!(refusal(end), Refusal::TooSlow), "nobody reads, and more may come");
+        assert_eq!(read, AT_ONCE);
+        let (end, read) = unread(items(3), &stop).await;
+        end.unwrap();
+        assert_eq!(read, 3);
+        let (end, read) = unread(items(3).chain(tokio_stream::pending()), &stop).await;
+        assert_eq!((refusal(end), read), (Refusal::TooSlow, 3), "no more comes, and no end");
+        let broken = items(3).chain(tokio_stream::iter([Err(Status::data_loss("broken"))]));
+        let (end, read) = unread(broken, &stop).await;
+        assert!(matches!(end, Err(Cut::Broken(_))));
+        assert_eq!(read, 3);
+        stop.cancel();
+        let (end, _) = unread(items(3).chain(tokio_stream::pending()), &stop).await;
+        assert_eq!(refusal(end), Refusal::Stopping);
+    }
 }

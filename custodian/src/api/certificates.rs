@@ -195,30 +195,24 @@ impl CertificateService for Api {
         let asked = request.into_inner().days;
         let parsed = list_days(asked).and_then(|days| Ok((days, self.people()?)));
         let (days, people) = self.parsed(&accepted, "GetPeopleRevocationList", parsed).await?;
-        let now = Timestamp::now();
-        let generation = match self.people_list.get(now) {
-            Ok(kept) if asked == 0 => {
-                let admitted =
-                    self.custodian.admit(&accepted.call, Need::Session, "GetPeopleRevocationList").await;
-                return admitted.map(|()| Response::new(kept)).map_err(|denial| accepted.status(denial));
-            }
-            Ok(_) => None,
-            Err(generation) => (asked == 0).then_some(generation),
-        };
-        let (number, revoked) =
-            self.revoked(&accepted, Need::Session, "GetPeopleRevocationList", Certified::People).await?;
-        let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
-        let crl = people.revocation_list(number, revoked, now, next_update).await;
-        let list = v1::PeopleRevocationList {
-            crl: crl.map_err(|error| accepted.status(error.into()))?,
-            number,
-            next_update_time: Some(timestamp(next_update)),
-            issuer: people.certificate().to_vec(),
-        };
-        if let Some(generation) = generation {
-            self.people_list.keep(generation, now, list.clone());
+        if asked != 0 {
+            let in_line = self.list_turn.in_line(Certified::People);
+            let _in_line = in_line.map_err(|denial| accepted.status(denial))?;
+            let (_, list) = self.new_people_list(&accepted, &people, days).await?;
+            return Ok(Response::new(list));
         }
-        Ok(Response::new(list))
+        if let Ok(kept) = self.people_list.get(Timestamp::now()) {
+            return self.hand_out(&accepted, kept).await;
+        }
+        let _turn = self.people_list.turn_to_make().await;
+        match self.people_list.get(Timestamp::now()) {
+            Ok(kept) => self.hand_out(&accepted, kept).await,
+            Err(generation) => {
+                let (made, list) = self.new_people_list(&accepted, &people, days).await?;
+                self.people_list.keep(generation, made, list.clone());
+                Ok(Response::new(list))
+            }
+        }
     }
 }
 
@@ -229,6 +223,37 @@ impl Api {
                 "this custodian certifies nobody: it has no people's CA (custodian people-ca makes one)";
             Denial::Refused { refusal: Refusal::StateConflict, detail: detail.to_owned() }
         })
+    }
+
+    /// The kept revocation list, for whoever may have it.
+    async fn hand_out(
+        &self,
+        accepted: &Accepted,
+        kept: v1::PeopleRevocationList,
+    ) -> Result<Response<v1::PeopleRevocationList>, Status> {
+        let admitted = self.custodian.admit(&accepted.call, Need::Session, "GetPeopleRevocationList").await;
+        admitted.map(|()| Response::new(kept)).map_err(|denial| accepted.status(denial))
+    }
+
+    /// Makes a revocation list that calls for the next one in so many days. And when.
+    async fn new_people_list(
+        &self,
+        accepted: &Accepted,
+        people: &PeopleCa,
+        days: u32,
+    ) -> Result<(Timestamp, v1::PeopleRevocationList), Status> {
+        let now = Timestamp::now();
+        let (number, revoked) =
+            self.revoked(accepted, Need::Session, "GetPeopleRevocationList", Certified::People).await?;
+        let next_update = now + jiff::SignedDuration::from_hours(24 * i64::from(days));
+        let crl = people.revocation_list(number, revoked, now, next_update).await;
+        let list = v1::PeopleRevocationList {
+            crl: crl.map_err(|error| accepted.status(error.into()))?,
+            number,
+            next_update_time: Some(timestamp(next_update)),
+            issuer: people.certificate().to_vec(),
+        };
+        Ok((now, list))
     }
 
     /// Signs a certificate that says what is recorded now. The settling transaction looks whether that still is so.

@@ -152,6 +152,14 @@ impl DeviceService for Api {
         let days = list_days(request.into_inner().days);
         let days = self.parsed(&accepted, "GetRevocationList", days).await?;
         let need = Need::Either(Role::Auditor, Role::Admin);
+        let roles = accepted.call.caller.user.as_ref().map(|user| user.roles);
+        if !roles.is_some_and(|roles| roles.contains(Role::Auditor) || roles.contains(Role::Admin)) {
+            // Who gets none has no place in the line: it refuses.
+            let refused = self.custodian.admit(&accepted.call, need, "GetRevocationList").await;
+            refused.map_err(|denial| accepted.status(denial))?;
+        }
+        let in_line = self.list_turn.in_line(Certified::Devices);
+        let _in_line = in_line.map_err(|denial| accepted.status(denial))?;
         let (number, revoked) =
             self.revoked(&accepted, need, "GetRevocationList", Certified::Devices).await?;
         let now = Timestamp::now();

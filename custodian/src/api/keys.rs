@@ -140,10 +140,7 @@ impl KeyService for Api {
             let draft = openpgp::Draft::new(key, &ca, Timestamp::now())?;
             Ok((draft.to_be_signed(), draft))
         };
-        let signed = self
-            .custodian
-            .sign_about(accepted.call.clone(), "ExportOpenPgpKey", id, self.ca.key(), draft)
-            .await;
+        let signed = self.custodian.sign_about(accepted.call.clone(), "ExportOpenPgpKey", id, draft).await;
         let (signatures, draft) = signed.map_err(|denial| accepted.status(denial))?;
         let certificate = draft.finish(&signatures).map_err(|denial| accepted.status(denial))?;
         Ok(Response::new(v1::ExportOpenPgpKeyResponse { certificate }))

@@ -28,7 +28,7 @@ mod tokens;
 mod users;
 mod without;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use custodian_proto::{
     limits::{MAX_CHECK_LEN, MAX_MESSAGE_LEN, MAX_PAGE_LEN},
@@ -44,7 +44,10 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::{
+    sync::{Mutex, Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -80,6 +83,8 @@ pub struct Api {
     timestamps: TsaRules,
     lifetimes: Lifetimes,
     in_flight: Arc<Semaphore>,
+    /// As many calls as there may be in flight.
+    places: usize,
     batches: batch::Batches,
     /// Beyond those: calls that stop somebody or something.
     stopping: Arc<Semaphore>,
@@ -87,8 +92,7 @@ pub struct Api {
     streams: streams::Streams,
     strangers: Arc<Strangers>,
     people_list: Arc<people_list::KeptList>,
-    /// Whose revocation list gets its number and is read.
-    list_turn: Arc<Mutex<()>>,
+    list_turn: Arc<revoked::ListTurn>,
     /// Whose key for OpenPGP is being made.
     openpgp_turn: Arc<Mutex<()>>,
     shutdown: CancellationToken,
@@ -159,6 +163,7 @@ impl Api {
             lifetimes,
             batches: batch::Batches::beside(Arc::clone(&in_flight), limits.calls),
             in_flight,
+            places: limits.calls,
             stopping: Arc::new(Semaphore::new(STOPPING)),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
@@ -174,6 +179,12 @@ impl Api {
     /// Begins a new minute for callers without a session. How many calls the old one turned away unrecorded.
     pub fn roll_strangers(&self) -> u64 {
         self.strangers.roll()
+    }
+
+    /// Waits until no call is under way, whether somebody waits for its answer or not; at most this long. Whether it is so then.
+    pub async fn until_idle(&self, limit: Duration) -> bool {
+        let places = u32::try_from(self.places).unwrap_or(u32::MAX);
+        matches!(timeout(limit, self.in_flight.acquire_many(places)).await, Ok(Ok(_)))
     }
 
     /// All services of `custodian.v1`, each with its limits on message size.

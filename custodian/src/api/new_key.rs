@@ -66,6 +66,14 @@ impl KeyUse {
         }
     }
 
+    /// As [`KeyPurpose::has_openpgp_certificate`].
+    fn has_openpgp_certificate(self) -> bool {
+        match self {
+            Self::OpenPgp | Self::Sign(SigningScheme::EcdsaP256) => true,
+            Self::Oaep | Self::Pkcs1 | Self::Sign(SigningScheme::RsaPss) | Self::Timestamp => false,
+        }
+    }
+
     fn purpose(self, key: &TokenKey) -> Result<KeyPurpose, Denial> {
         let wrapping = || key.wrapping.ok_or_else(|| Fault::Internal("the key has no wrapping".into()));
         match self {
@@ -135,7 +143,7 @@ impl NewKey {
             Some(name) => token.generate_in(name, template, deadline).await?,
             None => token.generate(template, deadline).await?,
         };
-        if self.usage == KeyUse::OpenPgp {
+        if self.usage.has_openpgp_certificate() {
             next_second().await;
         }
         let id = key.id;
@@ -233,9 +241,9 @@ impl Api {
             return Err(Denial::Refused { refusal: Refusal::NotFound, detail });
         }
         // Two at once would get the same second.
-        let _turn = match new.usage {
-            KeyUse::OpenPgp => Some(self.openpgp_turn.lock().await),
-            KeyUse::Oaep | KeyUse::Pkcs1 | KeyUse::Sign(_) | KeyUse::Timestamp => None,
+        let _turn = match new.usage.has_openpgp_certificate() {
+            true => Some(self.openpgp_turn.lock().await),
+            false => None,
         };
         let deadline = self.custodian.token_deadline() + GENERATION;
         let days = self.lifetimes.wrapping_key_days;

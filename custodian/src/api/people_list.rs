@@ -1,7 +1,7 @@
 //! The revocation list of the people's CA, kept for a while: whoever seals to a person asks for it, and each new one takes a
 //! signature of the token and a record.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use custodian_proto::v1::PeopleRevocationList;
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +11,10 @@ const KEEP: SignedDuration = SignedDuration::from_hours(1);
 
 /// The last list, if nothing was revoked since.
 #[derive(Default)]
-pub(super) struct KeptList(Mutex<Kept>);
+pub(super) struct KeptList {
+    kept: Mutex<Kept>,
+    making: tokio::sync::Mutex<()>,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -21,9 +24,14 @@ struct Kept {
 }
 
 impl KeptList {
+    /// The turn to make the next one: all who wait for it get what the first of them made.
+    pub(super) async fn turn_to_make(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.making.lock().await
+    }
+
     /// The kept one, or the generation under which to keep the next.
     pub(super) fn get(&self, now: Timestamp) -> Result<PeopleRevocationList, u64> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.lock();
         match &kept.list {
             Some((made, list)) if now.duration_since(*made).abs() < KEEP => Ok(list.clone()),
             _ => Err(kept.generation),
@@ -32,7 +40,7 @@ impl KeptList {
 
     /// Keeps one that was made in this generation. Something may have been revoked while it was signed: then not.
     pub(super) fn keep(&self, generation: u64, made: Timestamp, list: PeopleRevocationList) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         if kept.generation == generation {
             kept.list = Some((made, list));
         }
@@ -40,9 +48,13 @@ impl KeptList {
 
     /// Something was revoked.
     pub(super) fn forget(&self) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         kept.generation += 1;
         kept.list = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

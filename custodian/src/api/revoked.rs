@@ -1,13 +1,43 @@
 //! What revocation lists are made of.
 
+use custodian_proto::refusal::Refusal;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Status;
 
 use super::{Api, call::Accepted};
 use crate::{
     authority::{Need, RevokedCertificate},
-    custody::Fault,
+    custody::{Denial, Fault},
     ledger::{Certified, Change, Changed},
 };
+
+/// Lists of one kind that are made or wait for their turn, of those that are made for whoever asks. They are made one after the
+/// other, and each has a place among the calls: many could take all of them.
+const IN_LINE: usize = 4;
+
+/// Whose list gets its number and is read.
+pub(super) struct ListTurn {
+    turn: Mutex<()>,
+    devices: Semaphore,
+    people: Semaphore,
+}
+
+impl Default for ListTurn {
+    fn default() -> Self {
+        Self { turn: Mutex::default(), devices: Semaphore::new(IN_LINE), people: Semaphore::new(IN_LINE) }
+    }
+}
+
+impl ListTurn {
+    /// A place in the line; none left: at once.
+    pub(super) fn in_line(&self, of: Certified) -> Result<SemaphorePermit<'_>, Denial> {
+        let line = match of {
+            Certified::Devices => &self.devices,
+            Certified::People => &self.people,
+        };
+        line.try_acquire().map_err(|_| Refusal::Overloaded.into())
+    }
+}
 
 impl Api {
     /// What is revoked, and the number of the list of it: that of its record. The list is read beside the commits, which a long
@@ -23,7 +53,7 @@ impl Api {
             Certified::Devices => Change::ListRevoked,
             Certified::People => Change::ListRevokedPeople,
         };
-        let _my_turn = self.list_turn.lock().await;
+        let _my_turn = self.list_turn.turn.lock().await;
         let (call, intent) = (accepted.call.clone(), accepted.call.intent(operation));
         let listed = self.custodian.change(call, need, intent, async move { Ok((change, ())) }).await;
         let Changed::Listed(number) = listed.map_err(|denial| accepted.status(denial))?.0 else {

@@ -92,6 +92,8 @@ fn code(refusal: Refusal) -> Code {
         | Refusal::LastToken => Code::FailedPrecondition,
         Refusal::WrappedKeyRejected | Refusal::InvalidArgument => Code::InvalidArgument,
         Refusal::AlreadyExists => Code::AlreadyExists,
+        Refusal::TooSlow => Code::DeadlineExceeded,
+        Refusal::Stopping => Code::Unavailable,
         // The very code of a transaction that met another (AIP-193).
         Refusal::PolicyChanged => Code::Aborted,
     }
@@ -103,6 +105,7 @@ fn retry(refusal: Refusal) -> Option<Duration> {
         Refusal::LoginThrottled => Some(Duration::from_secs(10)),
         Refusal::PolicyChanged => Some(Duration::from_millis(50)),
         Refusal::Overloaded => Some(Duration::from_millis(500)),
+        Refusal::Stopping => Some(Duration::from_secs(5)),
         _ => None,
     }
 }

@@ -185,7 +185,7 @@ impl Authority {
         let _one_reads = self.reading.lock().await;
         if self.policy().version() < version {
             let text = self.ledger.policy().await?.unwrap_or_else(PolicyText::initial);
-            let read = tokio::task::spawn_blocking(move || Policy::parse(text.version, &text.text)).await;
+            let read = tokio::task::spawn_blocking(move || Policy::in_force(text.version, &text.text)).await;
             let read = read.map_err(|error| error.to_string());
             let policy = read.and_then(|read| read.map_err(|error| error.to_string())).map_err(|error| {
                 Fault::Internal(format!("the policy in the ledger cannot be read: {error}"))

@@ -91,6 +91,15 @@ impl KeyPurpose {
         }
     }
 
+    /// What has an OpenPGP certificate: OpenPGP encrypts and signs with RSA in PKCS #1 v1.5 only, and signs with ECDSA.
+    pub const WITH_OPENPGP_CERTIFICATE: [Self; 2] =
+        [Self::Unwrap(KeyWrapping::OpenPgp), Self::Sign(SigningScheme::EcdsaP256)];
+
+    /// Whether it is one of those.
+    pub fn has_openpgp_certificate(self) -> bool {
+        Self::WITH_OPENPGP_CERTIFICATE.contains(&self)
+    }
+
     /// What can be asked of it.
     pub fn task(self) -> KeyTask {
         match self {

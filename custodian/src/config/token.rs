@@ -18,7 +18,7 @@ use crate::token::{
 /// The name of a token that is the only one and was given none.
 const ONLY_TOKEN: &str = "main";
 
-/// Most workers of one token: a wrong PIN is tried by each that starts again.
+/// Most workers of one token: they log in one after the other.
 const MAX_WORKERS: usize = 64;
 
 #[derive(Clone, Serialize, Deserialize)]

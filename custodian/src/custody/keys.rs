@@ -113,18 +113,17 @@ impl Custodian {
         .await
     }
 
-    /// Signs what `draft` says of a key, for administrators and auditors: several texts, and whatever belongs to them. The
-    /// signatures leave only after the record of it is durable (law 1).
+    /// Signs what `draft` says of a key, for administrators and auditors: several texts, each with the key that is to sign it, and
+    /// whatever belongs to them. The signatures leave only after the record of it is durable (law 1).
     pub async fn sign_about<Draft: Send + 'static>(
         self: &Arc<Self>,
         call: Call,
         operation: &'static str,
         key: KeyId,
-        signer: KeyId,
-        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial> + Send + 'static,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<(KeyId, Vec<u8>)>, Draft), Denial> + Send + 'static,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
         self.sign_for_readers(call, operation, key, move |custodian| async move {
-            custodian.signed_draft(key, signer, draft).await
+            custodian.signed_draft(key, draft).await
         })
         .await
     }
@@ -166,13 +165,12 @@ impl Custodian {
     async fn signed_draft<Draft>(
         &self,
         id: KeyId,
-        signer: KeyId,
-        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<Vec<u8>>, Draft), Denial>,
+        draft: impl FnOnce(&WrappingKey) -> Result<(Vec<(KeyId, Vec<u8>)>, Draft), Denial>,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
         let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
         let (texts, draft) = draft(&key)?;
         let mut signatures = Vec::new();
-        for text in texts {
+        for (signer, text) in texts {
             signatures.push(self.token.sign(signer, &text, self.token_deadline()).await?);
         }
         Ok((signatures, draft))

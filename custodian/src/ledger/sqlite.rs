@@ -13,6 +13,7 @@ mod factor;
 mod keys;
 mod lockout;
 mod log;
+mod meanwhile;
 mod open;
 mod readers;
 mod remembered;
@@ -382,15 +383,18 @@ impl Ledger for SqliteLedger {
     }
 
     async fn approval(&self, id: ApprovalId) -> Result<Option<Approval>, LedgerError> {
-        self.quick.read(move |connection| approvals::read(connection, id)).await
+        let now = self.clock.now();
+        self.quick.read(move |connection| approvals::read(connection, id, now)).await
     }
 
     async fn approval_of(&self, digest: [u8; 32]) -> Result<Option<Approval>, LedgerError> {
-        self.quick.read(move |connection| approvals::of_digest(connection, digest)).await
+        let now = self.clock.now();
+        self.quick.read(move |connection| approvals::of_digest(connection, digest, now)).await
     }
 
     async fn approvals(&self, query: ApprovalQuery) -> Result<Vec<Approval>, LedgerError> {
-        self.long.read(move |connection| approvals::many(connection, &query)).await
+        let now = self.clock.now();
+        self.long.read(move |connection| approvals::many(connection, &query, now)).await
     }
 
     async fn drains(&self) -> Result<Vec<Drain>, LedgerError> {

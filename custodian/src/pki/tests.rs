@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{peer::CertificateFacts, *};
 use crate::{
-    authority::{KeyStep, WrappingKey},
+    authority::{KeyPurpose, KeyStep, SigningScheme, WrappingKey},
     ledger::contract::world,
     token::memory::MemoryToken,
 };
@@ -120,7 +120,7 @@ fn wrapping_key(key: &TokenKey, certificate: Vec<u8>, now: Timestamp) -> Wrappin
     let periods = (certified.not_before, certified.not_after);
     WrappingKey {
         id: key.id,
-        purpose: crate::authority::KeyPurpose::Unwrap(key.wrapping.unwrap()),
+        purpose: KeyPurpose::Unwrap(key.wrapping.unwrap()),
         certificate,
         created: now,
         life: world::life(periods.0, periods.1, None),
@@ -150,25 +150,8 @@ async fn gpg_accepts_the_certificate_of_a_key_for_openpgp() {
         (step(KeyStep::Compromise), "r"),
     ] {
         let draft = openpgp::Draft::new(&key, &ca, now).unwrap();
-        let mut signatures = Vec::new();
-        for message in draft.to_be_signed() {
-            assert_eq!(message[0], 0x99, "no certificate, no attestation");
-            signatures.push(token.sign(ca.key(), &message, Instant::now() + TOKEN_LIMIT).await.unwrap());
-        }
-        let binary = draft.finish(&signatures).unwrap();
-        assert!(draft.finish(&signatures[1..]).is_err());
-
-        let home = tempfile::tempdir().unwrap();
-        fs::write(home.path().join("it.pgp"), binary).unwrap();
-        let gpg = |args: &[&str]| {
-            let mut command = Command::new("gpg");
-            command.args(["--batch", "--quiet", "--no-tty", "--homedir", "."]).args(args);
-            let output = command.current_dir(home.path()).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        gpg(&["--import", "it.pgp"]);
-        let listed = gpg(&["--check-sigs", "--with-colons", "--with-subkey-fingerprint"]);
+        assert!(draft.to_be_signed().iter().all(|(signer, _)| *signer == ca.key()));
+        let listed = listed_by_gpg(&[&made(&draft, &*token).await]);
         assert!(listed.contains(&format!("fpr:::::::::{fingerprint}:")), "{listed}");
         assert!(listed.contains(&format!(":partners v1 (Custodian, key {})", key.id)), "{listed}");
         let signatures = listed.matches("\nsig:!:").count() + listed.matches("\nrev:!:").count();
@@ -180,6 +163,88 @@ async fn gpg_accepts_the_certificate_of_a_key_for_openpgp() {
     }
 }
 
+/// The certificate, signed by the token.
+async fn made(draft: &openpgp::Draft, token: &dyn Token) -> Vec<u8> {
+    let mut signatures = Vec::new();
+    for (signer, message) in draft.to_be_signed() {
+        assert_eq!(message[0], 0x99, "no certificate, no attestation, no attributes of CMS");
+        signatures.push(token.sign(signer, &message, Instant::now() + TOKEN_LIMIT).await.unwrap());
+    }
+    assert!(draft.finish(&signatures[1..]).is_err());
+    draft.finish(&signatures).unwrap()
+}
+
+/// What gpg says of these certificates, imported one after the other, and of their signatures.
+fn listed_by_gpg(certificates: &[&[u8]]) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let gpg = |args: &[&str]| {
+        let mut command = Command::new("gpg");
+        command.args(["--batch", "--quiet", "--no-tty", "--homedir", "."]).args(args);
+        let output = command.current_dir(home.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for certificate in certificates {
+        fs::write(home.path().join("it.pgp"), certificate).unwrap();
+        gpg(&["--import", "it.pgp"]);
+    }
+    gpg(&["--check-sigs", "--with-colons", "--with-subkey-fingerprint"])
+}
+
+#[tokio::test]
+async fn gpg_accepts_the_certificate_of_a_signing_key_which_says_itself_whose_it_is() {
+    let token = Arc::new(MemoryToken::new(KeyWrapping::OaepSha1));
+    let ca = DeviceCa::create(token.clone(), "Example", 10).await.unwrap();
+    let template = KeyTemplate { label: "letters".to_owned(), kind: KeyKind::EcdsaP256Sign };
+    let key = token.generate(template, Instant::now() + GENERATE_LIMIT).await.unwrap();
+    let certificate = ca.certify_signing_key(&key, "letters", Validity::years(2).unwrap()).await.unwrap();
+    let certified = CertificateFacts::read(&certificate).unwrap();
+    let now = Timestamp::now();
+    let made_at = now - SignedDuration::from_hours(48);
+    let active = WrappingKey {
+        id: key.id,
+        purpose: KeyPurpose::Sign(SigningScheme::EcdsaP256),
+        certificate,
+        created: made_at,
+        updated: now - SignedDuration::from_hours(24),
+        life: world::life(certified.not_before, certified.not_after, None),
+        ..world::key("letters")
+    };
+    let fingerprint = hex::encode_upper(openpgp::fingerprint(&active).unwrap());
+    let of_certificate = hex::encode_upper(openpgp::certificate_fingerprint(&active, &ca).unwrap());
+    let step = |step| WrappingKey { life: active.life.step(step, now).unwrap(), ..active.clone() };
+    let (until, ended) = (active.life.wraps().until().as_second(), active.updated.as_second() + 1);
+    let first = made(&openpgp::Draft::new(&active, &ca, now).unwrap(), &*token).await;
+    for (key, validity, end, signers) in [
+        (active.clone(), "-", until, &[ca.key(), ca.key(), key.id][..]),
+        (step(KeyStep::Deactivate), "e", ended, &[ca.key(), ca.key(), key.id]),
+        (step(KeyStep::Compromise), "r", until, &[ca.key(), ca.key(), ca.key()]),
+    ] {
+        let draft = openpgp::Draft::new(&key, &ca, now).unwrap();
+        let asked: Vec<_> = draft.to_be_signed().into_iter().map(|(signer, _)| signer).collect();
+        assert_eq!(asked, signers);
+        // To who has the first one already, the later is news.
+        let certificate = made(&draft, &*token).await;
+        for known in [&[&certificate[..]][..], &[&first, &certificate]] {
+            let listed = listed_by_gpg(known);
+            for fingerprint in [&fingerprint, &of_certificate] {
+                assert!(listed.contains(&format!("fpr:::::::::{fingerprint}:")), "{listed}");
+            }
+            assert!(!listed.contains("\nsig:-") && !listed.contains("\nsig:%"), "{listed}");
+            let subkey: Vec<_> =
+                listed.lines().find(|line| line.starts_with("sub")).unwrap().split(':').collect();
+            assert_eq!((subkey[1], subkey[3], subkey[11]), (validity, "19", "s"), "{listed}");
+            assert_eq!(subkey[6], end.to_string(), "{listed}");
+        }
+    }
+    let refused = |key: &WrappingKey| openpgp::Draft::new(key, &ca, now).err().unwrap();
+    assert_eq!(refused(&step(KeyStep::Suspend)).code(), "KEY_SUSPENDED");
+    let rsa = WrappingKey { purpose: KeyPurpose::Sign(SigningScheme::RsaPss), ..active.clone() };
+    assert_eq!((refused(&rsa).code(), openpgp::fingerprint(&rsa)), ("STATE_CONFLICT", None));
+    let stamps = WrappingKey { purpose: KeyPurpose::Timestamp, ..active };
+    assert_eq!((refused(&stamps).code(), openpgp::fingerprint(&stamps)), ("STATE_CONFLICT", None));
+}
+
 #[tokio::test]
 async fn openpgp_has_no_certificate_for_other_keys_and_for_those_that_have_not_begun() {
     let ca = ca(KeyWrapping::OaepSha1).await;
@@ -189,8 +254,7 @@ async fn openpgp_has_no_certificate_for_other_keys_and_for_those_that_have_not_b
     let refused = |key: &WrappingKey| openpgp::Draft::new(key, &ca, now).err().unwrap().code().to_owned();
     assert_eq!(refused(&oaep), "STATE_CONFLICT");
     let life = world::life(now + SignedDuration::from_hours(1), now + SignedDuration::from_hours(2), None);
-    let early =
-        WrappingKey { purpose: crate::authority::KeyPurpose::Unwrap(KeyWrapping::OpenPgp), life, ..oaep };
+    let early = WrappingKey { purpose: KeyPurpose::Unwrap(KeyWrapping::OpenPgp), life, ..oaep };
     assert_eq!(refused(&early), "KEY_NOT_ACTIVE");
 }
 

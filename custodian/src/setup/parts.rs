@@ -185,7 +185,7 @@ pub(super) fn ledger_options(config: &Config, missing: Missing) -> LedgerOptions
 async fn policy_in_force(ledger: &dyn Ledger) -> Result<Policy, Trouble> {
     let text = ledger.policy().await.map_err(|error| Trouble::new("cannot read the policy", error))?;
     let text = text.unwrap_or_else(PolicyText::initial);
-    Policy::parse(text.version, &text.text).map_err(|error| {
+    Policy::in_force(text.version, &text.text).map_err(|error| {
         Trouble::new(format!("cannot use version {} of the policy", text.version), error)
             .hint("it was applied with another version of this program: start that one, and apply a policy that both take")
     })

@@ -31,6 +31,9 @@ const SMALL: usize = 1_024;
 /// File descriptors for everything but connections.
 const OTHER_FILES: u64 = 256;
 
+/// How long calls that were begun may take to end after the last connection.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
 /// Serves until SIGTERM or SIGINT, then lets open calls end. `ready` is told the address once calls are answered.
 ///
 /// `listen_on` goes before the configuration's `listen`.
@@ -72,6 +75,10 @@ pub async fn serve(
     .await;
     stop_on_signal.abort();
     reload.abort();
+    // What callers that hung up had begun needs the tokens to its end.
+    if !parts.api.until_idle(LAST_CALLS).await {
+        tracing::warn!("some calls that nobody waits for did not end in time");
+    }
     no_more_records.cancel();
     if let Err(error) = signing.await {
         tracing::error!("the last checkpoint of the log is not signed: {error}");

@@ -27,6 +27,7 @@ use super::{
     PinSource, StartError, Survey, TokenConfig, TokenKey, WorkerCommand,
     inventory::Inventory,
     link::{Link, read_report},
+    logins::Logins,
     outgoing::outgoing,
     patience::Patience,
     supervisor::State,
@@ -51,6 +52,7 @@ type Started = oneshot::Sender<Result<(), StartError>>;
 pub(super) struct Keeper {
     pub(super) command: WorkerCommand,
     pub(super) config: TokenConfig,
+    pub(super) logins: Logins,
     pub(super) state: watch::Sender<State>,
     pub(super) stop: CancellationToken,
     pub(super) restarts: Arc<AtomicU32>,
@@ -86,8 +88,20 @@ impl Keeper {
         let mut started = Some(started);
         let mut patience = Patience::new();
         loop {
+            let turn = tokio::select! {
+                turn = self.logins.turn() => turn,
+                () = self.stop.cancelled() => return,
+            };
             let begun = Instant::now();
-            match self.launch(patience.limit()).await {
+            let launched = match turn {
+                Ok(turn) => {
+                    let launched = self.launch(patience.limit()).await;
+                    turn.ended(&launched);
+                    launched
+                }
+                Err(refused) => Err(refused),
+            };
+            match launched {
                 Ok(running) => {
                     patience.started(begun.elapsed());
                     let since = Instant::now();

@@ -16,6 +16,7 @@ mod inventory;
 mod keeper;
 mod keys;
 mod link;
+mod logins;
 mod mechanism;
 mod name;
 mod outgoing;

@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     Drain, Health, KeyDescription, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token,
-    TokenError, TokenKey, TokenName, WorkerCommand, even::even_out,
+    TokenError, TokenKey, TokenName, WorkerCommand, even::even_out, logins::Logins,
 };
 use crate::{
     authority::{KeyTask, Permit},
@@ -87,8 +87,10 @@ impl Pool {
             let threads = config.token.threads.unwrap_or(cores);
             let asks = config.token.pin == PinSource::Prompt;
             let drain = drains.iter().find(|drain| drain.token == config.name).cloned();
+            let logins = Logins::default();
             let lines = (0..config.workers.get()).map(|_| {
-                let workers = Workers { command: command.clone(), config: config.clone() };
+                let (command, config, logins) = (command.clone(), config.clone(), logins.clone());
+                let workers = Workers { command, config, logins };
                 Arc::new(Line::new(Box::new(workers), threads))
             });
             let found_by = (config.token.select.clone(), config.token.module.clone());

@@ -27,6 +27,7 @@ use super::{
     inventory::Inventory,
     keeper::Keeper,
     link::{Link, NoReply, Reply},
+    logins::Logins,
     pool::Miss,
     wire::{Sign, SignDigest, Task, Unwrap},
 };
@@ -104,6 +105,15 @@ impl Supervisor {
     /// # Errors
     /// [`StartError`], for the person who configures the token.
     pub async fn start(command: WorkerCommand, config: TokenConfig) -> Result<Self, StartError> {
+        Self::start_among(command, config, Logins::default()).await
+    }
+
+    /// As [`Supervisor::start`], beside others of the same token, which share the logins.
+    pub(super) async fn start_among(
+        command: WorkerCommand,
+        config: TokenConfig,
+        logins: Logins,
+    ) -> Result<Self, StartError> {
         let (sender, state) = watch::channel(State::Restarting);
         let (started, outcome) = oneshot::channel();
         let stop = CancellationToken::new();
@@ -112,6 +122,7 @@ impl Supervisor {
         let keeper = Keeper {
             command,
             config,
+            logins,
             state: sender,
             stop: stop.clone(),
             restarts: Arc::clone(&restarts),

@@ -13,7 +13,7 @@ use custodian_proto::{
 
 use super::{ExtractArgs, WhenNeeded, job};
 use crate::{
-    ahead::Question,
+    ahead::{Found, Question},
     error::{Error, Kind, Result},
     extract::{ExtractTo, Input, extract_stamped},
     interrupt::Interrupt,
@@ -24,44 +24,68 @@ use crate::{
 /// Longest reading for it. A signature is verified again in its turn: of a large envelope, that takes longer than to ask.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// The question. `None`: it will not be asked, as far as can be seen now, or that cannot be seen cheaply. Whatever is wrong with the
-/// envelope is told in its turn.
-pub(super) fn question(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded) -> Option<Question> {
+/// What will be asked. Nothing: it will not be, as far as can be seen now, or that cannot be seen cheaply. Whatever is wrong with the
+/// envelope is told in its turn, and nobody is asked for a password before it.
+pub(super) fn question(args: &ExtractArgs, file: &Path, custodian: &WhenNeeded) -> Found {
+    let scout = Scout { custodian, seen: Mutex::new(Found::Nothing) };
+    match look(args, file, &scout) {
+        Some(()) => scout.seen.into_inner().unwrap_or_else(PoisonError::into_inner),
+        None => Found::Nothing,
+    }
+}
+
+fn look(args: &ExtractArgs, file: &Path, scout: &Scout<'_>) -> Option<()> {
+    let custodian = scout.custodian;
     let job = job(args, file, ExtractTo::Trial(args.folder.clone())).ok()?;
     if matches!(job.envelope, Input::Web(..)) {
         return None;
     }
     let accept = args.accept.accept(&custodian.settings).ok()?;
     let trusted = args.trust.load(&custodian.settings).ok()?;
-    let scout = Scout { custodian, question: Mutex::new(None) };
     let glance = Glance { interrupt: &custodian.interrupt, began: Instant::now() };
     // It always fails: with what is wrong, or where the key would be needed.
-    extract_stamped(&job, &accept, &trusted, &scout, &glance).err()?;
-    scout.question.into_inner().unwrap_or_else(PoisonError::into_inner)
+    extract_stamped(&job, &accept, &trusted, scout, &glance).err().map(drop)
 }
 
 /// Takes note of what it is asked, and never answers.
 struct Scout<'a> {
     custodian: &'a WhenNeeded,
-    question: Mutex<Option<Question>>,
+    seen: Mutex<Found>,
+}
+
+impl Scout<'_> {
+    fn sees(&self, seen: Found) -> Error {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        Error::new(Kind::Local, "cannot open the envelope", "it is not its turn")
+    }
+
+    /// Makes sure that nobody is asked for a password.
+    fn logged_in(&self) -> Result<()> {
+        match self.custodian.ask(|remote| Ok(remote.is_logged_in()))? {
+            true => Ok(()),
+            false => Err(self.sees(Found::LoginFirst)),
+        }
+    }
 }
 
 impl Unwrapper for Scout<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
-        let question = Question { wrapped: wrapped.clone(), claims: claims.clone() };
-        *self.question.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
-        Err(Error::new(Kind::Local, "cannot open the envelope", "it is not its turn"))
+        self.logged_in()?;
+        Err(self.sees(Found::Question(Question { wrapped: wrapped.clone(), claims: claims.clone() })))
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+        self.logged_in()?;
         self.custodian.choose(wrapped)
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
+        self.logged_in()?;
         self.custodian.ask(|remote| remote.find(names))
     }
 
     fn openpgp_fingerprints(&self, key: KeyId) -> Result<Vec<Vec<u8>>> {
+        self.logged_in()?;
         self.custodian.ask(|remote| remote.openpgp_fingerprints(key))
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! In here: `packet` and `armor` are what everything is in; `recipients` and `header` what stands before the content;
 //! `mdc` (over `cfb`) and `aead` the two ways it is protected; `content` what is inside, with its `signatures`; `certificate`
-//! (over `public_key` and `signature`) whom to seal to; `signer` who signed, and `sign` (over `secret_key` and `s2k`) how we do.
+//! (over `public_key` and `signature`) whom to seal to; `signer` who signed, and `sign` (over `secret_key`, `locked`, `s2k`
+//! and `ocb`) how we do.
 
 mod aead;
 mod armor;
@@ -14,7 +15,9 @@ mod certificate;
 mod cfb;
 mod content;
 mod header;
+mod locked;
 mod mdc;
+mod ocb;
 mod open;
 mod packet;
 mod parts;
@@ -40,7 +43,7 @@ pub use self::{
     content::Content,
     open::Opened,
     seal::seal,
-    secret_key::{SigningKey, is_secret_key},
+    secret_key::{EcdsaSigner, SigningKey, is_secret_key},
     signatures::{Signatures, detached, is_signature},
     signer::{Addressed, Around, Keyring, Signer, When, is_certificate},
 };

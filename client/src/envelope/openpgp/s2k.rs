@@ -1,270 +1,187 @@
-//! Secret keys that are encrypted with a passphrase (RFC 9580 §3.7 and §3.7.2.1): iterated and salted, with AES in CFB mode.
-//! What GnuPG exports, and Sequoia up to its first release.
+//! How a passphrase becomes a key (RFC 9580 §3.7): salted and iterated, as GnuPG and Sequoia have it, or with Argon2 (RFC 9106).
 
-use aes::{
-    Aes128, Aes192, Aes256, Block,
-    cipher::{BlockCipherEncrypt, KeyInit},
-};
+use argon2::{Algorithm, Argon2, Params, Version};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::signature::{SHA_256, SHA_384, SHA_512};
 
 const SHA_1: u8 = 2;
 const SALT_LEN: usize = 8;
-const IV_LEN: usize = 16;
-const SHA_1_LEN: usize = 20;
+const ARGON2_SALT_LEN: usize = 16;
 
-/// What stands behind the public part of a secret key.
-pub(super) enum Secret<'p> {
-    /// The numbers.
-    Plain(&'p [u8]),
-    /// The numbers, encrypted.
-    Encrypted(Encrypted<'p>),
-    /// It is not there: on a card, or left out.
-    Elsewhere,
+/// Memory that Argon2 may ask for, in KiB: what RFC 9106 §4 recommends first, and RFC 9580's own example does.
+pub(super) const MAX_MEMORY: u32 = 2 << 20;
+
+/// Memory times passes, in KiB: some twenty seconds.
+const MAX_WORK: u64 = 16 << 20;
+
+/// A way to make a key of a passphrase.
+pub(super) enum Derivation<'p> {
+    /// RFC 9580 §3.7.1.2 and §3.7.1.3.
+    Hashed {
+        hash: u8,
+        salt: &'p [u8],
+        /// Bytes to hash at least.
+        count: usize,
+    },
+    /// RFC 9580 §3.7.1.4.
+    Argon2 { salt: &'p [u8], params: Params },
 }
 
-/// Encrypted numbers.
-pub(super) struct Encrypted<'p> {
-    cipher: Cipher,
-    derivation: Derivation<'p>,
-    iv: [u8; IV_LEN],
-    check: Check,
-    bytes: &'p [u8],
-}
-
-/// RFC 9580 §9.3.
-#[derive(Clone, Copy)]
-enum Cipher {
-    Aes128,
-    Aes192,
-    Aes256,
-}
-
-/// How a passphrase becomes a key (RFC 9580 §3.7.1).
-struct Derivation<'p> {
-    hash: u8,
-    salt: &'p [u8],
-    /// Bytes to hash at least.
-    count: usize,
-}
-
-/// What tells whether the passphrase is right.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
-    Sha1,
-    Sum,
-}
-
-const OTHERWISE: &str = "it is encrypted in a way that is not known here, only iterated and salted S2K with AES in CFB mode is \
-    (gpg --export-secret-keys writes that)";
-
-impl<'p> Secret<'p> {
-    /// Reads it (RFC 9580 §5.5.3).
+impl<'p> Derivation<'p> {
+    /// Takes one from the start of `bytes`. `None`: the secret is not there, on a card, or left out. `memory`: KiB that it may
+    /// take at most.
     ///
     /// # Errors
-    /// In text: it is cut off, damaged, or encrypted in a way that is not known here.
-    pub(super) fn parse(version: u8, bytes: &'p [u8]) -> Result<Self, String> {
-        const PLAIN: u8 = 0;
-        const CFB_SHA_1: u8 = 254;
-        const CFB_SUM: u8 = 255;
-        let (usage, rest) = bytes.split_first().ok_or_else(cut_off)?;
-        match (*usage, version) {
-            (PLAIN, 6) => Ok(Self::Plain(rest)),
-            (PLAIN, _) => {
-                let (numbers, sum) = rest.split_last_chunk::<2>().ok_or_else(cut_off)?;
-                if *sum == checksum(numbers) {
-                    Ok(Self::Plain(numbers))
-                } else {
-                    Err("it is damaged".to_owned())
-                }
-            }
-            (CFB_SHA_1, 6) => {
-                // Before the cipher the length of all parameters, before the derivation its own.
-                let (_, rest) = rest.split_first().ok_or_else(cut_off)?;
-                let (cipher, rest) = rest.split_first().ok_or_else(cut_off)?;
-                let (_, rest) = rest.split_first().ok_or_else(cut_off)?;
-                Self::encrypted(*cipher, rest, Check::Sha1)
-            }
-            (CFB_SHA_1, _) => {
-                let (cipher, rest) = rest.split_first().ok_or_else(cut_off)?;
-                Self::encrypted(*cipher, rest, Check::Sha1)
-            }
-            (CFB_SUM, 4) => {
-                let (cipher, rest) = rest.split_first().ok_or_else(cut_off)?;
-                Self::encrypted(*cipher, rest, Check::Sum)
-            }
-            _ => Err(OTHERWISE.to_owned()),
-        }
-    }
-
-    fn encrypted(cipher: u8, bytes: &'p [u8], check: Check) -> Result<Self, String> {
+    /// In text: it is cut off, makes no sense, is not known here, or takes too much.
+    pub(super) fn take(bytes: &mut &'p [u8], memory: u32) -> Result<Option<Self>, String> {
         const SALTED: u8 = 1;
         const ITERATED: u8 = 3;
+        const ARGON2: u8 = 4;
         const GNU: u8 = 101;
-        let (kind, rest) = bytes.split_first().ok_or_else(cut_off)?;
-        if *kind == GNU {
-            return Ok(Self::Elsewhere);
-        }
-        let (hash, rest) = rest.split_first().ok_or_else(cut_off)?;
-        let (salt, rest) = rest.split_at_checked(SALT_LEN).ok_or_else(cut_off)?;
-        let (count, rest) = match *kind {
-            SALTED => (0, rest),
-            ITERATED => {
-                let (coded, rest) = rest.split_first().ok_or_else(cut_off)?;
-                ((16 + usize::from(coded & 15)) << ((coded >> 4) + 6), rest)
+        match take_byte(bytes)? {
+            GNU => Ok(None),
+            SALTED => {
+                let (hash, salt) = (take_byte(bytes)?, take(bytes, SALT_LEN)?);
+                Ok(Some(Self::Hashed { hash, salt, count: 0 }))
             }
-            _ => return Err(OTHERWISE.to_owned()),
-        };
-        let cipher = match cipher {
-            7 => Cipher::Aes128,
-            8 => Cipher::Aes192,
-            9 => Cipher::Aes256,
-            _ => return Err(OTHERWISE.to_owned()),
-        };
-        let (iv, bytes) = rest.split_first_chunk::<IV_LEN>().ok_or_else(cut_off)?;
-        let derivation = Derivation { hash: *hash, salt, count };
-        Ok(Self::Encrypted(Encrypted { cipher, derivation, iv: *iv, check, bytes }))
+            ITERATED => {
+                let (hash, salt, coded) = (take_byte(bytes)?, take(bytes, SALT_LEN)?, take_byte(bytes)?);
+                let count = (16 + usize::from(coded & 15)) << ((coded >> 4) + 6);
+                Ok(Some(Self::Hashed { hash, salt, count }))
+            }
+            ARGON2 => {
+                let salt = take(bytes, ARGON2_SALT_LEN)?;
+                let (passes, lanes, exponent) = (take_byte(bytes)?, take_byte(bytes)?, take_byte(bytes)?);
+                let params = argon2(passes.into(), lanes.into(), exponent.into(), memory)?;
+                Ok(Some(Self::Argon2 { salt, params }))
+            }
+            other => Err(format!("its passphrase is used in a way (S2K {other}) that is not known here")),
+        }
     }
-}
 
-impl Encrypted<'_> {
-    /// The numbers.
+    /// A key of so many bytes.
     ///
     /// # Errors
-    /// In text: the passphrase is wrong.
-    pub(super) fn decrypt(&self, passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
-        let len = match self.cipher {
-            Cipher::Aes128 => 16,
-            Cipher::Aes192 => 24,
-            Cipher::Aes256 => 32,
-        };
-        let key = self.derivation.key(passphrase, len)?;
-        let mut bytes = Zeroizing::new(self.bytes.to_vec());
-        match self.cipher {
-            Cipher::Aes128 => cfb(&self.iv, &mut bytes, block_cipher(Aes128::new_from_slice(&key))?),
-            Cipher::Aes192 => cfb(&self.iv, &mut bytes, block_cipher(Aes192::new_from_slice(&key))?),
-            Cipher::Aes256 => cfb(&self.iv, &mut bytes, block_cipher(Aes256::new_from_slice(&key))?),
-        }
-        let wrong = || "the passphrase is wrong".to_owned();
-        let check_len = if self.check == Check::Sha1 { SHA_1_LEN } else { 2 };
-        let numbers_len = bytes.len().checked_sub(check_len).ok_or_else(cut_off)?;
-        let (numbers, check) = bytes.split_at_checked(numbers_len).ok_or_else(cut_off)?;
-        let right = match self.check {
-            Check::Sha1 => Sha1::digest(numbers).as_slice().ct_eq(check),
-            Check::Sum => checksum(numbers).as_slice().ct_eq(check),
-        };
-        if !bool::from(right) {
-            return Err(wrong());
-        }
-        bytes.truncate(numbers_len);
-        Ok(bytes)
-    }
-}
-
-impl Derivation<'_> {
-    fn key(&self, passphrase: &[u8], len: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-        match self.hash {
-            SHA_1 => Ok(self.derive::<Sha1>(passphrase, len)),
-            SHA_256 => Ok(self.derive::<Sha256>(passphrase, len)),
-            SHA_384 => Ok(self.derive::<Sha384>(passphrase, len)),
-            SHA_512 => Ok(self.derive::<Sha512>(passphrase, len)),
-            _ => Err(OTHERWISE.to_owned()),
-        }
-    }
-
-    /// RFC 9580 §3.7.1.3. What one hash is too short for goes on with the next, which begins with one more zero.
-    fn derive<H: Digest>(&self, passphrase: &[u8], len: usize) -> Zeroizing<Vec<u8>> {
-        let unit = Zeroizing::new([self.salt, passphrase].concat());
-        let mut key = Zeroizing::new(Vec::with_capacity(len.next_multiple_of(64)));
-        let mut zeros = 0;
-        while key.len() < len {
-            let mut hash = H::new();
-            hash.update(vec![0; zeros]);
-            let mut left = self.count.max(unit.len());
-            while left > 0 {
-                let taken = left.min(unit.len());
-                hash.update(&unit[..taken]);
-                left -= taken;
+    /// In text: the hash is not known here, or there is not enough memory.
+    pub(super) fn key(&self, passphrase: &[u8], len: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+        match self {
+            Self::Hashed { hash, salt, count } => match *hash {
+                SHA_1 => Ok(hashed::<Sha1>(salt, *count, passphrase, len)),
+                SHA_256 => Ok(hashed::<Sha256>(salt, *count, passphrase, len)),
+                SHA_384 => Ok(hashed::<Sha384>(salt, *count, passphrase, len)),
+                SHA_512 => Ok(hashed::<Sha512>(salt, *count, passphrase, len)),
+                other => Err(format!("its passphrase is hashed with hash {other}, which is not known here")),
+            },
+            Self::Argon2 { salt, params } => {
+                let mut key = Zeroizing::new(vec![0; len]);
+                let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+                let failed = |why| format!("its passphrase cannot be hashed with Argon2: {why}");
+                argon2.hash_password_into(passphrase, salt, &mut key).map_err(failed)?;
+                Ok(key)
             }
-            key.extend_from_slice(&hash.finalize());
-            zeros += 1;
         }
-        key.truncate(len);
-        key
     }
 }
 
-/// One block, encrypted in place.
-fn block_cipher<C: BlockCipherEncrypt, E>(cipher: Result<C, E>) -> Result<C, String> {
-    cipher.map_err(|_| OTHERWISE.to_owned())
-}
-
-/// Decrypts.
-fn cfb<C>(iv: &[u8; IV_LEN], bytes: &mut [u8], cipher: C)
-where
-    C: BlockCipherEncrypt<BlockSize = <Aes256 as aes::cipher::common::BlockSizeUser>::BlockSize>,
-{
-    let mut before: Block = (*iv).into();
-    for block in bytes.chunks_mut(IV_LEN) {
-        cipher.encrypt_block(&mut before);
-        let stream = before;
-        if let Ok(whole) = <[u8; IV_LEN]>::try_from(&*block) {
-            before = whole.into();
-        }
-        block.iter_mut().zip(stream).for_each(|(byte, other)| *byte ^= other);
+/// RFC 9580 §3.7.1.4. `memory`: KiB, at most.
+fn argon2(passes: u32, lanes: u32, exponent: u32, memory: u32) -> Result<Params, String> {
+    let kib = 1_u64.checked_shl(exponent).filter(|_| exponent <= 31).unwrap_or(u64::MAX);
+    if passes == 0 || lanes == 0 || kib < 8 * u64::from(lanes) || kib == u64::MAX {
+        return Err("what it says of Argon2 makes no sense".to_owned());
     }
+    let asked = u32::try_from(kib).ok().filter(|kib| *kib <= memory);
+    let Some(asked) = asked else {
+        return Err(format!(
+            "its passphrase takes {} MiB of memory (Argon2), and more than {} MiB are not given",
+            kib / 1024,
+            memory / 1024
+        ));
+    };
+    if kib * u64::from(passes) > MAX_WORK {
+        return Err(format!(
+            "its passphrase takes {passes} passes through {} MiB of memory (Argon2), which is too much",
+            kib / 1024
+        ));
+    }
+    Params::new(asked, passes, lanes, None)
+        .map_err(|why| format!("what it says of Argon2 makes no sense: {why}"))
 }
 
-/// The sum of the bytes.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))).to_be_bytes()
+/// RFC 9580 §3.7.1.3. What one hash is too short for goes on with the next, which begins with one more zero.
+fn hashed<H: Digest>(salt: &[u8], count: usize, passphrase: &[u8], len: usize) -> Zeroizing<Vec<u8>> {
+    let unit = Zeroizing::new([salt, passphrase].concat());
+    let mut key = Zeroizing::new(Vec::with_capacity(len.next_multiple_of(64)));
+    let mut zeros = 0;
+    while key.len() < len {
+        let mut hash = H::new();
+        hash.update(vec![0; zeros]);
+        let mut left = count.max(unit.len());
+        while left > 0 {
+            let taken = left.min(unit.len());
+            hash.update(&unit[..taken]);
+            left -= taken;
+        }
+        key.extend_from_slice(&hash.finalize());
+        zeros += 1;
+    }
+    key.truncate(len);
+    key
 }
 
-fn cut_off() -> String {
+/// The next byte.
+pub(super) fn take_byte(bytes: &mut &[u8]) -> Result<u8, String> {
+    let (first, rest) = bytes.split_first().ok_or_else(cut_off)?;
+    *bytes = rest;
+    Ok(*first)
+}
+
+/// The next so many.
+pub(super) fn take<'b>(bytes: &mut &'b [u8], len: usize) -> Result<&'b [u8], String> {
+    let (taken, rest) = bytes.split_at_checked(len).ok_or_else(cut_off)?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+pub(super) fn cut_off() -> String {
     "it is cut off".to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    /// NIST SP 800-38A, F.3.14: CFB128-AES128.
-    #[test]
-    fn the_vectors_of_the_standard_hold() {
-        let bytes = |hex: &str| hex::decode(hex).expect("hex");
-        let cipher = Aes128::new_from_slice(&bytes("2b7e151628aed2a6abf7158809cf4f3c")).expect("a key");
-        let iv: [u8; 16] = bytes("000102030405060708090a0b0c0d0e0f").try_into().expect("16 bytes");
-        let mut sealed = bytes("3b3fd92eb72dad20333449f8e83cfb4ac8a64537a0b3a93fcde3cdad9f1ce58b");
-        cfb(&iv, &mut sealed, cipher);
-        assert_eq!(hex::encode(sealed), "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51");
+    fn argon2_of(passes: u8, lanes: u8, exponent: u8, memory: u32) -> Result<u32, String> {
+        let bytes = [&[4], &[7; ARGON2_SALT_LEN][..], &[passes, lanes, exponent]].concat();
+        match Derivation::take(&mut bytes.as_slice(), memory)? {
+            Some(Derivation::Argon2 { params, .. }) => Ok(params.m_cost()),
+            _ => Err("something else".to_owned()),
+        }
     }
 
     #[test]
-    fn a_key_that_is_elsewhere_is_told_from_one_that_cannot_be_read() {
-        assert!(matches!(Secret::parse(4, b"\xfe\x07\x65\x00GNU\x01"), Ok(Secret::Elsewhere)));
-        let aead = Secret::parse(4, &[253, 9, 2, 4]).err().expect("refused");
-        assert!(aead.contains("not known"), "{aead}");
-        assert!(Secret::parse(4, &[0, 1, 2, 0, 4]).is_err(), "checksum");
-        assert!(matches!(Secret::parse(4, &[0, 1, 2, 0, 3]), Ok(Secret::Plain([1, 2]))));
-    }
-
-    proptest! {
-        #[test]
-        fn law_11_arbitrary_bytes_never_panic(
-            usage in prop::sample::select(vec![0, 7, 253, 254, 255]),
-            version in prop::sample::select(vec![4, 6]),
-            bytes in prop::collection::vec(any::<u8>(), 0..80),
-        ) {
-            if let Ok(Secret::Encrypted(encrypted)) = Secret::parse(version, &[&[usage], &bytes[..]].concat()) {
-                let shorter = Derivation { count: encrypted.derivation.count.min(1_000), ..encrypted.derivation };
-                Encrypted { derivation: shorter, ..encrypted }.decrypt(b"x").map(drop).ok();
-            }
+    fn argon2_takes_what_the_standard_recommends_and_more_is_refused_by_name() {
+        assert_eq!(argon2_of(1, 4, 21, MAX_MEMORY), Ok(2 << 20), "RFC 9106 §4, first");
+        assert_eq!(argon2_of(3, 4, 16, MAX_MEMORY), Ok(64 << 10), "RFC 9106 §4, second");
+        assert_eq!(argon2_of(8, 4, 21, MAX_MEMORY), Ok(2 << 20));
+        assert_eq!(argon2_of(1, 1, 3, MAX_MEMORY), Ok(8));
+        for (passes, lanes, exponent, memory, why) in [
+            (1, 4, 22, MAX_MEMORY, "takes 4096 MiB of memory (Argon2), and more than 2048 MiB"),
+            (1, 4, 31, MAX_MEMORY, "takes 2097152 MiB"),
+            (1, 4, 21, 1 << 20, "takes 2048 MiB of memory (Argon2), and more than 1024 MiB"),
+            (9, 4, 21, MAX_MEMORY, "9 passes through 2048 MiB"),
+            (255, 1, 17, MAX_MEMORY, "255 passes through 128 MiB"),
+            (0, 1, 10, MAX_MEMORY, "makes no sense"),
+            (1, 0, 10, MAX_MEMORY, "makes no sense"),
+            (1, 1, 2, MAX_MEMORY, "makes no sense"),
+            (1, 4, 4, MAX_MEMORY, "makes no sense"),
+            (1, 1, 32, MAX_MEMORY, "makes no sense"),
+            (1, 1, 255, MAX_MEMORY, "makes no sense"),
+        ] {
+            let told = argon2_of(passes, lanes, exponent, memory).expect_err(why);
+            assert!(told.contains(why), "{told}");
         }
     }
 }

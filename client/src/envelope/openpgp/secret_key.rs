@@ -1,4 +1,4 @@
-//! A person's own key for signing (RFC 9580 §10.2), as `gpg --export-secret-keys` writes it.
+//! A key for signing: a person's own (RFC 9580 §10.2), as `gpg --export-secret-keys` and `sq key generate` write it, or one elsewhere.
 
 use std::{
     path::Path,
@@ -16,16 +16,17 @@ use custodian_proto::{
     openpgp::{mpi, packet},
     secret::Secret as Passphrase,
 };
-use der::{Encode, Sequence, asn1::UintRef};
+use der::{Decode, Encode, Sequence, asn1::UintRef};
 use zeroize::Zeroizing;
 
 use super::{
     armor,
     certificate::{Certificate, next_packet},
+    locked::{Secret, SecretKey},
     packet::{Head, PUBLIC_KEY, PUBLIC_SUBKEY, SECRET_KEY, SECRET_SUBKEY},
-    public_key::{EDDSA_LEGACY, Material, P_256, P_384, P_521, PublicKey, take_mpi},
-    s2k::Secret,
-    signature::{SHA_256, SHA_384, SHA_512},
+    public_key::{ECDSA, EDDSA_LEGACY, Material, P_256, P_384, P_521, PublicKey, key_id, take_mpi},
+    s2k::MAX_MEMORY,
+    signature::{EcdsaSigValue, SHA_256, SHA_384, SHA_512},
     signer::{check_adopted, check_alive},
 };
 use crate::{
@@ -33,18 +34,26 @@ use crate::{
     private_file,
 };
 
-/// A private key in this process's memory, and the certificate that it belongs to. aws-lc's private operations take the same
-/// time whatever the key.
+/// A private key in this process's memory, or in the custodian's token, and what its certificate says of it. aws-lc's private
+/// operations take the same time whatever the key.
 pub struct SigningKey {
     key: Key,
-    public: PublicKey,
-    hash: u8,
+    /// Of the public key.
+    pub(super) version: u8,
+    pub(super) algorithm: u8,
+    pub(super) fingerprint: Vec<u8>,
+    /// The hash that it signs (RFC 9580 §9.5).
+    pub(super) hash: u8,
 }
+
+/// Signs a SHA-256 digest with ECDSA on P-256: the signature in DER.
+pub type EcdsaSigner = Box<dyn Fn(&[u8]) -> Result<Vec<u8>> + Send + Sync>;
 
 enum Key {
     Rsa(Box<RsaKeyPair>),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    Elsewhere(EcdsaSigner),
 }
 
 const UNUSABLE: &str = "cannot sign with this key";
@@ -76,16 +85,17 @@ impl SigningKey {
             UNUSABLE => Error { what: format!("cannot sign with the key {}", file.display()), ..error },
             _ => error,
         };
-        Self::from_bytes(&bytes, SystemTime::now(), passphrase).map_err(named)
+        Self::from_bytes(&bytes, SystemTime::now(), MAX_MEMORY, passphrase).map_err(named)
     }
 
-    /// As [`SigningKey::open`], of the content of a file.
+    /// As [`SigningKey::open`], of the content of a file. `memory`: KiB that hashing the passphrase may take at most.
     ///
     /// # Errors
     /// As [`SigningKey::open`].
     pub fn from_bytes(
         bytes: &[u8],
         now: SystemTime,
+        memory: u32,
         passphrase: &dyn Fn() -> Result<Passphrase>,
     ) -> Result<Self> {
         let cannot = |why: &dyn std::fmt::Display| Error::new(Kind::Local, UNUSABLE, why);
@@ -94,10 +104,7 @@ impl SigningKey {
         let parts = Parts::parse(&binary).map_err(|error| cannot(&error.why).hint(error.hint))?;
         let mut problems = Vec::new();
         for (public, secret) in parts.signing(now, &mut problems) {
-            let secret = match Secret::parse(public.version, secret) {
-                Ok(secret) => secret,
-                Err(why) => return Err(cannot(&why)),
-            };
+            let secret = secret.read(memory).map_err(|why| cannot(&why))?;
             let opened;
             let numbers = match &secret {
                 Secret::Elsewhere => {
@@ -115,7 +122,8 @@ impl SigningKey {
             let (key, hash) = Key::read(public, numbers).ok_or_else(|| {
                 cannot(&"it is neither RSA of 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, nor Ed25519")
             })?;
-            return Ok(Self { key, public: public.clone(), hash });
+            let PublicKey { version, algorithm, fingerprint, .. } = public.clone();
+            return Ok(Self { key, version, algorithm, fingerprint, hash });
         }
         let mut why = "none of its keys can sign now".to_owned();
         if !problems.is_empty() {
@@ -124,20 +132,21 @@ impl SigningKey {
         Err(cannot(&why))
     }
 
-    /// The public half.
-    pub(super) fn public(&self) -> &PublicKey {
-        &self.public
+    /// A key that is somewhere else, on P-256 and of version 4, with this fingerprint.
+    pub fn elsewhere(fingerprint: [u8; 20], signer: EcdsaSigner) -> Self {
+        let (key, fingerprint) = (Key::Elsewhere(signer), fingerprint.to_vec());
+        Self { key, version: 4, algorithm: ECDSA, fingerprint, hash: SHA_256 }
     }
 
-    /// The hash that it signs (RFC 9580 §9.5).
-    pub(super) fn hash(&self) -> u8 {
-        self.hash
+    /// Its short name.
+    pub(super) fn key_id(&self) -> [u8; 8] {
+        key_id(self.version, &self.fingerprint)
     }
 
     /// Signs: what stands at the end of a signature packet.
     ///
     /// # Errors
-    /// [`Kind::Local`] if the cryptographic library refuses.
+    /// [`Kind::Local`] if the cryptographic library refuses; and whatever keeps a key elsewhere from signing.
     pub(super) fn sign(&self, digest: &Digest) -> Result<Vec<u8>> {
         let failed = |_| Error::new(Kind::Local, "cannot sign", "the cryptographic library refuses");
         let halves = |signature: &[u8]| {
@@ -153,10 +162,17 @@ impl SigningKey {
             Key::Ecdsa(key) => Ok(halves(key.sign_digest(digest).map_err(failed)?.as_ref())),
             Key::Ed25519(key) => {
                 let signature = key.try_sign(digest.as_ref()).map_err(failed)?;
-                Ok(match self.public.algorithm {
+                Ok(match self.algorithm {
                     EDDSA_LEGACY => halves(signature.as_ref()),
                     _ => signature.as_ref().to_vec(),
                 })
+            }
+            Key::Elsewhere(signer) => {
+                let signature = signer(digest.as_ref())?;
+                let EcdsaSigValue { r, s } = EcdsaSigValue::from_der(&signature).map_err(|why| {
+                    Error::new(Kind::Integrity, "cannot sign", format!("the signature is none: {why}"))
+                })?;
+                Ok([mpi(r.as_bytes()), mpi(s.as_bytes())].concat())
             }
         }
     }
@@ -165,8 +181,8 @@ impl SigningKey {
 /// A secret key in its parts.
 struct Parts<'p> {
     certificate: Certificate,
-    /// Fingerprints, and what stands behind the public parts.
-    secrets: Vec<(Vec<u8>, &'p [u8])>,
+    /// Each with its fingerprint.
+    secrets: Vec<(Vec<u8>, SecretKey<'p>)>,
 }
 
 impl<'p> Parts<'p> {
@@ -190,6 +206,7 @@ impl<'p> Parts<'p> {
             }
             match PublicKey::split(content) {
                 Ok((key, secret)) => {
+                    let secret = SecretKey { tag, public: key, secret };
                     secrets.push((PublicKey::parse(key)?.fingerprint, secret));
                     public.extend(packet(public_tag, key));
                 }
@@ -203,7 +220,7 @@ impl<'p> Parts<'p> {
 
     /// The keys that may sign now, the best first: subkeys, the newest before the others, then the primary key. Why others may
     /// not goes to `problems`.
-    fn signing(&self, now: u64, problems: &mut Vec<String>) -> Vec<(&PublicKey, &'p [u8])> {
+    fn signing(&self, now: u64, problems: &mut Vec<String>) -> Vec<(&PublicKey, SecretKey<'p>)> {
         let certificate = &self.certificate;
         let primary = match certificate
             .said_of_primary(now)
@@ -219,7 +236,7 @@ impl<'p> Parts<'p> {
         for (key, signatures) in &certificate.subkeys {
             let fit = certificate.binding_of(key, signatures, now).and_then(|said| {
                 let alive = check_alive(key, said, now, now);
-                alive.and_then(|()| check_adopted(certificate, key, said)).map_err(|error| error.why)?;
+                alive.and_then(|()| check_adopted(certificate, key, said, now)).map_err(|error| error.why)?;
                 Ok(said.allows_signing())
             });
             match fit {
@@ -372,7 +389,7 @@ mod tests {
             let content = [&[version, 0, 0, 0, 1, algorithm], &bytes[..]].concat();
             let passphrase = || Err(Error::new(Kind::Local, "x", "no passphrase"));
             let key = packet(SECRET_KEY, &content);
-            assert!(SigningKey::from_bytes(&key, SystemTime::now(), &passphrase).is_err());
+            assert!(SigningKey::from_bytes(&key, SystemTime::now(), MAX_MEMORY, &passphrase).is_err());
         }
     }
 }

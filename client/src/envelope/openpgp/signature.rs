@@ -12,10 +12,10 @@ use aws_lc_rs::{
 use der::{Encode, Sequence, asn1::UintRef};
 
 use super::{
-    packet::{Length, cut_off, length},
+    packet::cut_off,
     public_key::{EDDSA_LEGACY, Material, P_256, P_384, P_521, PublicKey, take_mpi},
 };
-use crate::{envelope::damaged, error::Result};
+use crate::error::Result;
 
 /// RFC 9580 §5.2.1.
 pub(super) mod kind {
@@ -359,9 +359,9 @@ impl Signature {
 
 /// RFC 3279 §2.2.3.
 #[derive(Sequence)]
-struct EcdsaSigValue<'a> {
-    r: UintRef<'a>,
-    s: UintRef<'a>,
+pub(super) struct EcdsaSigValue<'a> {
+    pub(super) r: UintRef<'a>,
+    pub(super) s: UintRef<'a>,
 }
 
 /// How signatures on this curve over this hash are verified.
@@ -415,16 +415,15 @@ impl Facts {
     }
 }
 
-/// The next one: its type, and what is in it. RFC 9580 §5.2.3.7: its length is as of packets, but never in parts.
+/// The next one: its type, and what is in it. RFC 9580 §5.2.3.7: its length is not as of packets. Nothing comes in parts, so a
+/// length of two bytes begins with anything from 192 to 254.
 fn next_subpacket<'b>(area: &mut &'b [u8]) -> Result<(&'b u8, &'b [u8])> {
-    let (len, used) = match area.first() {
-        Some(224..=254) => return Err(damaged("a signature in the certificate makes no sense")),
-        _ => length(area)?,
+    let len = match *take(area, 1)? {
+        [first @ 192..=254] => (usize::from(first - 192) << 8) + number(take(area, 1)?) + 192,
+        [255] => number(take(area, 4)?),
+        ref short => number(short),
     };
-    let Length::Last(len) = len else { return Err(cut_off()) };
-    take(area, used)?;
-    let subpacket = take(area, usize::try_from(len).unwrap_or(usize::MAX))?;
-    subpacket.split_first().ok_or_else(cut_off)
+    take(area, len)?.split_first().ok_or_else(cut_off)
 }
 
 /// Who made it, as an area of subpackets says (RFC 9580 §5.2.3.12 and §5.2.3.35), up to where it makes no sense.
@@ -464,4 +463,37 @@ fn number(bytes: &[u8]) -> usize {
 fn padded(number: &[u8], len: usize) -> Option<Vec<u8>> {
     let zeros = len.checked_sub(number.len())?;
     Some([vec![0; zeros], number.to_vec()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9580 §5.2.3.7.
+    #[test]
+    fn subpackets_of_any_length_are_read_and_so_is_what_follows() {
+        let lengths: [(usize, &[u8]); 8] = [
+            (1, &[1]),
+            (191, &[191]),
+            (192, &[192, 0]),
+            (8_383, &[223, 255]),
+            (8_384, &[224, 0]),
+            (16_319, &[254, 255]),
+            (16_320, &[255, 0, 0, 0x3f, 0xc0]),
+            (5, &[255, 0, 0, 0, 5]),
+        ];
+        for (len, coded) in lengths {
+            let behind = [5, subpacket::CREATED, 0, 0, 0, 7];
+            let subpacket = [&[100][..], &vec![0; len - 1]].concat();
+            let area = [coded, &subpacket, &behind].concat();
+            let mut rest = area.as_slice();
+            let (kind, body) = next_subpacket(&mut rest).expect("read");
+            assert_eq!((*kind, body.len(), rest), (100, len - 1, &behind[..]));
+            assert_eq!(Facts::parse(&area).expect("read").created, Some(7));
+            for cut in 1..coded.len() + len {
+                assert!(next_subpacket(&mut &area[..cut]).is_err(), "{cut} of {len}");
+            }
+        }
+        assert!(next_subpacket(&mut &[0_u8, 0][..]).is_err(), "without a type");
+    }
 }

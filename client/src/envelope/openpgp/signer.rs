@@ -274,7 +274,7 @@ fn judge(
         Part::Subkey(key, signatures) => {
             let binding = certificate.binding_of(key, signatures, now).map_err(|why| unfit(&why))?;
             check_alive(key, binding, claimed, at)?;
-            check_adopted(certificate, key, binding)?;
+            check_adopted(certificate, key, binding, now)?;
             binding
         }
     };
@@ -335,15 +335,18 @@ pub(super) fn check_alive(key: &PublicKey, said: &Signature, signed: u64, at: u6
     Ok(())
 }
 
-/// Checks that a subkey says itself that it belongs to this primary key: else anybody could adopt another's key, and pass for
-/// who signed with it (RFC 9580 §5.2.1.9).
+/// Checks that a subkey says itself at this time that it belongs to this primary key: else anybody could adopt another's key,
+/// and pass for who signed with it (RFC 9580 §5.2.1.9).
 pub(super) fn check_adopted(
     certificate: &Certificate,
     subkey: &PublicKey,
     binding: &Signature,
+    now: u64,
 ) -> Result<()> {
     let data = certificate.hashed_with(subkey);
-    let own = |one: &Signature| one.kind == kind::PRIMARY_KEY_BINDING && one.verifies(subkey, &data);
+    let own = |one: &Signature| {
+        one.kind == kind::PRIMARY_KEY_BINDING && one.holds_at(now) && one.verifies(subkey, &data)
+    };
     if binding.embedded().any(|one| own(&one)) {
         return Ok(());
     }

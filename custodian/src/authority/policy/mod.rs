@@ -33,7 +33,13 @@ const DEFAULT: &str = include_str!("default.cedar");
 
 /// Stands beside every policy: what people do for themselves needs no rule that permits it, or custodians whose policy is
 /// older than such an operation would refuse it to everybody.
-const OWN: &str = r#"@id("everybody-for-oneself") permit (principal, action in Action::"Own", resource);"#;
+const OWN: &str = r#"permit (principal, action in Action::"Own", resource);"#;
+
+/// What that rule is called.
+const OWN_ID: &str = "everybody-for-oneself";
+
+/// What it is called beside a policy that has had a rule of that name since before it was ours.
+const OWN_OTHER_ID: &str = "everybody-for-oneself (always there)";
 
 /// A version of the policy, as the ledger keeps it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,6 +113,19 @@ impl Policy {
     /// No Cedar, against the schema, a policy without an `@id` of its own, an annotation that says nothing that we know, or
     /// too much of it.
     pub fn parse(version: u64, text: &str) -> Result<Self, PolicyError> {
+        Self::read(version, text, OWN_ID)
+    }
+
+    /// As [`Policy::parse`], of a text that is in force: an earlier version of this program may have taken it when one of its rules
+    /// could have the name that is ours now. The ledger is of this version by then, so it could not go back to that one.
+    ///
+    /// # Errors
+    /// As [`Policy::parse`].
+    pub fn in_force(version: u64, text: &str) -> Result<Self, PolicyError> {
+        Self::parse(version, text).or_else(|error| Self::read(version, text, OWN_OTHER_ID).map_err(|_| error))
+    }
+
+    fn read(version: u64, text: &str, own: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_POLICY_LEN {
             return Err(PolicyError(format!("it is longer than {MAX_POLICY_LEN} bytes")));
         }
@@ -126,7 +145,7 @@ impl Policy {
         if !errors.is_empty() {
             return Err(PolicyError(errors.join("; ")));
         }
-        let set = with_own(set)?;
+        let set = with_own(set, own)?;
         let annotations = Annotations::read(&set)?;
         Ok(Self { version, cosigners: text.contains("cosigners"), set, annotations })
     }
@@ -272,14 +291,12 @@ fn named(set: &PolicySet) -> Result<PolicySet, PolicyError> {
     Ok(named)
 }
 
-/// The same policies with [`OWN`].
-fn with_own(mut set: PolicySet) -> Result<PolicySet, PolicyError> {
-    let own: PolicySet = OWN.parse().map_err(|error| PolicyError(spelled(&error)))?;
-    for policy in named(&own)?.policies() {
-        let id = policy.id().clone();
-        set.add(policy.clone())
-            .map_err(|_| PolicyError(format!("the @id {id:?} is that of a rule that is always there")))?;
-    }
+/// The same policies with [`OWN`] under this name.
+fn with_own(mut set: PolicySet, id: &str) -> Result<PolicySet, PolicyError> {
+    let own = cedar_policy::Policy::parse(Some(PolicyId::new(id)), OWN);
+    let own = own.map_err(|error| PolicyError(spelled(&error)))?;
+    set.add(own)
+        .map_err(|_| PolicyError(format!("the @id {id:?} is that of a rule that is always there")))?;
     Ok(set)
 }
 

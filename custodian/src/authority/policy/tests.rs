@@ -69,6 +69,13 @@ fn what_people_do_for_themselves_is_permitted_until_a_rule_forbids_it() {
     assert_eq!(decide("", &question("Unwrap", &[Role::Operator])).decision, Answer::Denied);
     let taken = r#"@id("everybody-for-oneself") forbid (principal, action, resource);"#;
     assert!(Policy::parse(1, taken).unwrap_err().0.contains("always there"));
+    // It was applied when the name was free: it holds on, and so does what is always there.
+    let kept = Policy::in_force(1, taken).unwrap().decide(&request).unwrap();
+    assert_eq!((kept.decision, kept.because), (Answer::Denied, vec!["everybody-for-oneself".to_owned()]));
+    let kept = taken.replace("forbid", "permit").replace("action,", r#"action == Action::"Unwrap","#);
+    let kept = Policy::in_force(1, &kept).unwrap().decide(&request).unwrap();
+    assert_eq!(kept.because, ["everybody-for-oneself (always there)"]);
+    assert_eq!(Policy::in_force(1, "nonsense").unwrap_err(), Policy::parse(1, "nonsense").unwrap_err());
     let approved = r#"@id("two") @approvals("1") forbid (principal, action in Action::"Own", resource);"#;
     assert!(matches!(decide(approved, &request).decision, Answer::Approvals(_)));
 }

@@ -232,6 +232,32 @@ pub(crate) async fn whoever_was_stopped_does_not_count<L: Ledger>(ledger: Arc<L>
     world.unwraps_with(id, &asked).await.unwrap();
 }
 
+/// Not part of every ledger's suite: of those whose clock a test can set.
+pub(crate) async fn whether_a_vote_counts_goes_by_the_ledgers_clock<L: Ledger>(
+    ledger: Arc<L>,
+    clock: &TestClock,
+) {
+    let world = with_admins(ledger).await;
+    let asked = ApprovalRequest { expires: ahead(86_400), ..request("it", 3) };
+    let id = world.waits(asked).await;
+    world.approves(id, "bob").await.unwrap();
+    let until = clock.now() + SignedDuration::from_mins(10);
+    let reason = "a holiday".to_owned();
+    world.done(Change::SuspendDevice { id: device_id("laptop-bob"), until, reason }).await;
+    let weights = async |admin| match world.approves(id, admin).await.unwrap() {
+        Changed::Approval(approval) => {
+            assert_eq!(world.approval(id).await.votes, approval.votes, "readers go by it, too");
+            approval.votes[0].weight
+        }
+        _ => panic!("it was approved"),
+    };
+    assert_eq!(weights("eve").await, Weight::Void);
+    clock.moves(SignedDuration::from_mins(11));
+    assert_eq!(weights("joe").await, Weight::Counts);
+    clock.moves(SignedDuration::from_mins(-5));
+    assert_eq!(weights("joe").await, Weight::Void);
+}
+
 pub(crate) async fn a_device_whose_suspension_has_ended_counts_as_any_other<L: Ledger>(ledger: Arc<L>) {
     let world = with_admins(ledger).await;
     let suspend = |until| {

@@ -510,16 +510,16 @@ pub(crate) async fn keys_have_ids_and_labels_of_their_own<L: Ledger>(ledger: Arc
         world.refuses_change(Change::AddKey(taken), Refusal::AlreadyExists).await;
     }
 
-    let openpgp = |label, created| WrappingKey {
-        purpose: KeyPurpose::Unwrap(KeyWrapping::OpenPgp),
-        created,
-        ..key(label)
-    };
+    let [openpgp, signing] = KeyPurpose::WITH_OPENPGP_CERTIFICATE
+        .map(|purpose| move |label, created| WrappingKey { purpose, created, ..key(label) });
     let second = Timestamp::from_second(1_700_000_000).unwrap();
     let (early, late) = (second + 1.milliseconds(), second + 999.milliseconds());
     world.done(Change::AddKey(openpgp("partners", early))).await;
     world.refuses_change(Change::AddKey(openpgp("others", late)), Refusal::StateConflict).await;
+    world.refuses_change(Change::AddKey(signing("letters", late)), Refusal::StateConflict).await;
     world.done(Change::AddKey(openpgp("others", second + 1.seconds()))).await;
+    world.done(Change::AddKey(signing("letters", second + 2.seconds()))).await;
+    world.refuses_change(Change::AddKey(openpgp("more", second + 2.seconds())), Refusal::StateConflict).await;
     world.done(Change::AddKey(WrappingKey { created: late, ..key("for-oaep") })).await;
 }
 

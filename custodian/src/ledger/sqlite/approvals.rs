@@ -79,18 +79,30 @@ const COLUMNS: &str = "id, user, device, ip, operation, target, key, reason, cla
 /// Still waits, or may be used: at the time `?1`.
 const OPEN: &str = "denied_by IS NULL AND used IS NULL AND withdrawn IS NULL AND expires > ?1";
 
-/// One approval.
-pub(super) fn read(connection: &Connection, id: ApprovalId) -> rusqlite::Result<Option<Approval>> {
-    first(connection, "approvals WHERE id = ?", [id.0.cast_signed()])
+/// One approval, with the votes that count at this time.
+pub(super) fn read(
+    connection: &Connection,
+    id: ApprovalId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Approval>> {
+    first(connection, "approvals WHERE id = ?", [id.0.cast_signed()], now)
 }
 
 /// The newest one that is bound to this.
-pub(super) fn of_digest(connection: &Connection, digest: [u8; 32]) -> rusqlite::Result<Option<Approval>> {
-    first(connection, "approvals WHERE digest = ? ORDER BY id DESC LIMIT 1", [digest])
+pub(super) fn of_digest(
+    connection: &Connection,
+    digest: [u8; 32],
+    now: Timestamp,
+) -> rusqlite::Result<Option<Approval>> {
+    first(connection, "approvals WHERE digest = ? ORDER BY id DESC LIMIT 1", [digest], now)
 }
 
 /// Those that the query asks for, newest first.
-pub(super) fn many(connection: &Connection, query: &ApprovalQuery) -> rusqlite::Result<Vec<Approval>> {
+pub(super) fn many(
+    connection: &Connection,
+    query: &ApprovalQuery,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Approval>> {
     let before = query.before.map_or(i64::MAX, |id| i64::try_from(id.0).unwrap_or(i64::MAX));
     let user = query.user.as_ref().map(UserId::as_str);
     // Only what is asked for stands there: so that it is found by its index.
@@ -104,13 +116,13 @@ pub(super) fn many(connection: &Connection, query: &ApprovalQuery) -> rusqlite::
     from.push_str(" ORDER BY id DESC LIMIT ?4");
     let params = params![query.open_at.map(micros), before, user, query.limit];
     let found = rows::many(connection, (COLUMNS, &from), params, approval)?;
-    found.into_iter().map(|approval| with_votes(connection, approval)).collect()
+    found.into_iter().map(|approval| with_votes(connection, approval, now)).collect()
 }
 
 /// Keeps a request that needs approval, unless it is kept already. Returns what its caller is told.
 pub(super) fn ask(batch: &Batch<'_>, request: &ApprovalRequest) -> Result<Denial, Stop> {
     let digest = request.digest();
-    if let Some(known) = of_digest(batch.tx, digest)? {
+    if let Some(known) = of_digest(batch.tx, digest, batch.now)? {
         match known.state(batch.now) {
             ApprovalState::Pending | ApprovalState::Approved => {
                 if known.request.needed != request.needed {
@@ -205,7 +217,7 @@ pub(super) fn approve(
 
 /// Ends it.
 pub(super) fn deny(batch: &Batch<'_>, id: ApprovalId, user: &UserId, reason: &str) -> Made {
-    let approval = read(batch.tx, id)?.ok_or(Refusal::NotFound)?;
+    let approval = read(batch.tx, id, batch.now)?.ok_or(Refusal::NotFound)?;
     if matches!(approval.ending, Some(Ending::Denied { .. })) {
         return Ok(Changed::Approval(Box::new(approval)));
     }
@@ -217,7 +229,7 @@ pub(super) fn deny(batch: &Batch<'_>, id: ApprovalId, user: &UserId, reason: &st
 
 /// Takes it back.
 pub(super) fn withdraw(batch: &Batch<'_>, id: ApprovalId, user: &UserId) -> Made {
-    let approval = read(batch.tx, id)?.ok_or(Refusal::NotFound)?;
+    let approval = read(batch.tx, id, batch.now)?.ok_or(Refusal::NotFound)?;
     if approval.request.user != *user {
         return Err(Refusal::NotOwnRequest.into());
     }
@@ -246,7 +258,7 @@ pub(super) fn use_up(batch: &Batch<'_>, user: &UserId, used: ApprovalUse) -> Res
 
 /// An approval that waits or may be used; or why it may not.
 fn open(batch: &Batch<'_>, id: ApprovalId) -> Result<Approval, Stop> {
-    let approval = read(batch.tx, id)?.ok_or(Refusal::NotFound)?;
+    let approval = read(batch.tx, id, batch.now)?.ok_or(Refusal::NotFound)?;
     let refusal = match approval.state(batch.now) {
         ApprovalState::Pending | ApprovalState::Approved => return Ok(approval),
         ApprovalState::Denied => Refusal::ApprovalDenied,
@@ -258,16 +270,21 @@ fn open(batch: &Batch<'_>, id: ApprovalId) -> Result<Approval, Stop> {
 }
 
 fn changed(batch: &Batch<'_>, id: ApprovalId) -> Made {
-    Ok(Changed::Approval(Box::new(read(batch.tx, id)?.ok_or(Refusal::NotFound)?)))
+    Ok(Changed::Approval(Box::new(read(batch.tx, id, batch.now)?.ok_or(Refusal::NotFound)?)))
 }
 
-fn first(connection: &Connection, from: &str, params: impl Params) -> rusqlite::Result<Option<Approval>> {
+fn first(
+    connection: &Connection,
+    from: &str,
+    params: impl Params,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Approval>> {
     let found = rows::one(connection, (COLUMNS, from), params, approval)?;
-    found.map(|approval| with_votes(connection, approval)).transpose()
+    found.map(|approval| with_votes(connection, approval, now)).transpose()
 }
 
-/// Whether an approval counts is what the tables say now.
-fn with_votes(connection: &Connection, approval: Approval) -> rusqlite::Result<Approval> {
+/// Whether an approval counts is what the tables say, at the time of whoever asks.
+fn with_votes(connection: &Connection, approval: Approval, now: Timestamp) -> rusqlite::Result<Approval> {
     let mut votes = connection.prepare_cached(&format!(
         "SELECT votes.user, votes.device, votes.time,
                 coalesce({USER_IS_ENABLED} AND users.roles & ?3 <> 0 AND {DEVICE_IS_ACTIVE}, 0)
@@ -275,7 +292,7 @@ fn with_votes(connection: &Connection, approval: Approval) -> rusqlite::Result<A
          WHERE votes.approval = ?2 ORDER BY votes.time, votes.user",
     ))?;
     let admin: Roles = [Role::Admin].into_iter().collect();
-    let params = params![micros(Timestamp::now()), approval.id.0.cast_signed(), admin.bits()];
+    let params = params![micros(now), approval.id.0.cast_signed(), admin.bits()];
     let votes = votes.query_map(params, |row| {
         let weight = if row.get(3)? { Weight::Counts } else { Weight::Void };
         Ok(Vote { user: parsed(row, 0)?, device: parsed(row, 1)?, time: time(row, 2)?, weight })

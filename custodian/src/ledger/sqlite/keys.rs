@@ -1,10 +1,6 @@
 //! Changes of wrapping keys.
 
-use custodian_proto::{
-    key::{KeyId, KeyWrapping},
-    limits::MAX_TEXT_LEN,
-    refusal::Refusal,
-};
+use custodian_proto::{key::KeyId, limits::MAX_TEXT_LEN, refusal::Refusal};
 use jiff::Timestamp;
 use rusqlite::params;
 
@@ -14,7 +10,7 @@ use super::{
     writer::{Batch, Stop},
 };
 use crate::{
-    authority::{KeyLife, KeyState, KeyStep, WrappingKey, WrongStep},
+    authority::{KeyLife, KeyPurpose, KeyState, KeyStep, WrappingKey, WrongStep},
     ledger::{Changed, entry},
 };
 
@@ -39,7 +35,7 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
         let detail = format!("{} is made for {}, and so are its versions", key.label, newest.purpose.name());
         return Err(Stop::refused(Refusal::AlreadyExists, detail));
     }
-    if key.wrapping() == Some(KeyWrapping::OpenPgp) {
+    if key.purpose.has_openpgp_certificate() {
         check_second(batch, key)?;
     }
     batch.add(
@@ -70,17 +66,19 @@ pub(super) fn add(batch: &Batch<'_>, key: &WrappingKey) -> Made {
     changed(batch, key.id)
 }
 
-/// The certificates of OpenPGP keys have one primary key, the device CA's, and are told from each other by the second in
+/// OpenPGP certificates have one primary key, the device CA's, and are told from each other by the second in
 /// which they were made.
 fn check_second(batch: &Batch<'_>, key: &WrappingKey) -> Result<(), Stop> {
+    let [unwrap, sign] = KeyPurpose::WITH_OPENPGP_CERTIFICATE;
     let taken: bool = batch
         .tx
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM keys WHERE wrapping = ? AND created / 1000000 = ? / 1000000)",
+            "SELECT EXISTS (SELECT 1 FROM keys WHERE wrapping IN (?, ?) AND created / 1000000 = ? / 1000000)",
         )?
-        .query_row(params![key.purpose.name(), micros(key.created)], |row| row.get(0))?;
+        .query_row(params![unwrap.name(), sign.name(), micros(key.created)], |row| row.get(0))?;
     if taken {
-        let detail = "another key for OpenPGP was made in this very second: try again".to_owned();
+        let detail =
+            "another key with an OpenPGP certificate was made in this very second: try again".to_owned();
         return Err(Stop::refused(Refusal::StateConflict, detail));
     }
     Ok(())

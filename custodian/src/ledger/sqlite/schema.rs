@@ -1,14 +1,21 @@
 //! The tables, and how a file comes to have them.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{OpenError, approvals, certificates, remembered::Remembered, span, tree, upgrade};
+use super::{
+    OpenError, approvals, certificates, meanwhile::meanwhile, remembered::Remembered, span, tree, upgrade,
+};
 
 /// Marks a SQLite file as a custodian's ledger: "CSTD".
 pub(super) const APPLICATION_ID: u32 = 0x4353_5444;
 
 /// The version of the tables that this custodian works with: one more than there are [`STEPS`].
 const VERSION: i64 = 1 + STEPS.len() as i64;
+
+/// How often a long upgrade says that it goes on.
+const TELL: Duration = Duration::from_secs(5);
 
 /// From this version on, the log's last checkpoint is kept outside the database.
 const REMEMBERED_SINCE: i64 = 5;
@@ -274,7 +281,12 @@ pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> R
             return Err(OpenError::Newer { found: version, known: VERSION });
         }
         (id, version) if id == i64::from(APPLICATION_ID) && version >= 1 => {
-            tracing::info!("bringing the ledger's tables from version {version} to {VERSION}");
+            let records = tree::records(&tx)?;
+            tracing::info!(
+                records,
+                "bringing the ledger's tables from version {version} to {VERSION}: all of its records are read, which takes \
+                 seconds for each million. If it is stopped meanwhile, nothing is changed"
+            );
             version
         }
         (0, 0) if is_empty(&tx)? => {
@@ -283,15 +295,24 @@ pub(super) fn migrate(connection: &mut Connection, remembered: &Remembered) -> R
         }
         _ => return Err(OpenError::NotALedger("it is a database of another program".to_owned())),
     };
-    for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
-        step(&tx)?;
-    }
-    if found < REMEMBERED_SINCE {
-        remembered.begin(&tx)?;
-    }
-    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", VERSION)?;
-    Ok(tx.commit()?)
+    let told_to = tracing::dispatcher::get_default(Clone::clone);
+    let tell = |so_far: Duration| {
+        let seconds = so_far.as_secs();
+        tracing::dispatcher::with_default(&told_to, || {
+            tracing::info!(seconds, "still bringing the ledger's tables to version {VERSION}");
+        });
+    };
+    meanwhile(TELL, tell, || {
+        for (_, step) in (1..).zip(STEPS).filter(|(from, _)| *from >= found) {
+            step(&tx)?;
+        }
+        if found < REMEMBERED_SINCE {
+            remembered.begin(&tx)?;
+        }
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", VERSION)?;
+        Ok(tx.commit()?)
+    })
 }
 
 fn number(tx: &Transaction<'_>, pragma: &str) -> rusqlite::Result<i64> {

@@ -308,7 +308,7 @@ impl Batch<'_> {
             },
             (Step::Settle(_) | Step::Begin | Step::Abandon, _) => None,
         };
-        id.map_or(Ok(None), |id| approvals::read(self.tx, id))
+        id.map_or(Ok(None), |id| approvals::read(self.tx, id, self.now))
     }
 
     /// Charges a rejected ciphertext. Beyond the budgets, the answer is that of a good one (law 5).

@@ -12,6 +12,7 @@ use super::super::{
     Health, KeyDescription, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey,
     WorkerCommand,
     link::Reply,
+    logins::Logins,
     supervisor::{State, unexpected},
     wire::{Sign, SignDigest, Task, Unwrap},
 };
@@ -103,12 +104,15 @@ pub(in crate::token) trait Source: Send + Sync + 'static {
 pub(in crate::token) struct Workers {
     pub(in crate::token) command: WorkerCommand,
     pub(in crate::token) config: MemberConfig,
+    /// Those of all workers of this token.
+    pub(in crate::token) logins: Logins,
 }
 
 #[async_trait]
 impl Source for Workers {
     async fn start(&self) -> Result<Arc<dyn Member>, StartError> {
-        let supervisor = Supervisor::start(self.command.clone(), self.config.token.clone()).await?;
+        let (command, config) = (self.command.clone(), self.config.token.clone());
+        let supervisor = Supervisor::start_among(command, config, self.logins.clone()).await?;
         let found = supervisor.health().last_survey.map(|survey| survey.label.clone()).unwrap_or_default();
         match &self.config.label {
             Some(label) if *label != found => {

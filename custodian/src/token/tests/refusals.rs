@@ -6,6 +6,7 @@ use super::{Bench, PIN, command, good, kill, rsa_key, until};
 use crate::token::{
     PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenSelect, WorkerCommand,
     contract::{soon, unwrap},
+    logins::Logins,
     supervisor::State,
 };
 
@@ -42,6 +43,28 @@ async fn a_pin_that_becomes_wrong_stops_the_supervisor() {
     assert!(more.is_err(), "nothing may happen any more");
     assert_eq!(bench.starts(), 2);
     token.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pin_that_becomes_wrong_is_tried_once_by_all_workers_of_the_token() {
+    let bench = Bench::new();
+    let logins = Logins::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let worker = Supervisor::start_among(bench.counted(), bench.config(), logins.clone()).await;
+        workers.push(worker.unwrap());
+    }
+    bench.write_pin("9999");
+    workers.iter().for_each(|worker| kill(worker.worker_pid().unwrap()));
+    for worker in &workers {
+        until(worker, |state| matches!(state, State::Down { .. })).await;
+        assert!(worker.health().trouble.unwrap().contains("refuses the PIN"));
+    }
+    assert_eq!(bench.starts(), 3 + 1);
+    // Nor does one that is added.
+    let error = Supervisor::start_among(bench.counted(), bench.config(), logins).await.err().unwrap();
+    assert!(matches!(error, StartError::Pin(_)), "{error:?}");
+    assert_eq!(bench.starts(), 3 + 1);
 }
 
 #[tokio::test]

@@ -73,6 +73,41 @@ async fn what_was_spent_before_version_7_counts_on() {
     assert_eq!(unwraps(daily).await, Ok(()));
 }
 
+/// What is logged, line by line.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_says_first_how_many_records_it_reads() {
+    let place = Place::new();
+    let records = World::peopled(Arc::new(place.open())).await.all_records().await.len();
+    let old = other_program(&place.path());
+    old.execute_batch(BACK_TO_8).unwrap();
+    old.pragma_update(None, "user_version", 8).unwrap();
+    drop(old);
+    let open = || {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+        tracing::subscriber::with_default(log, || drop(place.open()));
+        let lines = lines.0.lock().unwrap();
+        String::from_utf8(lines.clone()).unwrap()
+    };
+    let told = open();
+    assert!(told.contains("from version 8 to ") && told.contains(&format!("records={records}")), "{told}");
+    assert_eq!(open(), "", "there is nothing to do any more");
+}
+
 #[tokio::test]
 async fn keys_of_version_1_get_the_period_of_their_certificate() {
     let place = Place::new();
