@@ -7,9 +7,11 @@ use crate::{
 /// Under way beside those that a test looks at.
 const MANY: usize = 40;
 
+type Commit = fn(&[Job]) -> Result<Committed, LedgerError>;
+
 /// A committer's thread that has so many attempts under way, without the thread.
 struct Scene {
-    work: Work<fn(&[Job]) -> Result<Committed, LedgerError>>,
+    work: Work<Commit>,
     jobs: mpsc::Sender<Job>,
     queue: mpsc::Receiver<Job>,
     /// Callers who wait.
@@ -22,7 +24,7 @@ impl Scene {
         let own = Arc::new(());
         let (jobs, queue) = mpsc::channel(MAX_BATCH);
         let work = Work {
-            commit: (|_| Err(LedgerError("not called".to_owned()))) as fn(&[Job]) -> _,
+            commit: (|_| Err(LedgerError("not called".to_owned()))) as Commit,
             last: watch::channel(0).0,
             unrecorded: Vec::new(),
             most_unrecorded: 0,
