@@ -11,6 +11,7 @@ use custodian_proto::{
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout_at;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -195,6 +196,12 @@ impl CertificateService for Api {
         let asked = request.into_inner().days;
         let parsed = list_days(asked).and_then(|days| Ok((days, self.people()?)));
         let (days, people) = self.parsed(&accepted, "GetPeopleRevocationList", parsed).await?;
+        if !self.custodian.authority().has_session(&accepted.call.caller) {
+            // Refused and recorded, without a place in any line.
+            let admitted =
+                self.custodian.admit(&accepted.call, Need::Session, "GetPeopleRevocationList").await;
+            admitted.map_err(|denial| accepted.status(denial))?;
+        }
         if asked != 0 {
             let in_line = self.list_turn.in_line(Certified::People);
             let _in_line = in_line.map_err(|denial| accepted.status(denial))?;
@@ -204,7 +211,12 @@ impl CertificateService for Api {
         if let Ok(kept) = self.people_list.get(Timestamp::now()) {
             return self.hand_out(&accepted, kept).await;
         }
-        let _turn = self.people_list.turn_to_make().await;
+        let made = timeout_at(self.custodian.token_deadline().into(), self.people_list.turn_to_make()).await;
+        // If the token hangs, those who wait must not do so one after the other.
+        let _turn = made.map_err(|_| {
+            let why = "the revocation list that others wait for was not made in time".to_owned();
+            accepted.status(Fault::TokenUnavailable(why).into())
+        })?;
         match self.people_list.get(Timestamp::now()) {
             Ok(kept) => self.hand_out(&accepted, kept).await,
             Err(generation) => {

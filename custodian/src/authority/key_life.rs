@@ -269,7 +269,7 @@ impl KeyLife {
     }
 
     /// Whether the key signs at this time, or why not. A signing key has only the originator-usage period (SP 800-57 part 1
-    /// §5.3.4): deactivated, it signs nothing more.
+    /// §5.3.4): deactivated, it signs nothing more that callers ask for.
     ///
     /// # Errors
     /// The refusal for the caller.

@@ -108,6 +108,8 @@ pub struct Standing {
     pub(crate) key: Option<KeyId>,
     /// The task of that key.
     pub(crate) task: KeyTask,
+    /// This key must not have changed since that time: what is released says how it was.
+    pub(crate) unchanged: Option<(KeyId, Timestamp)>,
     /// This version of the policy must be the one in force.
     pub(crate) policy: Option<u64>,
     /// The user must have just these roles still: the policy looked at them.

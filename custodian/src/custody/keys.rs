@@ -7,7 +7,7 @@ use custodian_proto::{key::KeyId, refusal::Refusal};
 
 use super::{Call, Custodian, Denial, Fault, Withheld, to_the_end};
 use crate::{
-    authority::{KeyState, KeyStep, Need, Role, Standing, WrappingKey},
+    authority::{KeyState, KeyStep, Need, Permit, Role, Standing, WrappingKey},
     ledger::{Change, Changed, Grant, Intent, Outcome},
     token::{KeyDescription, Token, TokenError},
 };
@@ -107,8 +107,8 @@ impl Custodian {
         signer: KeyId,
         statement: impl FnOnce(&WrappingKey, &[KeyDescription]) -> Result<Vec<u8>, Denial> + Send + 'static,
     ) -> Result<Attestation, Denial> {
-        self.sign_for_readers(call, "AttestKey", key, move |custodian| async move {
-            custodian.signed_statement(key, signer, statement).await
+        self.sign_for_readers(call, "AttestKey", key, move |custodian, key| async move {
+            custodian.signed_statement(&key, signer, statement).await
         })
         .await
     }
@@ -122,8 +122,8 @@ impl Custodian {
         key: KeyId,
         draft: impl FnOnce(&WrappingKey) -> Result<(Vec<(KeyId, Vec<u8>)>, Draft), Denial> + Send + 'static,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
-        self.sign_for_readers(call, operation, key, move |custodian| async move {
-            custodian.signed_draft(key, draft).await
+        self.sign_for_readers(call, operation, key, move |custodian, key| async move {
+            custodian.signed_draft(&key, draft).await
         })
         .await
     }
@@ -135,7 +135,7 @@ impl Custodian {
         call: Call,
         operation: &'static str,
         key: KeyId,
-        sign: impl FnOnce(Arc<Self>) -> Signing + Send + 'static,
+        sign: impl FnOnce(Arc<Self>, WrappingKey) -> Signing + Send + 'static,
     ) -> Result<T, Denial>
     where
         T: Send + 'static,
@@ -148,10 +148,7 @@ impl Custodian {
             let need = Need::Either(Role::Admin, Role::Auditor);
             let signed = match custodian.authority.permit(&call.caller, need, attempt.intent()).await {
                 Ok(permit) => match custodian.admits_release() {
-                    Ok(()) => {
-                        let signed = sign(Arc::clone(&custodian)).await;
-                        signed.map(|signed| Withheld::new(signed, permit.redeem()))
-                    }
+                    Ok(()) => custodian.signed_of(key, permit, |key| sign(Arc::clone(&custodian), key)).await,
                     Err(fault) => Err(fault.into()),
                 },
                 Err(denial) => Err(denial),
@@ -162,13 +159,25 @@ impl Custodian {
         .await
     }
 
-    async fn signed_draft<Draft>(
+    /// What is signed of a key as it is now. It is kept back unless the key is still so when that is recorded (law 2): what speaks
+    /// for a key must not come after what stopped it.
+    async fn signed_of<T, Signing: Future<Output = Result<T, Denial>> + Send>(
         &self,
         id: KeyId,
+        permit: Permit,
+        sign: impl FnOnce(WrappingKey) -> Signing + Send,
+    ) -> Result<Withheld<T>, Denial> {
+        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
+        let standing = Standing { unchanged: Some((id, key.updated)), ..permit.redeem() };
+        Ok(Withheld::new(sign(key).await?, standing))
+    }
+
+    async fn signed_draft<Draft>(
+        &self,
+        key: &WrappingKey,
         draft: impl FnOnce(&WrappingKey) -> Result<(Vec<(KeyId, Vec<u8>)>, Draft), Denial>,
     ) -> Result<(Vec<Vec<u8>>, Draft), Denial> {
-        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
-        let (texts, draft) = draft(&key)?;
+        let (texts, draft) = draft(key)?;
         let mut signatures = Vec::new();
         for (signer, text) in texts {
             signatures.push(self.token.sign(signer, &text, self.token_deadline()).await?);
@@ -178,16 +187,15 @@ impl Custodian {
 
     async fn signed_statement(
         &self,
-        id: KeyId,
+        key: &WrappingKey,
         signer: KeyId,
         statement: impl FnOnce(&WrappingKey, &[KeyDescription]) -> Result<Vec<u8>, Denial>,
     ) -> Result<Attestation, Denial> {
-        let key = self.ledger.key(id).await?.ok_or(Refusal::KeyUnknown)?;
         if key.life.set() == KeyState::Destroyed {
             return Err(Refusal::KeyDestroyed.into());
         }
-        let described = self.token.describe(id, self.token_deadline()).await?;
-        let statement = statement(&key, &described)?;
+        let described = self.token.describe(key.id, self.token_deadline()).await?;
+        let statement = statement(key, &described)?;
         let signature = self.token.sign(signer, &statement, self.token_deadline()).await?;
         Ok(Attestation { statement, signature })
     }

@@ -27,8 +27,8 @@ const MAX_BATCH: usize = 512;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// How long what nobody waits for may wait for company. Under load a beginning is then committed with the next settling
-/// instead of alone, which halves the commits. If the process dies within this time, such an attempt leaves no trace; no
-/// key of it has left either.
+/// instead of alone, which halves the commits. If the process dies within this time (and [`GATHER`] in a crowd), such an attempt
+/// leaves no trace; no key of it has left either.
 const LINGER: Duration = Duration::from_millis(10);
 
 /// So many attempts under way are a crowd: each of them waits for the token much longer than for a commit.

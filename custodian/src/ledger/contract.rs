@@ -46,7 +46,7 @@ macro_rules! ledger_keeps_its_contract {
                 numbers_have_no_gap_under_load, the_last_number_is_announced,
                 an_attempt_that_is_dropped_is_recorded_as_unknown, the_log_is_a_merkle_tree_of_its_records;
             refusals: a_device_must_be_active, a_clock_that_was_set_lets_nothing_live_for_ever, a_session_must_be_alive, a_session_works_on_its_device_alone,
-                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows, a_signing_key_signs_while_it_is_active,
+                a_user_must_be_enabled_and_have_the_role, a_wrapping_key_unwraps_as_its_state_allows, a_signing_key_signs_while_it_is_active, nothing_is_said_of_a_key_that_has_changed_meanwhile,
                 a_key_that_stops_after_the_permit_unwraps_no_more, a_wrapping_key_unwraps_within_its_period, a_role_needs_a_session, a_policy_that_changed_meanwhile_stops_what_it_allowed, policies_follow_each_other, other_roles_stop_what_the_policy_allowed, other_groups_stop_what_the_policy_allowed,
                 fewer_witnesses_stop_what_the_policy_allowed;
             releases: a_grant_marks_the_session_as_used, reading_marks_the_session_as_used, a_revocation_that_has_returned_is_never_overtaken,

@@ -102,11 +102,13 @@ impl Draft {
         let about_user_id = [&about_primary, &[0xb4][..], &be32(user_id.len()), &user_id].concat();
         let about_subkey = [about_primary, hashed_v4(&subkey)].concat();
         let of_ca = Issuer { key: ca.key(), fingerprint: fingerprint_v4(&primary) };
+        // Nobody may date a signature into a time when the key could not sign yet.
+        let begins = seconds(key.life.wraps().from() - CLOCK_SKEW)?.max(created);
         let signed = match (signs, state) {
             // Readers judge a signature by what held when it was made: later exports must not say less of that time. What says
             // more about the end is the newer of the two.
-            (true, KeyState::Deactivated) => created + 1,
-            (true, _) => created,
+            (true, KeyState::Deactivated) => begins + 1,
+            (true, _) => begins,
             // Whatever the other machine's clock says: what is signed now is valid now.
             (false, _) => seconds(now - CLOCK_SKEW)?.max(created),
         };
@@ -120,6 +122,9 @@ impl Draft {
             KeyState::Deactivated if signs => None,
             KeyState::Deactivated => Some((3, "no longer encrypted to")),
             KeyState::Compromised => Some((2, "somebody else may have it")),
+            // Perhaps it was compromised before, which its state does not say any more: no reason is the one that makes all of its
+            // signatures void (RFC 9580 §5.2.3.31).
+            KeyState::Destroyed if signs => Some((0, "destroyed")),
             KeyState::Destroyed => Some((3, "destroyed")),
         };
         let is_revoked = revocation.is_some();

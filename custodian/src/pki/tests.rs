@@ -207,18 +207,23 @@ async fn gpg_accepts_the_certificate_of_a_signing_key_which_says_itself_whose_it
         certificate,
         created: made_at,
         updated: now - SignedDuration::from_hours(24),
-        life: world::life(certified.not_before, certified.not_after, None),
+        life: world::life(made_at, certified.not_after, None),
         ..world::key("letters")
     };
     let fingerprint = hex::encode_upper(openpgp::fingerprint(&active).unwrap());
     let of_certificate = hex::encode_upper(openpgp::certificate_fingerprint(&active, &ca).unwrap());
     let step = |step| WrappingKey { life: active.life.step(step, now).unwrap(), ..active.clone() };
+    let destroyed = WrappingKey {
+        life: step(KeyStep::Compromise).life.step(KeyStep::Destroy, now).unwrap(),
+        ..active.clone()
+    };
     let (until, ended) = (active.life.wraps().until().as_second(), active.updated.as_second() + 1);
     let first = made(&openpgp::Draft::new(&active, &ca, now).unwrap(), &*token).await;
     for (key, validity, end, signers) in [
         (active.clone(), "-", until, &[ca.key(), ca.key(), key.id][..]),
         (step(KeyStep::Deactivate), "e", ended, &[ca.key(), ca.key(), key.id]),
         (step(KeyStep::Compromise), "r", until, &[ca.key(), ca.key(), ca.key()]),
+        (destroyed.clone(), "r", until, &[ca.key(), ca.key(), ca.key()]),
     ] {
         let draft = openpgp::Draft::new(&key, &ca, now).unwrap();
         let asked: Vec<_> = draft.to_be_signed().into_iter().map(|(signer, _)| signer).collect();
@@ -237,6 +242,20 @@ async fn gpg_accepts_the_certificate_of_a_signing_key_which_says_itself_whose_it
             assert_eq!(subkey[6], end.to_string(), "{listed}");
         }
     }
+    // RFC 9580 §5.2.3.31: after these reasons (0: none; 2: compromised) no signature of the key is good, whenever it was made.
+    for (key, reason) in [(step(KeyStep::Compromise), &b"\x1d\x02"[..]), (destroyed, b"\x1d\x00destroyed")] {
+        let (_, revocation) = openpgp::Draft::new(&key, &ca, now).unwrap().to_be_signed().swap_remove(1);
+        assert!(revocation.windows(reason.len()).any(|bytes| bytes == reason));
+    }
+    // Nobody can date a signature into a time when the key could not sign yet.
+    let later = WrappingKey { life: world::life(now, certified.not_after, None), ..active.clone() };
+    let signed = |key: &WrappingKey| {
+        let (_, certification) = openpgp::Draft::new(key, &ca, now).unwrap().to_be_signed().swap_remove(0);
+        // Version, type, algorithm, hash; the length of the hashed part; the subpacket of the time.
+        let begins = certification.windows(4).position(|bytes| bytes == [4, 0x13, 19, 8]).unwrap();
+        i64::from(u32::from_be_bytes(certification[begins + 8..][..4].try_into().unwrap()))
+    };
+    assert_eq!(signed(&later) - signed(&active), 48 * 3_600);
     let refused = |key: &WrappingKey| openpgp::Draft::new(key, &ca, now).err().unwrap();
     assert_eq!(refused(&step(KeyStep::Suspend)).code(), "KEY_SUSPENDED");
     let rsa = WrappingKey { purpose: KeyPurpose::Sign(SigningScheme::RsaPss), ..active.clone() };

@@ -12,8 +12,8 @@ pub(super) struct Queue<T> {
     capacity: usize,
 }
 
-/// Where a job waits. Each lane is first in, first out. While jobs wait in both, they are taken from both in turn, so neither
-/// stops the other.
+/// Where a job waits. Each lane is first in, first out, and has room of its own. While jobs wait in both, they are taken from both
+/// in turn, so neither stops the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lane {
     /// What callers ask for.
@@ -35,7 +35,7 @@ struct State<T> {
 pub(super) struct Full<T>(pub(super) T);
 
 impl<T> Queue<T> {
-    /// Holds up to `capacity` jobs beyond those that idle threads will take at once.
+    /// Holds up to `capacity` jobs in each lane, beyond those that idle threads will take at once.
     pub(super) fn new(capacity: usize) -> Self {
         let state = State {
             usual: VecDeque::new(),
@@ -50,10 +50,12 @@ impl<T> Queue<T> {
     /// Appends a job to a lane.
     pub(super) fn push(&self, lane: Lane, job: T) -> Result<(), Full<T>> {
         let mut state = self.lock();
-        if state.len() >= self.capacity + state.idle {
+        let room = self.capacity + state.idle;
+        let jobs = state.lane(lane);
+        if jobs.len() >= room {
             return Err(Full(job));
         }
-        state.lane(lane).push_back(job);
+        jobs.push_back(job);
         drop(state);
         self.changed.notify_one();
         Ok(())
@@ -123,16 +125,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_more_than_the_capacity_is_refused() {
+    fn one_more_than_the_capacity_is_refused_and_a_full_lane_takes_no_room_from_the_other() {
         let queue = Queue::new(2);
         assert!(queue.push(Lane::Usual, 1).is_ok());
-        assert!(queue.push(Lane::Express, 2).is_ok());
+        assert!(queue.push(Lane::Usual, 2).is_ok());
         assert!(queue.push(Lane::Usual, 3).is_err_and(|full| full.0 == 3));
-        assert!(queue.push(Lane::Express, 3).is_err_and(|full| full.0 == 3));
-        assert_eq!(queue.take(), Some(2));
+        assert!(queue.push(Lane::Express, 4).is_ok());
+        assert!(queue.push(Lane::Express, 5).is_ok());
+        assert!(queue.push(Lane::Express, 6).is_err_and(|full| full.0 == 6));
+        assert_eq!([queue.take(), queue.take()], [Some(4), Some(1)]);
         assert!(queue.push(Lane::Usual, 3).is_ok());
-        assert_eq!(queue.remove(|job| *job == 3), Some(3));
-        assert_eq!(queue.take(), Some(1));
+        assert_eq!(queue.remove(|job| *job == 5), Some(5));
+        assert_eq!([queue.take(), queue.take()], [Some(2), Some(3)]);
         queue.close();
         assert_eq!(queue.take(), None);
     }

@@ -43,7 +43,9 @@ const SICK: i32 = 2;
 /// How far the worker gives way to the network process, as nice(1) counts. Where the module computes on these processors
 /// (SoftHSM), one operation takes some ms; who reads a request, decides or commits needs a processor for a tenth of that, and
 /// would wait for one as long as the operation takes.
-pub(crate) const POLITENESS: i32 = 10;
+///
+/// Not further: beside a thread of the network process that computes all the time it keeps a quarter of a processor.
+pub(crate) const POLITENESS: i32 = 5;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -119,9 +121,7 @@ impl Worker {
         rustix::process::setpgid(None, None).map_err(|error| {
             StartError::Worker(format!("the token worker gets no process group: {error}"))
         })?;
-        rustix::process::nice(POLITENESS).map_err(|error| {
-            StartError::Worker(format!("the token worker cannot give way to others: {error}"))
-        })?;
+        let gives_way = rustix::process::nice(POLITENESS);
         let cage = Cage::close(&setup.cage())?;
         // Another user, another process: what was set before is gone.
         harden().map_err(|error| StartError::Worker(format!("cannot protect the token worker: {error}")))?;
@@ -132,7 +132,11 @@ impl Worker {
             .map_err(|failure| module.unreadable(failure))?;
         let wanted = setup.threads.max(1) as usize;
         let working = module.many_hands(wanted)?;
-        let remarks = fewer_sessions(wanted, working.len());
+        let mut remarks = fewer_sessions(wanted, working.len());
+        // It would serve all the same, somewhat slower.
+        remarks.extend(
+            gives_way.err().map(|error| format!("it cannot give way to the network process: {error}")),
+        );
         let queue = Queue::new(setup.queue as usize);
         let ring = RwLock::new(ring);
         let worker = Self { module, cage, remarks, ring, queue, output: Mutex::new(output) };

@@ -46,42 +46,61 @@ impl Scene {
         })
     }
 
-    /// How many a commit gets that began with `first`, while this many more are queued.
-    async fn gathered(&mut self, first: Job, queued: usize) -> usize {
-        for _ in 0..queued {
-            let job = self.settling(None);
-            assert!(self.jobs.try_send(job).is_ok());
-        }
-        let mut batch = vec![first];
-        self.work.gather(&mut batch, &mut self.queue).await;
+    /// How many a commit gets that began with a settling, while these come one after the other.
+    async fn gathered(&mut self, coming: Vec<Job>) -> usize {
+        let mut batch = vec![self.settling(None)];
+        let jobs = self.jobs.clone();
+        let come = async {
+            for job in coming {
+                assert!(jobs.try_send(job).is_ok());
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(self.work.gather(&mut batch, &mut self.queue), come);
         batch.len()
     }
 }
 
 #[tokio::test]
-async fn a_commit_waits_for_more_of_a_crowd() {
+async fn a_commit_waits_for_a_quarter_of_a_crowd() {
     let mut scene = Scene::with(MANY);
-    let first = scene.settling(None);
-    assert_eq!(scene.gathered(first, MANY / 4 - 1).await, MANY / 4);
+    let coming: Vec<_> = (1..MANY / 4).map(|_| scene.settling(None)).collect();
+    assert_eq!(scene.gathered(coming).await, MANY / 4);
 }
 
 #[tokio::test]
 async fn a_commit_does_not_wait_for_ever_where_nobody_comes() {
     let mut scene = Scene::with(MANY);
-    let first = scene.settling(None);
-    assert_eq!(scene.gathered(first, 0).await, 1);
+    assert_eq!(scene.gathered(Vec::new()).await, 1);
 }
 
 #[tokio::test]
 async fn a_commit_of_few_waits_for_nobody() {
     let mut scene = Scene::with(CROWD - 1);
-    let first = scene.settling(None);
-    assert_eq!(scene.gathered(first, 2).await, 1);
+    let coming = vec![scene.settling(None), scene.settling(None)];
+    assert_eq!(scene.gathered(coming).await, 1);
 }
 
 #[tokio::test]
-async fn a_change_waits_for_nobody_however_many_are_under_way() {
+async fn a_change_ends_the_waiting_of_a_crowd() {
     let mut scene = Scene::with(MANY);
-    let first = scene.settling(Some(Change::WithdrawInvitation(world::device_id("laptop-7"))));
-    assert_eq!(scene.gathered(first, 2).await, 1);
+    let change = scene.settling(Some(Change::WithdrawInvitation(world::device_id("laptop-7"))));
+    let mut batch = vec![scene.settling(None), change];
+    // Nobody else comes, and nobody is waited for.
+    let gather = scene.work.gather(&mut batch, &mut scene.queue);
+    assert!(is_done_now(gather), "it waited");
+    // One that comes while others are waited for is seen, too.
+    let change = scene.settling(Some(Change::WithdrawInvitation(world::device_id("laptop-7"))));
+    let alone = scene.settling(None);
+    assert!(scene.jobs.try_send(change).is_ok());
+    let mut batch = vec![alone];
+    scene.work.gather(&mut batch, &mut scene.queue).await;
+    assert_eq!(batch.len(), 2);
+}
+
+/// Whether it is done without waiting.
+fn is_done_now(future: impl Future<Output = ()>) -> bool {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    future.as_mut().poll(&mut context).is_ready()
 }

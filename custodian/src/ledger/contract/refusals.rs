@@ -164,6 +164,17 @@ pub(crate) async fn a_signing_key_signs_while_it_is_active<L: Ledger>(ledger: Ar
     }
 }
 
+/// Law 2: what is signed of a key says how it was.
+pub(crate) async fn nothing_is_said_of_a_key_that_has_changed_meanwhile<L: Ledger>(ledger: Arc<L>) {
+    let world = World::peopled(ledger).await;
+    let id = world.has_key("letters", KeyState::Active).await;
+    let updated = world.ledger.key(id).await.unwrap().unwrap().updated;
+    let standing = Standing { unchanged: Some((id, updated)), ..world.standing() };
+    assert!(world.unwraps(standing.clone()).await.is_ok());
+    world.steps(id, KeyStep::Compromise).await.unwrap();
+    world.refuses(standing, Refusal::StateConflict).await;
+}
+
 /// Law 2: what the permit was given on may have ended since.
 pub(crate) async fn a_key_that_stops_after_the_permit_unwraps_no_more<L: Ledger>(ledger: Arc<L>) {
     let world = World::peopled(ledger).await;

@@ -237,6 +237,7 @@ impl<L: Ledger> World<L> {
             role: Some(Role::Operator),
             key: Some(key("main").id),
             task: KeyTask::Unwrap,
+            unchanged: None,
             policy: None,
             roles: None,
             groups: None,

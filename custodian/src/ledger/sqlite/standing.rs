@@ -50,6 +50,12 @@ pub(super) fn hold<'a>(
         let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
         key.ok_or(Refusal::KeyUnknown)?.may(standing.task, batch.now)?;
     }
+    if let Some((id, updated)) = standing.unchanged {
+        let key = rows::one(batch.tx, (rows::KEY, "keys WHERE id = ?"), [id.as_bytes()], rows::key)?;
+        if key.ok_or(Refusal::KeyUnknown)?.updated != updated {
+            return Err(Stop::refused(Refusal::StateConflict, "the key was changed meanwhile"));
+        }
+    }
     match (&session, standing.approval) {
         (Some(session), Some(used)) => approvals::use_up(batch, &session.user, used)?,
         (None, Some(_)) => return Err(Stop::refused(Refusal::NotLoggedIn, "an approval without a session")),
