@@ -5,14 +5,15 @@
 use std::{
     fs,
     path::Path,
+    slice,
     time::{Duration, SystemTime},
 };
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
     ALL_VERIFICATION_ALGS, BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy,
     ExtendedKeyUsageValidator, KeyPurposeIdIter, RevocationCheckDepth, RevocationOptions,
-    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
 };
 
 use crate::{
@@ -55,8 +56,8 @@ impl ExtendedKeyUsageValidator for AnyPurpose {
 
 impl Chain<'_> {
     /// Checks that one of the authorities vouched for the certificate at a time, and that none of the lists has it. Of the lists
-    /// from the authority that issued it, one must be good at that time; another that ended beside it does no harm, unless it has
-    /// the certificate.
+    /// that the authority which issued it signed, one must be good at that time; another that ended beside it does no harm, unless
+    /// it has the certificate. A list that only says that it is from that authority counts as a stranger's.
     ///
     /// # Errors
     /// The first reason why not. Whoever asked has words for it.
@@ -76,23 +77,15 @@ impl Chain<'_> {
         let leaf = certificate(self.leaf);
         let leaf = EndEntityCert::try_from(&leaf)?;
         let others: Vec<_> = self.others.iter().map(|der| certificate(der)).collect();
-        let path = |revocation: Option<RevocationOptions<'_>>| {
-            let verified = leaf.verify_for_usage(
-                ALL_VERIFICATION_ALGS,
-                &anchors,
-                &others,
-                unix(time),
-                AnyPurpose,
-                revocation,
-                None,
-            );
-            verified.map(drop)
-        };
-        path(None)?;
+        let verified = path(&leaf, &anchors, &others, time, None)?;
 
         if lists.is_empty() {
             return Ok(());
         }
+        // The lists are looked into along this path only: what fails on another, such as an expired twin of a CA's certificate, would
+        // be told in the place of what a list says.
+        let anchor = slice::from_ref(verified.anchor());
+        let between: Vec<_> = verified.intermediate_certificates().map(|one| one.der()).collect();
         // Of several lists it is given, webpki looks at the first that speaks for the certificate only. So it is given each alone.
         let look = |list: &CertRevocationList<'_>, ended| {
             let alone = [list];
@@ -102,13 +95,16 @@ impl Chain<'_> {
                 .with_status_policy(UnknownStatusPolicy::Deny)
                 .with_expiration_policy(ended)
                 .build();
-            path(Some(revocation))
+            path(&leaf, anchor, &between, time, Some(revocation)).map(drop)
         };
         let mut status = Err(webpki::Error::UnknownRevocationStatus);
         for list in &lists {
             match look(list, ended.policy()) {
                 Ok(()) => status = Ok(()),
-                Err(webpki::Error::UnknownRevocationStatus) => {}
+                // It is not its issuer's: by name, or by key.
+                Err(
+                    webpki::Error::UnknownRevocationStatus | webpki::Error::InvalidCrlSignatureForPublicKey,
+                ) => {}
                 Err(list_ended @ webpki::Error::CrlExpired { .. }) => {
                     // What it has was revoked all the same.
                     look(list, ExpirationPolicy::Ignore)?;
@@ -119,6 +115,17 @@ impl Chain<'_> {
         }
         status
     }
+}
+
+/// A path from the certificate to one of the anchors (RFC 5280 §6).
+fn path<'p>(
+    leaf: &'p EndEntityCert<'_>,
+    anchors: &'p [TrustAnchor<'_>],
+    others: &'p [CertificateDer<'p>],
+    time: SystemTime,
+    revocation: Option<RevocationOptions<'_>>,
+) -> std::result::Result<VerifiedPath<'p>, webpki::Error> {
+    leaf.verify_for_usage(ALL_VERIFICATION_ALGS, anchors, others, unix(time), AnyPurpose, revocation, None)
 }
 
 impl EndedLists {

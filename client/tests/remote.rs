@@ -21,9 +21,13 @@ use custodian_proto::{
 use double::{Accept, Custodian, PASSWORD, Pki};
 
 fn connect(pki: &Pki, custodian: &Custodian) -> Remote {
+    Remote::connect(&settings(pki, custodian), &Interrupt::never()).unwrap()
+}
+
+fn settings(pki: &Pki, custodian: &Custodian) -> Settings {
     let password = pki.path("password");
     std::fs::write(&password, PASSWORD).unwrap();
-    let settings = Settings {
+    Settings {
         addr: Some(custodian.address.to_string()),
         ca: Some(pki.path("ca.crt")),
         cert: Some(pki.path("device.crt")),
@@ -32,8 +36,7 @@ fn connect(pki: &Pki, custodian: &Custodian) -> Remote {
         password_file: Some(password),
         session_dir: Some(pki.path("sessions")),
         ..Settings::default()
-    };
-    Remote::connect(&settings, &Interrupt::never()).unwrap()
+    }
 }
 
 fn key_id(name: u8) -> KeyId {
@@ -256,6 +259,52 @@ fn a_wrong_password_in_a_file_is_tried_once_whoever_asks() {
     let error = remote.who_am_i().unwrap_err();
     assert!(error.why.contains("LOGIN_FAILED"), "{error}");
     assert_eq!(custodian.state.lock().logins, 1);
+}
+
+#[test]
+fn a_wrong_code_in_a_file_is_tried_once_whatever_it_is_for() {
+    let (pki, custodian) = running();
+    let code = pki.path("code");
+    std::fs::write(&code, "123456").unwrap();
+    let settings = Settings { totp_file: Some(code), ..settings(&pki, &custodian) };
+    let remote = Remote::connect(&settings, &Interrupt::never()).unwrap();
+    custodian.state.lock().denied =
+        (1..=8).map(|name| (wrapped(name).ciphertext().to_vec(), "STEP_UP_REQUIRED")).collect();
+    for name in 1..=8 {
+        let error = remote.unwrap(&wrapped(name), &v1::Claims::default()).err().unwrap();
+        assert!(error.kind == Kind::Refused && error.why.contains("FACTOR_REFUSED"), "{error}");
+    }
+    let state = custodian.state.lock();
+    assert_eq!((state.codes, state.unwraps.len()), (1, 8));
+}
+
+#[test]
+fn who_must_leave_everybody_alone_uses_the_session_there_is_and_nothing_else() {
+    let (pki, custodian) = running();
+    let code = pki.path("code");
+    std::fs::write(&code, "123456").unwrap();
+    let settings = Settings { totp_file: Some(code), ..settings(&pki, &custodian) };
+    let remote = Remote::connect(&settings, &Interrupt::never()).unwrap();
+    custodian.state.lock().keys = vec![key(2, v1::KeyState::Active)];
+    let sealed_to = [wrapped(1), wrapped(2)];
+    let misses = || {
+        let quiet = remote.without_person();
+        assert_eq!(quiet.choose(&sealed_to).unwrap_err().kind, Kind::Refused);
+        let state = custodian.state.lock();
+        (quiet.missed_person(), state.logins, state.codes)
+    };
+    assert_eq!(misses(), (true, 0, 0), "no session");
+    remote.login().unwrap();
+    let quiet = remote.without_person();
+    assert_eq!((quiet.choose(&sealed_to), quiet.missed_person()), (Ok(1), false));
+
+    custodian.state.lock().sessions.clear();
+    assert_eq!(misses(), (true, 1, 0), "the session is forgotten");
+    assert_eq!(remote.choose(&sealed_to), Ok(1));
+    assert_eq!(custodian.state.lock().logins, 2, "who may renews it, though this very program began it");
+
+    custodian.state.lock().refuse_all = Some("STEP_UP_REQUIRED");
+    assert_eq!(misses(), (true, 2, 0), "the second factor is missing");
 }
 
 #[test]

@@ -122,13 +122,7 @@ pub(super) fn run(args: &ExtractArgs, interrupt: &Interrupt) -> Result<()> {
     if custodian.own.is_some() {
         return several::each(files, |file| extract_one(args, file, &custodian, None, &done(file)));
     }
-    let choose = |keys: &[KeyId]| {
-        custodian.ask(|remote| match remote.choose_key(keys) {
-            // That is about one envelope; without a session it would be about all.
-            Err(error) if error.kind == Kind::Refused && remote.is_logged_in() => Ok(None),
-            chosen => chosen.map(Some),
-        })
-    };
+    let choose = |keys: &[KeyId]| custodian.ask(|remote| remote.choose_key(keys));
     let wanted = several::wanted(files, &args.web, choose)?;
     if !wanted.is_empty() {
         let what = format!("cannot extract these {} envelopes", files.len());
@@ -269,13 +263,13 @@ impl WhenNeeded {
 
     /// As [`Unwrapper::choose`] of the custodian, which is asked until it names one, for each set of keys and ways of wrapping. Why it
     /// did not may have been of the moment: a mistyped password.
-    fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
+    fn choose(&self, remote: &Remote, wrapped: &[WrappedKey]) -> Result<usize> {
         let keys: Vec<_> = wrapped.iter().map(|one| (one.key_id(), one.wrapping())).collect();
         let chosen = || self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = chosen().get(&keys) {
             return Ok(*known);
         }
-        let index = self.ask(|remote| remote.choose(wrapped))?;
+        let index = remote.choose(wrapped)?;
         chosen().insert(keys, index);
         Ok(index)
     }
@@ -323,7 +317,7 @@ impl Unwrapper for Opener<'_> {
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.custodian.choose(wrapped).map_err(|error| about_envelope(&self.what, error))
+        self.ask(|remote| self.custodian.choose(remote, wrapped))
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {

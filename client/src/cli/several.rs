@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use custodian_proto::{key::KeyId, limits::MAX_CHECKED_FILES};
+use custodian_proto::{
+    key::{KeyId, KeyWrapping},
+    limits::MAX_CHECKED_FILES,
+};
 
 use super::{
     inspect::{Web, input},
@@ -56,40 +59,47 @@ pub(super) fn wanted(
         return Err(Error::new(Kind::Usage, what, format!("at most {MAX_CHECKED_FILES} at once")));
     }
     let mut wanted: BTreeMap<KeyId, Vec<[u8; 32]>> = BTreeMap::new();
-    let mut chosen: HashMap<Vec<KeyId>, Option<KeyId>> = HashMap::new();
+    let mut chosen: HashMap<Vec<KeyId>, Option<usize>> = HashMap::new();
     for file in files {
         let Ok(found) = input(file, web).and_then(|input| inspect(&input)) else { continue };
-        let keys: Vec<KeyId> = found.recipients.iter().filter_map(|recipient| recipient.key_id).collect();
-        let key = match chosen.get(&keys) {
-            Some(key) => *key,
+        let recipients = in_order(&found.recipients);
+        let keys: Vec<KeyId> = recipients.iter().map(|(key, _)| *key).collect();
+        let index = match chosen.get(&keys) {
+            Some(index) => *index,
             None => {
-                let key = the_one_of(&keys, &choose)?;
-                chosen.insert(keys, key);
-                key
+                let index = the_one_of(&keys, &choose)?;
+                chosen.insert(keys, index);
+                index
             }
         };
-        let recipient =
-            key.and_then(|key| found.recipients.iter().find(|recipient| recipient.key_id == Some(key)));
-        if let Some((key, hash)) = recipient.and_then(hashed) {
+        let recipient = index.and_then(|index| recipients.get(index));
+        if let Some((key, hash)) = recipient.and_then(|(key, recipient)| Some((*key, hash_of(recipient)?))) {
             wanted.entry(key).or_default().push(hash);
         }
     }
     Ok(wanted)
 }
 
-/// The key that would be asked for.
-fn the_one_of(keys: &[KeyId], choose: &impl Fn(&[KeyId]) -> Result<Option<usize>>) -> Result<Option<KeyId>> {
+/// Those that name their key by its id, in the order in which the custodian is asked about them: PKCS #1 v1.5 comes last.
+fn in_order(recipients: &[Recipient]) -> Vec<(KeyId, &Recipient)> {
+    let mut named: Vec<_> =
+        recipients.iter().filter_map(|recipient| Some((recipient.key_id?, recipient))).collect();
+    named.sort_by_key(|(_, recipient)| recipient.wrapping == KeyWrapping::Pkcs1);
+    named
+}
+
+/// The number of the key that would be asked for.
+fn the_one_of(keys: &[KeyId], choose: &impl Fn(&[KeyId]) -> Result<Option<usize>>) -> Result<Option<usize>> {
     match keys {
         // The format names its keys in another way.
         [] => Ok(None),
-        [only] => Ok(Some(*only)),
-        several => Ok(choose(several)?.and_then(|index| several.get(index).copied())),
+        [_] => Ok(Some(0)),
+        several => choose(several),
     }
 }
 
-fn hashed(recipient: &Recipient) -> Option<(KeyId, [u8; 32])> {
-    let hash = hex::decode(&recipient.wrapped_key_sha256).ok()?;
-    Some((recipient.key_id?, hash.try_into().ok()?))
+fn hash_of(recipient: &Recipient) -> Option<[u8; 32]> {
+    hex::decode(&recipient.wrapped_key_sha256).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -113,6 +123,26 @@ mod tests {
         assert_eq!((error.kind, error.what.as_str()), (Kind::Integrity, "cannot extract 3 of 4 envelopes"));
         assert_eq!(tried, files);
         assert_eq!(each(&files[1..2], |_| Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn the_recipient_that_counts_is_the_one_that_is_asked_for() {
+        let recipient = |key: u8, wrapping, hash: u8| Recipient {
+            key_id: Some(KeyId::of_public_key(&[key])),
+            openpgp_key: None,
+            certificate: None,
+            wrapping,
+            wrapped_key_sha256: hex::encode([hash; 32]),
+        };
+        let unnamed = Recipient { key_id: None, ..recipient(9, KeyWrapping::OaepSha256, 9) };
+        let recipients = [
+            recipient(1, KeyWrapping::Pkcs1, 1),
+            unnamed,
+            recipient(2, KeyWrapping::OaepSha256, 2),
+            recipient(1, KeyWrapping::OaepSha256, 3),
+        ];
+        let hashes: Vec<_> = in_order(&recipients).iter().map(|(_, one)| hash_of(one)).collect();
+        assert_eq!(hashes, [Some([2; 32]), Some([3; 32]), Some([1; 32])]);
     }
 
     #[test]

@@ -110,14 +110,18 @@ impl Unwrapper for Remote {
         let mut unfit = None;
         loop {
             let keys: Vec<_> = left.iter().map(|(_, one)| one.key_id()).collect();
-            let chosen = self.choose_key(&keys).map_err(|error| unfit.take().unwrap_or(error))?;
+            let Some(chosen) = self.choose_key(&keys)? else {
+                return Err(unfit.unwrap_or_else(|| self.no_common_key(&keys)));
+            };
             let (index, one) = left.remove(chosen);
             if one.wrapping() != KeyWrapping::Pkcs1 {
                 return Ok(index);
             }
             match self.check_pkcs1(one.key_id()) {
                 Ok(()) => return Ok(index),
-                Err(error) if error.kind == Kind::Refused => unfit = unfit.or(Some(error)),
+                Err(error) if error.kind == Kind::Refused && !self.missed_person() => {
+                    unfit = unfit.or(Some(error));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -160,22 +164,24 @@ impl Remote {
         ))
     }
 
-    /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`].
+    /// Which of the keys that an envelope is sealed to is asked for: see [`Unwrapper::choose`]. `None`: the custodian has none of
+    /// them.
     ///
     /// # Errors
-    /// As [`Unwrapper::choose`].
-    pub fn choose_key(&self, keys: &[KeyId]) -> Result<usize> {
+    /// Those of any call that say nothing about these keys.
+    pub fn choose_key(&self, keys: &[KeyId]) -> Result<Option<usize>> {
         let mut suspended = None;
         for (index, key) in keys.iter().enumerate() {
             match self.find_key(key, WHAT) {
-                Ok(key) if key.state() == v1::KeyState::Active => return Ok(index),
+                Ok(key) if key.state() == v1::KeyState::Active => return Ok(Some(index)),
                 Ok(_) => suspended = suspended.or(Some(index)),
                 Err(failure) if is_absent(failure.refusal) => {}
-                Err(failure) if failure.refusal.is_some() => return Ok(index),
+                // What is said for want of a person is not about the key.
+                Err(failure) if failure.refusal.is_some() && !self.missed_person() => return Ok(Some(index)),
                 Err(failure) => return Err(failure.error),
             }
         }
-        suspended.ok_or_else(|| self.no_common_key(keys))
+        Ok(suspended)
     }
 
     fn no_common_key(&self, keys: &[KeyId]) -> Error {

@@ -6,11 +6,14 @@ use custodian_proto::{
     v1::{self, factor_service_client::FactorServiceClient, session_service_client::SessionServiceClient},
 };
 
-use super::{Remote, status::Failure};
+use super::{Remote, Turn, session::Session, status::Failure};
 use crate::{error::Result, password::PasswordSource};
 
 /// A person on a terminal may mistype so often.
 const TRIES: u32 = 3;
+
+/// What fails if it cannot be shown.
+const SHOWING: &str = "cannot show the second factor";
 
 impl Remote {
     /// Shows the second factor, so that this session has it.
@@ -18,13 +21,60 @@ impl Remote {
     /// # Errors
     /// No code can be had; those of any call.
     pub fn step_up(&self) -> Result<()> {
-        self.code("code of your authenticator app", |code| {
-            self.call_once("cannot show the second factor", &async |service| {
-                let request = v1::StepUpRequest { code: code.expose().to_owned() };
-                SessionServiceClient::new(service).step_up(request).await
-            })
-            .map(drop)
-        })
+        let before = self.turn().shown;
+        let mut session = self.session_for(SHOWING)?;
+        let mut turn = self.turn();
+        // That was a login which showed it.
+        if turn.shown != before {
+            return Ok(());
+        }
+        let shown = self.with_code(&mut turn, |code, turn| match self.show(&session, code) {
+            Err(failure) if failure.refusal == Some(Refusal::NotLoggedIn) => {
+                let Some(newer) = self.session_after(SHOWING, &session, turn)? else { return Err(failure) };
+                session = newer;
+                if turn.shown == before { self.show(&session, code) } else { Ok(()) }
+            }
+            answer => answer,
+        });
+        Ok(shown?)
+    }
+
+    /// Shows a code in this session.
+    pub(super) fn show(&self, session: &Session, code: &Secret) -> std::result::Result<(), Failure> {
+        let shown = self.wire.ask(SHOWING, async |channel| {
+            let request = v1::StepUpRequest { code: code.expose().to_owned() };
+            SessionServiceClient::new(session.sign(channel, self.glass)).step_up(request).await
+        });
+        shown.map(drop)
+    }
+
+    /// Shows a code, unless one was refused that will be the same the next time: wrong ones are counted, and lock the factor.
+    pub(super) fn with_code(
+        &self,
+        turn: &mut Turn,
+        mut show: impl FnMut(&Secret, &mut Turn) -> std::result::Result<(), Failure>,
+    ) -> std::result::Result<(), Failure> {
+        if let Some(error) = &turn.code {
+            return Err(error.clone().into());
+        }
+        let shown = self.code("code of your authenticator app", |code| show(code, turn));
+        match &shown {
+            Ok(()) => turn.shown += 1,
+            Err(failure) if self.is_last_code(failure.refusal) => turn.code = Some(failure.error.clone()),
+            Err(_) => {}
+        }
+        shown
+    }
+
+    /// Whether no other code can be had after this was said of one.
+    fn is_last_code(&self, said: Option<Refusal>) -> bool {
+        matches!(
+            (&self.second_factor, said),
+            // Of standard input, the line is read.
+            (PasswordSource::Stdin, _)
+                | (PasswordSource::File(_), Some(Refusal::FactorRefused))
+                | (_, Some(Refusal::FactorLocked))
+        )
     }
 
     /// Begins to enrol a second factor. Returns the URI for the authenticator app: a secret.
@@ -77,7 +127,11 @@ impl Remote {
     }
 
     /// Asks with a code; on a terminal again, if it was mistyped.
-    fn code<T>(&self, name: &str, ask: impl Fn(&Secret) -> std::result::Result<T, Failure>) -> Result<T> {
+    fn code<T>(
+        &self,
+        name: &str,
+        mut ask: impl FnMut(&Secret) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failure> {
         let mut name = name.to_owned();
         let mut left = if self.second_factor == PasswordSource::Terminal { TRIES } else { 1 };
         loop {
@@ -86,7 +140,7 @@ impl Remote {
                 Err(failure) if failure.refusal == Some(Refusal::FactorRefused) && left > 0 => {
                     name = format!("{}; another code", Refusal::FactorRefused.text());
                 }
-                answer => return Ok(answer?),
+                answer => return answer,
             }
         }
     }

@@ -39,7 +39,10 @@ pub use signer::{RemoteSigner, openpgp_signer};
 pub use tokens::IfLast;
 pub use users::Given;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use custodian_proto::{
     approval::Glass,
@@ -65,16 +68,34 @@ use crate::{
 
 /// A custodian we are connected to with this device's certificate.
 pub struct Remote {
-    wire: Wire,
+    wire: Arc<Wire>,
     user: String,
     password: PasswordSource,
     second_factor: PasswordSource,
-    cache: SessionCache,
-    session: Mutex<Option<Session>>,
-    /// Whose turn it is to log in, and what became of a password that will be the same the next time.
-    login_turn: Mutex<Option<Error>>,
+    cache: Arc<SessionCache>,
+    session: Arc<Mutex<Option<Session>>>,
+    /// Whose turn it is to log in, or to show the second factor.
+    turn: Arc<Mutex<Turn>>,
+    person: Person,
     patience: Option<Patience>,
     glass: Glass,
+}
+
+/// Whether calls may take what is a person's to give: a password, a code of the second factor, patience.
+enum Person {
+    /// They may.
+    MayBeAsked,
+    /// They may not, whether there is somebody to ask or a file to read. Whether one of them would have.
+    LeftAlone(AtomicBool),
+}
+
+/// What became of passwords and codes that will be the same the next time, and so are tried once.
+#[derive(Default)]
+struct Turn {
+    password: Option<Error>,
+    code: Option<Error>,
+    /// How often the second factor was shown.
+    shown: u32,
 }
 
 /// What a login gave.
@@ -115,10 +136,18 @@ impl Remote {
         let identity = Identity::read(settings.cert()?, settings.key()?)?;
         let cache = SessionCache::of(settings.session_dir()?, &address, &user, identity.certificate());
         let wire = Wire::open(address, tls::config(roots, identity)?, interrupt.clone())?;
-        let session = Mutex::new(cache.load());
-        let (password, second_factor) = (settings.password(), settings.second_factor());
-        let (login_turn, patience, glass) = (Mutex::default(), None, Glass::Whole);
-        Ok(Self { wire, user, password, second_factor, cache, session, login_turn, patience, glass })
+        Ok(Self {
+            wire: Arc::new(wire),
+            user,
+            password: settings.password(),
+            second_factor: settings.second_factor(),
+            session: Arc::new(Mutex::new(cache.load())),
+            cache: Arc::new(cache),
+            turn: Arc::default(),
+            person: Person::MayBeAsked,
+            patience: None,
+            glass: Glass::Whole,
+        })
     }
 
     /// Waits, from now on, for approvals that calls need.
@@ -131,6 +160,43 @@ impl Remote {
     #[must_use]
     pub fn with_glass(self, glass: Glass) -> Self {
         Self { glass, ..self }
+    }
+
+    /// The same connection and session for who must leave everybody alone: no call logs in, renews the session, shows the second
+    /// factor or waits for approvals. [`Remote::missed_person`] tells whether one would have.
+    #[must_use]
+    pub fn without_person(&self) -> Self {
+        Self {
+            wire: Arc::clone(&self.wire),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            second_factor: self.second_factor.clone(),
+            cache: Arc::clone(&self.cache),
+            session: Arc::clone(&self.session),
+            turn: Arc::clone(&self.turn),
+            person: Person::LeftAlone(AtomicBool::new(false)),
+            patience: None,
+            glass: self.glass,
+        }
+    }
+
+    /// Whether a call failed for want of a login or of the second factor, and nobody was asked ([`Remote::without_person`]).
+    pub fn missed_person(&self) -> bool {
+        match &self.person {
+            Person::MayBeAsked => false,
+            Person::LeftAlone(missed) => missed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether a call that needs it may take what is a person's to give. Takes note if not.
+    fn may_ask(&self) -> bool {
+        match &self.person {
+            Person::MayBeAsked => true,
+            Person::LeftAlone(missed) => {
+                missed.store(true, Ordering::Relaxed);
+                false
+            }
+        }
     }
 
     /// Forgets the session of these settings on this machine, without asking anybody.
@@ -150,7 +216,7 @@ impl Remote {
     /// # Errors
     /// No password can be had; the custodian refuses; the session cannot be written down.
     pub fn login(&self) -> Result<LoggedIn> {
-        Ok(self.log_in()?)
+        Ok(self.log_in(&mut self.turn())?)
     }
 
     /// Whether there is a session: then no call asks for a password, unless the custodian has forgotten it.
@@ -158,12 +224,13 @@ impl Remote {
         self.slot().is_some()
     }
 
-    fn log_in(&self) -> std::result::Result<LoggedIn, Failure> {
+    fn log_in(&self, turn: &mut Turn) -> std::result::Result<LoggedIn, Failure> {
         let (session, login) = self.new_session()?;
         self.cache.store(&session)?;
-        *self.slot() = Some(session);
+        *self.slot() = Some(session.clone());
         if login.unfinished == Some(Unfinished::SecondFactor) && self.second_factor.is_there() {
-            self.step_up()?;
+            // Never in another session than this one: that would be another login.
+            self.with_code(turn, |code, _| self.show(&session, code)).map_err(|failure| failure.error)?;
             return Ok(LoggedIn { unfinished: None, ..login });
         }
         Ok(login)
@@ -235,7 +302,9 @@ impl Remote {
     ) -> std::result::Result<T, Failure> {
         match self.call_once(what, request) {
             Err(failure)
-                if failure.refusal == Some(Refusal::StepUpRequired) && self.second_factor.is_there() =>
+                if failure.refusal == Some(Refusal::StepUpRequired)
+                    && self.may_ask()
+                    && self.second_factor.is_there() =>
             {
                 self.step_up()?;
                 self.call_once(what, request)
@@ -244,61 +313,68 @@ impl Remote {
         }
     }
 
-    /// One call within a session. Logs in when there is none, and once again when the custodian has forgotten a session
-    /// that an earlier command left.
+    /// One call within a session. Logs in when there is none, or when the custodian has forgotten the one that was there.
     fn call_once<T>(
         &self,
         what: &str,
         request: &impl AsyncFn(Signed) -> std::result::Result<Response<T>, Status>,
     ) -> std::result::Result<T, Failure> {
-        let (session, origin) = self.session_for(what)?;
+        // One that begins with this call and is refused at once would be so for ever.
+        let was_there = self.is_logged_in();
+        let session = self.session_for(what)?;
         let answer = self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await);
-        match (answer, origin) {
-            (Err(failure), Origin::Earlier) if failure.refusal == Some(Refusal::NotLoggedIn) => {
-                let Some(session) = self.session_after(what, &session)? else { return Err(failure) };
+        match answer {
+            Err(failure) if failure.refusal == Some(Refusal::NotLoggedIn) && self.may_ask() && was_there => {
+                let newer = self.session_after(what, &session, &mut self.turn())?;
+                let Some(session) = newer else { return Err(failure) };
                 self.wire.ask(what, async |channel| request(session.sign(channel, self.glass)).await)
             }
-            (answer, _) => answer,
+            answer => answer,
         }
     }
 
-    fn session_for(&self, what: &str) -> Result<(Session, Origin)> {
+    fn session_for(&self, what: &str) -> Result<Session> {
         if let Some(session) = &*self.slot() {
-            return Ok((session.clone(), session.origin()));
+            return Ok(session.clone());
         }
-        if !self.password.is_there() {
-            let why = format!("{} as {}", Refusal::NotLoggedIn.text(), self.user);
-            return Err(Error::new(Kind::Refused, what, why)
-                .hint("log in: envelope login, or give the password in a file: CUSTODIAN_PASSWORD_FILE"));
+        if !self.may_ask() || !self.password.is_there() {
+            return Err(self.not_logged_in(what));
         }
-        let session = self.sign_in(what, &mut self.turn_to_log_in())?;
-        let origin = session.origin();
-        Ok((session, origin))
+        self.sign_in(what, &mut self.turn())
+    }
+
+    fn not_logged_in(&self, what: &str) -> Error {
+        let why = format!("{} as {}", Refusal::NotLoggedIn.text(), self.user);
+        Error::new(Kind::Refused, what, why)
+            .hint("log in: envelope login, or give the password in a file: CUSTODIAN_PASSWORD_FILE")
     }
 
     /// The session in the place of one that the custodian has forgotten. `None`: there is no password to begin one.
-    fn session_after(&self, what: &str, forgotten: &Session) -> Result<Option<Session>> {
-        let mut turn = self.turn_to_log_in();
+    fn session_after(&self, what: &str, forgotten: &Session, turn: &mut Turn) -> Result<Option<Session>> {
         // Another thread may have been here meanwhile, or another command of ours: their session stays.
         let newer = self.slot().clone().filter(|session| !session.is(forgotten));
         let newer = newer.map_or_else(|| self.cache.newer_than(forgotten), |session| Ok(Some(session)))?;
         (*self.slot()).clone_from(&newer);
         if newer.is_none() && self.password.is_there() {
-            return self.sign_in(what, &mut turn).map(Some);
+            return self.sign_in(what, turn).map(Some);
         }
         Ok(newer)
     }
 
     /// One login at a time: of two threads, both would ask on the terminal. A password that will be the same the next time is
     /// tried once: wrong ones are counted, and lock the user out.
-    fn sign_in(&self, what: &str, turn: &mut Option<Error>) -> Result<Session> {
+    fn sign_in(&self, what: &str, turn: &mut Turn) -> Result<Session> {
         if let Some(session) = &*self.slot() {
             return Ok(session.clone());
         }
-        if let Some(error) = turn {
+        if let Some(error) = &turn.password {
             return Err(error.clone());
         }
-        if let Err(failure) = self.log_in() {
+        let logged_in = self.log_in(turn);
+        if self.password == PasswordSource::Stdin && logged_in.is_ok() {
+            turn.password = Some(self.not_logged_in(what));
+        }
+        if let Err(failure) = logged_in {
             let again = match (&self.password, failure.refusal) {
                 // Its line is read.
                 (PasswordSource::Stdin, _) => false,
@@ -306,15 +382,15 @@ impl Remote {
                 _ => failure.error.kind != Kind::Refused,
             };
             if !again && self.slot().is_none() {
-                *turn = Some(failure.error.clone());
+                turn.password = Some(failure.error.clone());
             }
             return Err(failure.error);
         }
         self.slot().clone().ok_or_else(|| Error::new(Kind::Local, what, "the new session is gone"))
     }
 
-    fn turn_to_log_in(&self) -> MutexGuard<'_, Option<Error>> {
-        self.login_turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn new_session(&self) -> std::result::Result<(Session, LoggedIn), Failure> {
@@ -343,13 +419,4 @@ impl Remote {
     fn slot(&self) -> MutexGuard<'_, Option<Session>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where a session came from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// An earlier command left it.
-    Earlier,
-    /// This one made it.
-    Now,
 }

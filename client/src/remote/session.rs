@@ -22,7 +22,6 @@ use tonic::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Origin;
 use crate::{
     error::{Error, Kind, Result},
     settings::Address,
@@ -39,7 +38,6 @@ pub(super) struct Session {
     token: Secret,
     bearer: MetadataValue<Ascii>,
     expires: Timestamp,
-    origin: Origin,
 }
 
 impl Session {
@@ -47,27 +45,22 @@ impl Session {
     pub(super) fn from_login(answer: v1::LoginResponse) -> Option<Self> {
         let expires = answer.expire_time.as_ref();
         let expires = expires.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
-        Self::new(Secret::new(answer.session_token), expires?, Origin::Now)
+        Self::new(Secret::new(answer.session_token), expires?)
     }
 
-    fn new(token: Secret, expires: Timestamp, origin: Origin) -> Option<Self> {
+    fn new(token: Secret, expires: Timestamp) -> Option<Self> {
         if token.expose().is_empty() {
             return None;
         }
         let header = Zeroizing::new(format!("Bearer {}", token.expose()));
         let mut bearer = MetadataValue::try_from(header.as_str()).ok()?;
         bearer.set_sensitive(true);
-        Some(Self { token, bearer, expires, origin })
+        Some(Self { token, bearer, expires })
     }
 
     /// When it ends whatever happens.
     pub(super) fn expires(&self) -> Timestamp {
         self.expires
-    }
-
-    /// Where it came from.
-    pub(super) fn origin(&self) -> Origin {
-        self.origin
     }
 
     /// Whether it is this one.
@@ -138,7 +131,7 @@ impl SessionCache {
         if expires <= Timestamp::now() {
             return None;
         }
-        Session::new(token, expires, Origin::Earlier)
+        Session::new(token, expires)
     }
 
     /// Keeps a session for the next command: written aside, then renamed, so that no reader sees half of it.
@@ -218,7 +211,7 @@ mod tests {
 
     fn session(ends_in_hours: i64) -> Session {
         let expires = Timestamp::now() + ends_in_hours.hours();
-        Session::new(Secret::new("token".into()), expires, Origin::Now).unwrap()
+        Session::new(Secret::new("token".into()), expires).unwrap()
     }
 
     #[test]
@@ -253,7 +246,6 @@ mod tests {
         cache.store(&session(1)).unwrap();
         let found = cache.load().unwrap();
         assert_eq!(found.token.expose(), "token");
-        assert!(found.origin() == Origin::Earlier);
         cache.forget().unwrap();
         assert!(cache.load().is_none());
         cache.forget().unwrap();

@@ -38,6 +38,8 @@ pub(crate) struct State {
     /// Token → SHA-256 of the certificate it is bound to.
     pub(crate) sessions: HashMap<String, Vec<u8>>,
     pub(crate) logins: usize,
+    /// How many codes of a second factor were tried. None is right.
+    pub(crate) codes: usize,
     pub(crate) keys: Vec<v1::Key>,
     pub(crate) devices: Vec<v1::Device>,
     pub(crate) records: Vec<v1::Record>,
@@ -88,6 +90,7 @@ impl Custodian {
         let state = Shared(Arc::new(Mutex::new(State {
             sessions: HashMap::new(),
             logins: 0,
+            codes: 0,
             keys: Vec::new(),
             devices: Vec::new(),
             records: Vec::new(),

@@ -87,7 +87,8 @@ impl v1::session_service_server::SessionService for Services {
 
     async fn step_up(&self, request: Request<v1::StepUpRequest>) -> Answer<v1::StepUpResponse> {
         self.check(&request)?;
-        Err(refusal("FACTOR_MISSING", Code::PermissionDenied))
+        self.state.lock().codes += 1;
+        Err(refusal("FACTOR_REFUSED", Code::PermissionDenied))
     }
 
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Answer<v1::LogoutResponse> {

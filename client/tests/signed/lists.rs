@@ -162,7 +162,12 @@ fn of_several_lists_none_may_have_the_signer_and_one_of_its_ca_must_be_good() {
         ([&ended, &ended], Some("list ended")),
         ([&foreign, &ended], Some("list ended")),
         ([&foreign, &foreign], Some("no revocation list")),
-        ([&forged, &clean], Some("Signature")),
+        ([&forged, &clean], None),
+        ([&forged, &dirty], Some("revoked")),
+        ([&forged, &ended_dirty], Some("revoked")),
+        ([&forged, &ended], Some("list ended")),
+        ([&forged, &foreign], Some("no revocation list")),
+        ([&forged, &forged], Some("no revocation list")),
     ];
     for (lists, refused) in cases {
         for lists in [lists, [lists[1], lists[0]]] {

@@ -18,6 +18,7 @@ use crate::{
     extract::{ExtractTo, Input, extract_stamped},
     interrupt::Interrupt,
     progress::Progress,
+    remote::Remote,
     unwrapper::{KeyName, Unwrapper},
 };
 
@@ -59,34 +60,33 @@ impl Scout<'_> {
         Error::new(Kind::Local, "cannot open the envelope", "it is not its turn")
     }
 
-    /// Makes sure that nobody is asked for a password.
-    fn logged_in(&self) -> Result<()> {
-        match self.custodian.ask(|remote| Ok(remote.is_logged_in()))? {
-            true => Ok(()),
-            false => Err(self.sees(Found::LoginFirst)),
-        }
+    /// Asks the custodian, and no person: what needs one is found out after its turn.
+    fn ask<T>(&self, question: impl FnOnce(&Remote) -> Result<T>) -> Result<T> {
+        let remote = self.custodian.ask(|remote| Ok(remote.without_person()))?;
+        let answer = question(&remote);
+        if remote.missed_person() { Err(self.sees(Found::LoginFirst)) } else { answer }
     }
 }
 
 impl Unwrapper for Scout<'_> {
     fn unwrap(&self, wrapped: &WrappedKey, claims: &Claims) -> Result<FileKey> {
-        self.logged_in()?;
-        Err(self.sees(Found::Question(Question { wrapped: wrapped.clone(), claims: claims.clone() })))
+        let seen = match self.custodian.ask(|remote| Ok(remote.is_logged_in()))? {
+            true => Found::Question(Question { wrapped: wrapped.clone(), claims: claims.clone() }),
+            false => Found::LoginFirst,
+        };
+        Err(self.sees(seen))
     }
 
     fn choose(&self, wrapped: &[WrappedKey]) -> Result<usize> {
-        self.logged_in()?;
-        self.custodian.choose(wrapped)
+        self.ask(|remote| self.custodian.choose(remote, wrapped))
     }
 
     fn find(&self, names: &[KeyName]) -> Result<Vec<Option<KeyId>>> {
-        self.logged_in()?;
-        self.custodian.ask(|remote| remote.find(names))
+        self.ask(|remote| remote.find(names))
     }
 
     fn openpgp_fingerprints(&self, key: KeyId) -> Result<Vec<Vec<u8>>> {
-        self.logged_in()?;
-        self.custodian.ask(|remote| remote.openpgp_fingerprints(key))
+        self.ask(|remote| remote.openpgp_fingerprints(key))
     }
 }
 

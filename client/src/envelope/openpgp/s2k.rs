@@ -7,7 +7,6 @@ use zeroize::Zeroizing;
 
 use super::signature::{SHA_256, SHA_384, SHA_512};
 
-const SHA_1: u8 = 2;
 const SALT_LEN: usize = 8;
 const ARGON2_SALT_LEN: usize = 16;
 
@@ -21,13 +20,35 @@ const MAX_WORK: u64 = 16 << 20;
 pub(super) enum Derivation<'p> {
     /// RFC 9580 §3.7.1.2 and §3.7.1.3.
     Hashed {
-        hash: u8,
+        hash: Hash,
         salt: &'p [u8],
         /// Bytes to hash at least.
         count: usize,
     },
     /// RFC 9580 §3.7.1.4.
     Argon2 { salt: &'p [u8], params: Params },
+}
+
+/// RFC 9580 §9.5.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hash {
+    Sha1,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl Hash {
+    fn numbered(number: u8) -> Result<Self, String> {
+        const SHA_1: u8 = 2;
+        match number {
+            SHA_1 => Ok(Self::Sha1),
+            SHA_256 => Ok(Self::Sha256),
+            SHA_384 => Ok(Self::Sha384),
+            SHA_512 => Ok(Self::Sha512),
+            other => Err(format!("its passphrase is hashed with hash {other}, which is not known here")),
+        }
+    }
 }
 
 impl<'p> Derivation<'p> {
@@ -44,11 +65,12 @@ impl<'p> Derivation<'p> {
         match take_byte(bytes)? {
             GNU => Ok(None),
             SALTED => {
-                let (hash, salt) = (take_byte(bytes)?, take(bytes, SALT_LEN)?);
+                let (hash, salt) = (Hash::numbered(take_byte(bytes)?)?, take(bytes, SALT_LEN)?);
                 Ok(Some(Self::Hashed { hash, salt, count: 0 }))
             }
             ITERATED => {
-                let (hash, salt, coded) = (take_byte(bytes)?, take(bytes, SALT_LEN)?, take_byte(bytes)?);
+                let hash = Hash::numbered(take_byte(bytes)?)?;
+                let (salt, coded) = (take(bytes, SALT_LEN)?, take_byte(bytes)?);
                 let count = (16 + usize::from(coded & 15)) << ((coded >> 4) + 6);
                 Ok(Some(Self::Hashed { hash, salt, count }))
             }
@@ -65,16 +87,15 @@ impl<'p> Derivation<'p> {
     /// A key of so many bytes.
     ///
     /// # Errors
-    /// In text: the hash is not known here, or there is not enough memory.
+    /// In text: there is not enough memory.
     pub(super) fn key(&self, passphrase: &[u8], len: usize) -> Result<Zeroizing<Vec<u8>>, String> {
         match self {
-            Self::Hashed { hash, salt, count } => match *hash {
-                SHA_1 => Ok(hashed::<Sha1>(salt, *count, passphrase, len)),
-                SHA_256 => Ok(hashed::<Sha256>(salt, *count, passphrase, len)),
-                SHA_384 => Ok(hashed::<Sha384>(salt, *count, passphrase, len)),
-                SHA_512 => Ok(hashed::<Sha512>(salt, *count, passphrase, len)),
-                other => Err(format!("its passphrase is hashed with hash {other}, which is not known here")),
-            },
+            Self::Hashed { hash, salt, count } => Ok(match hash {
+                Hash::Sha1 => hashed::<Sha1>(salt, *count, passphrase, len),
+                Hash::Sha256 => hashed::<Sha256>(salt, *count, passphrase, len),
+                Hash::Sha384 => hashed::<Sha384>(salt, *count, passphrase, len),
+                Hash::Sha512 => hashed::<Sha512>(salt, *count, passphrase, len),
+            }),
             Self::Argon2 { salt, params } => {
                 let mut key = Zeroizing::new(vec![0; len]);
                 let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
@@ -158,6 +179,15 @@ mod tests {
         match Derivation::take(&mut bytes.as_slice(), memory)? {
             Some(Derivation::Argon2 { params, .. }) => Ok(params.m_cost()),
             _ => Err("something else".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_hash_that_is_not_known_is_told_before_anybody_is_asked_for_a_passphrase() {
+        for (how, hash, why) in [(1, 1, "hash 1"), (3, 11, "hash 11"), (3, 0, "hash 0")] {
+            let bytes = [&[how, hash][..], &[7; SALT_LEN], &[96]].concat();
+            let told = Derivation::take(&mut bytes.as_slice(), MAX_MEMORY).err().expect("refused");
+            assert!(told.contains(why), "{told}");
         }
     }
 

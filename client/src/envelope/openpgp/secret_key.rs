@@ -58,6 +58,11 @@ enum Key {
 
 const UNUSABLE: &str = "cannot sign with this key";
 
+/// What helps against a form that is not read here, and against damage.
+const EXPORT_ANEW: &str = "export the key anew with gpg, which writes a form that is read here: gpg --export-secret-keys ADDRESS > my.key";
+/// What helps against a wrong passphrase.
+const TYPE_AGAIN: &str = "type it again; or export the key anew, with the passphrase it has now: gpg --export-secret-keys ADDRESS > my.key";
+
 /// Whether this is an OpenPGP secret key, binary or armoured.
 pub fn is_secret_key(bytes: &[u8]) -> bool {
     armor::is_block(bytes, armor::SECRET_KEY)
@@ -104,7 +109,7 @@ impl SigningKey {
         let parts = Parts::parse(&binary).map_err(|error| cannot(&error.why).hint(error.hint))?;
         let mut problems = Vec::new();
         for (public, secret) in parts.signing(now, &mut problems) {
-            let secret = secret.read(memory).map_err(|why| cannot(&why))?;
+            let secret = secret.read(memory).map_err(|why| cannot(&why).hint(EXPORT_ANEW))?;
             let opened;
             let numbers = match &secret {
                 Secret::Elsewhere => {
@@ -114,8 +119,9 @@ impl SigningKey {
                 }
                 Secret::Plain(numbers) => numbers,
                 Secret::Encrypted(encrypted) => {
-                    opened =
-                        encrypted.decrypt(passphrase()?.expose().as_bytes()).map_err(|why| cannot(&why))?;
+                    let passphrase = passphrase()?;
+                    let decrypted = encrypted.decrypt(passphrase.expose().as_bytes());
+                    opened = decrypted.map_err(|why| cannot(&why).hint(TYPE_AGAIN))?;
                     opened.as_slice()
                 }
             };
@@ -381,7 +387,7 @@ mod tests {
         }
 
         #[test]
-        fn law_11_arbitrary_keys_never_panic(
+        fn law_11_arbitrary_public_parts_never_panic(
             algorithm in prop::sample::select(vec![1_u8, 3, 19, 22, 27, 18]),
             version in prop::sample::select(vec![4_u8, 6]),
             bytes in prop::collection::vec(any::<u8>(), 0..200),

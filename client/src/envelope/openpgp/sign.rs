@@ -28,8 +28,8 @@ pub(super) struct Signing<'k> {
     len: u64,
 }
 
-/// Bytes of the head of any text in DER.
-const MAX_DER_HEAD: usize = 10;
+/// Bytes of the longest head of a text in DER, whose length has 127 octets.
+const MAX_DER_HEAD: usize = 2 + 127;
 
 impl<'k> Signing<'k> {
     /// For these recipients: so that none of them can pass it on to somebody else as if it were meant for him.
@@ -125,7 +125,12 @@ fn is_der_set(start: &[u8], len: u64) -> bool {
         short @ 0..0x80 => (2, u64::from(short)),
         long => {
             let octets = usize::from(long & 0x7f);
-            let Some(told) = rest.get(..octets.min(8)) else { return false };
+            let Some(told) = rest.get(..octets) else { return false };
+            let (zeros, told) = told.split_at(octets.saturating_sub(8));
+            // Nothing is so long.
+            if zeros.iter().any(|byte| *byte != 0) {
+                return false;
+            }
             (2 + octets as u64, told.iter().fold(0, |told, byte| told << 8 | u64::from(*byte)))
         }
     };
@@ -183,11 +188,21 @@ mod tests {
             (&[0x31, 0x82, 1, 0, 0x30], 260),
             (&[0x31, 0x84, 0, 0, 1, 0], 262),
             (&[0x31, 0x88, 0, 0, 0, 0, 0, 0, 1, 0], 266),
+            (&[0x31, 0x89, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x30], 267),
+            (&[&[0x31_u8, 0xff][..], &[0; 125], &[1, 0]].concat(), 385),
         ] {
             assert!(is_der_set(start, len), "{start:?}");
             assert!(!is_der_set(start, len - 1) && !is_der_set(start, len + 1), "{start:?}");
         }
-        for start in [&b"1. What is agreed"[..], b"", b"1", &[0x31, 0x82, 1], &[0x30, 100]] {
+        for start in [
+            &b"1. What is agreed"[..],
+            b"",
+            b"1",
+            &[0x31, 0x82, 1],
+            &[0x30, 100],
+            &[0x31, 0x89, 1, 0, 0, 0, 0, 0, 0, 1, 0],
+            "1\u{e8}re partie: what is agreed, and what is not, and who says so to whom and when".as_bytes(),
+        ] {
             assert!((0..1_000).filter(|len| *len != 48).all(|len| !is_der_set(start, len)), "{start:?}");
         }
     }

@@ -330,7 +330,10 @@ pub(super) fn check_alive(key: &PublicKey, said: &Signature, signed: u64, at: u6
         return Err(unfit("its key had expired when it signed"));
     }
     if end <= at {
-        return Err(unfit("its key is expired").hint("ask its owner for the current certificate"));
+        return Err(unfit("its key is expired").hint(
+            "ask its owner for the current certificate; or, if it ended on purpose and what it signed before is to stay good, set \
+             expired = \"allow\" in [accept]: that believes the signer when it was",
+        ));
     }
     Ok(())
 }
