@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bench_rows::{Rows, Spread, Target};
+use bench_rows::{Rows, Spread, Target, peak_memory};
 use common::{SoftKey, extract_job, run, seal_to, tree};
 use custodian_client::{envelope::cms::Unauthenticated, extract::extract, progress::Silent};
 
@@ -49,12 +49,7 @@ fn main() {
     bench.open("openssl's, GCM", &["-aes-256-gcm"], &mut rows);
     bench.open("openssl's in pieces, GCM", &["-aes-256-gcm", "-stream"], &mut rows);
     bench.open("openssl's, CBC", &["-aes-256-cbc"], &mut rows);
-    rows.add(
-        format!("cms, {mib} MiB: most memory"),
-        peak_memory() as f64 / 1_024.0,
-        "MiB",
-        Target::AtMost(64.0),
-    );
+    rows.add(format!("cms, {mib} MiB: most memory"), peak_memory(), "MiB", Target::AtMost(64.0));
     rows.finish();
 }
 
@@ -147,11 +142,4 @@ fn timed(work: impl FnOnce()) -> Duration {
 fn add(rows: &mut Rows, what: &str, times: impl Iterator<Item = (Duration, Duration)>) {
     let ratios = Spread::of(times.map(|(ours, theirs)| theirs.as_secs_f64() / ours.as_secs_f64()));
     rows.add(format!("cms: {what}, openssl / ours"), ratios, "ratio", Target::AtLeast(1.0));
-}
-
-/// KiB: proc(5).
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak");
-    line.trim().trim_end_matches("kB").trim().parse().expect("number")
 }

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bench_rows::{Rows, Spread, Target};
+use bench_rows::{Rows, Spread, Target, peak_memory};
 use common::{extract_job, run, tree};
 use custodian_client::{extract::extract, progress::Silent, seal::seal};
 use gpg::{Gpg, job};
@@ -57,7 +57,7 @@ fn main() {
     for peer in &peers {
         bench.open(&format!("{}'s", peer.name), &peers, |envelope| bench.encrypt(peer, envelope), &mut rows);
     }
-    let memory = peak_memory() as f64 / 1_024.0;
+    let memory = peak_memory();
     rows.add(format!("openpgp, {mib} MiB: most memory"), memory, "MiB", Target::AtMost(64.0));
     rows.finish();
 }
@@ -197,11 +197,4 @@ fn add(rows: &mut Rows, what: &str, peers: &[Peer], times: &[(Duration, Vec<Dura
             Spread::of(times.iter().map(|(ours, theirs)| theirs[number].as_secs_f64() / ours.as_secs_f64()));
         rows.add(format!("openpgp: {what}, {} / ours", peer.name), ratios, "ratio", Target::AtLeast(1.0));
     }
-}
-
-/// KiB: proc(5).
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak");
-    line.trim().trim_end_matches("kB").trim().parse().expect("number")
 }

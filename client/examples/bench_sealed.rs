@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bench_rows::{Rows, Spread, Target};
+use bench_rows::{Rows, Spread, Target, peak_memory};
 use common::{SoftKey, extract_to, seal_to, tree};
 use custodian_client::workers;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
@@ -91,7 +91,7 @@ fn main() {
             open,
         );
     }
-    let memory = peak_memory() as f64 / 1_024.0;
+    let memory = peak_memory();
     rows.add(format!("sealed, 1 GiB, {cores} cores: most memory"), memory, "MiB", Target::AtMost(64.0));
     rows.finish();
 }
@@ -258,11 +258,4 @@ fn timed(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
-}
-
-/// KiB.
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak");
-    line.trim().trim_end_matches("kB").trim().parse().expect("number")
 }

@@ -41,6 +41,14 @@ pub enum Target {
     None,
 }
 
+/// The most memory that this process had at once, in MiB: proc(5).
+pub fn peak_memory() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+    kib / 1_024.0
+}
+
 /// A median, with the least and the most.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {

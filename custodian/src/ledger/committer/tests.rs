@@ -89,12 +89,19 @@ async fn a_change_ends_the_waiting_of_a_crowd() {
     // Nobody else comes, and nobody is waited for.
     let gather = scene.work.gather(&mut batch, &mut scene.queue);
     assert!(is_done_now(gather), "it waited");
-    // One that comes while others are waited for is seen, too.
+    // One that comes while others are waited for is seen, too: what comes after it is left to the next commit.
     let change = scene.settling(Some(Change::WithdrawInvitation(world::device_id("laptop-7"))));
-    let alone = scene.settling(None);
-    assert!(scene.jobs.try_send(change).is_ok());
+    let (alone, later) = (scene.settling(None), scene.settling(None));
     let mut batch = vec![alone];
-    scene.work.gather(&mut batch, &mut scene.queue).await;
+    let jobs = scene.jobs.clone();
+    let come = async {
+        assert!(jobs.try_send(change).is_ok());
+        while jobs.capacity() < jobs.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+        assert!(jobs.try_send(later).is_ok());
+    };
+    tokio::join!(scene.work.gather(&mut batch, &mut scene.queue), come);
     assert_eq!(batch.len(), 2);
 }
 
