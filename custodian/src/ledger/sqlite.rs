@@ -29,7 +29,10 @@ mod writer;
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -37,7 +40,7 @@ use std::{
 use async_trait::async_trait;
 use custodian_proto::{
     key::KeyId,
-    tlog::{Hash, Tile},
+    tlog::{Hash, Tile, tiles::Subtrees},
     v1,
 };
 use jiff::Timestamp;
@@ -111,6 +114,8 @@ pub struct SqliteLedger {
     /// For the log and for lists, so that nobody's long search holds up a decision.
     long: Readers,
     committer: Committer,
+    /// Of the log's tree, for receipts.
+    subtrees: Arc<Mutex<Subtrees>>,
     remembered: Remembered,
     clock: Clock,
     /// What was remembered at the start.
@@ -160,6 +165,7 @@ impl SqliteLedger {
             quick,
             long,
             committer,
+            subtrees: Arc::default(),
             remembered,
             clock,
             kept,
@@ -415,7 +421,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn inclusion(&self, index: u64, size: u64) -> Result<Option<Included>, LedgerError> {
-        self.quick.read(move |connection| tree::inclusion(connection, index, size)).await
+        let subtrees = Arc::clone(&self.subtrees);
+        self.quick.read(move |connection| tree::inclusion(connection, &subtrees, index, size)).await
     }
 
     async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
