@@ -1,12 +1,13 @@
 //! How long a rejection takes, by what is wrong with the ciphertext: does time tell anything (Bleichenbacher 1998, Marvin 2023)?
 //!
 //!     cargo build --release --workspace --bins
-//!     cargo run --release -p softhsm-tests --example marvin -- [--samples N] [--seconds N]
+//!     cargo run --release -p softhsm-tests --example marvin -- [--samples N] [--seconds N] [--connections N]
 //!
 //! For a key with OAEP and one of OpenPGP (PKCS #1 v1.5), each through the whole custodian (mTLS, a record for each), and
 //! through SoftHSM's bare `C_Decrypt` for comparison. Rounds of one ciphertext of each class, in an order drawn anew each
 //! time, one after the other on one connection: until there are N samples of each class, or the seconds for that way are
-//! over (the default: 100,000 and 60).
+//! over (the default: 100,000 and 60). A rejection waits for a step of 25 ms; several connections use that time, and are in
+//! each other's way: each sample tells a little less, and there are many more. The bare module gets 20 seconds at most.
 //!
 //! Samples of one round belong together, so each class is compared with the first by the differences within rounds: the sign
 //! test, the signed-rank test of Wilcoxon, and the median of the differences with its confidence interval by bootstrap. That
@@ -18,6 +19,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,7 +36,8 @@ use cryptoki::{
 };
 use custodian_proto::{key::FileKey, openpgp, v1};
 use der::{Decode, Encode};
-use softhsm_tests::{Dev, Dice, Person, Wire, run, without_budgets};
+use softhsm_tests::{Dev, Dice, Identity, Person, Wire, run, without_budgets};
+use tokio::task::JoinSet;
 use x509_cert::Certificate;
 
 /// Ciphertexts of each class. Which one is sent is drawn: what one ciphertext takes by itself is no difference of classes.
@@ -73,6 +76,7 @@ fn main() {
     };
     let (samples, time) =
         (number("--samples", 100_000) as usize, Duration::from_secs(number("--seconds", 60)));
+    let connections = number("--connections", 1);
 
     let dev = Dev::start();
     let path = dev.dir().join("custodian.toml");
@@ -88,9 +92,15 @@ fn main() {
     create("oaep", &[]);
     create("pkcs1", &["--openpgp"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let wire = runtime.block_on(Wire::login(&dev, Person::Operator));
-    let keys = runtime.block_on(async {
-        wire.keys().list_keys(wire.request(v1::ListKeysRequest::default())).await.unwrap().into_inner().keys
+    let (wires, keys) = runtime.block_on(async {
+        let wire = Wire::login(&dev, Person::Operator).await;
+        let mut wires = vec![wire.clone()];
+        while (wires.len() as u64) < connections {
+            let another = Wire::connect(&dev, &Identity::of(&dev, Person::Operator)).await.unwrap();
+            wires.push(another.with_token(wire.token()));
+        }
+        let listed = wire.keys().list_keys(wire.request(v1::ListKeysRequest::default())).await.unwrap();
+        (wires, listed.into_inner().keys)
     });
 
     let mut sound = true;
@@ -100,18 +110,8 @@ fn main() {
         let spki = certificate.tbs_certificate().subject_public_key_info().to_der().unwrap();
         let classes = classes(padding, &Public::new(&dev.scratch(label), &spki));
 
-        let ask = |ciphertext: &[u8]| {
-            let claims = Some(v1::Claims::default());
-            let (key, wrapping, wrapped_key) = (key.name.clone(), key.wrapping, ciphertext.to_vec());
-            let request =
-                wire.request(v1::UnwrapRequest { key, wrapping, wrapped_key, claims, with_receipt: false });
-            let begun = Instant::now();
-            let answer = runtime.block_on(wire.custody().unwrap(request));
-            let took = begun.elapsed();
-            assert_eq!(answer.err().expect("rejected").code(), tonic::Code::InvalidArgument);
-            took
-        };
-        let rounds = measure(&classes, samples, time, ask);
+        let classes = Arc::new(classes);
+        let rounds = runtime.block_on(through(&wires, key, &classes, samples, time));
         sound &= report(&format!("{label}: through the custodian"), &classes, &rounds);
 
         let rounds = run_bare(&dev, label, padding, &classes, samples, time.min(Duration::from_secs(20)));
@@ -120,6 +120,67 @@ fn main() {
     let verdict = if sound { "no difference is seen" } else { "THERE IS A DIFFERENCE" };
     println!("Through the custodian: {verdict} (p < {ALPHA} after Bonferroni's correction would be one).");
     std::process::exit(if sound { 0 } else { 1 });
+}
+
+/// Rounds through the custodian, on all connections at once.
+async fn through(
+    wires: &[Wire],
+    key: &v1::Key,
+    classes: &Arc<Vec<Class>>,
+    samples: usize,
+    time: Duration,
+) -> Vec<Vec<f64>> {
+    let end = Instant::now() + time;
+    let rounds = Arc::new(Mutex::new(Vec::new()));
+    // Each lane's first round is about what is not warm yet, and no class's doing.
+    let wanted = samples + wires.len();
+    // Rejections alone do not keep a session: it would end after 15 minutes.
+    let wire = wires[0].clone();
+    let keeping = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            wire.keys().list_keys(wire.request(v1::ListKeysRequest::default())).await.unwrap();
+        }
+    });
+    let mut lanes = JoinSet::new();
+    for wire in wires.iter().cloned() {
+        let (classes, rounds, key) = (Arc::clone(classes), Arc::clone(&rounds), key.clone());
+        lanes.spawn(async move {
+            let mut dice = seeded();
+            while locked(&rounds).len() < wanted && Instant::now() < end {
+                let mut round = vec![0.0; classes.len()];
+                for class in shuffled(classes.len(), &mut dice) {
+                    let ciphertext = classes[class].any(&mut dice);
+                    round[class] = ask(&wire, &key, ciphertext).await.as_nanos() as f64;
+                }
+                locked(&rounds).push(round);
+            }
+        });
+    }
+    while let Some(ended) = lanes.join_next().await {
+        ended.unwrap();
+    }
+    keeping.abort();
+    let mut rounds = locked(&rounds).split_off(wires.len());
+    assert!(!rounds.is_empty(), "too few seconds");
+    rounds.truncate(samples);
+    rounds
+}
+
+fn locked(rounds: &Mutex<Vec<Vec<f64>>>) -> MutexGuard<'_, Vec<Vec<f64>>> {
+    rounds.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long the custodian takes to reject it.
+async fn ask(wire: &Wire, key: &v1::Key, ciphertext: &[u8]) -> Duration {
+    let claims = Some(v1::Claims::default());
+    let (key, wrapping, wrapped_key) = (key.name.clone(), key.wrapping, ciphertext.to_vec());
+    let request = wire.request(v1::UnwrapRequest { key, wrapping, wrapped_key, claims, with_receipt: false });
+    let begun = Instant::now();
+    let answer = wire.custody().unwrap(request).await;
+    let took = begun.elapsed();
+    assert_eq!(answer.err().expect("rejected").code(), tonic::Code::InvalidArgument);
+    took
 }
 
 /// A public key that encrypts blocks as they are, by openssl: well-kept libraries do not offer that.
@@ -231,33 +292,23 @@ fn oaep(label_hash: &[u8], message: &[u8], first: u8) -> Vec<u8> {
     [&[first][..], &masked_seed, &masked].concat()
 }
 
-/// Rounds: how long one ciphertext of each class took, in nanoseconds.
-fn measure(
-    classes: &[Class],
-    samples: usize,
-    time: Duration,
-    mut ask: impl FnMut(&[u8]) -> Duration,
-) -> Vec<Vec<f64>> {
-    let mut dice = Dice::new(u64::from_be_bytes(random(8).try_into().unwrap()));
-    // What is warm afterwards is no class's doing.
-    for class in classes {
-        ask(&class.pool[0]);
+impl Class {
+    fn any(&self, dice: &mut Dice) -> &[u8] {
+        &self.pool[dice.between(0, POOL as u64 - 1) as usize]
     }
-    let begun = Instant::now();
-    let mut rounds = Vec::new();
-    while rounds.len() < samples && begun.elapsed() < time {
-        let mut order: Vec<_> = (0..classes.len()).collect();
-        for at in (1..order.len()).rev() {
-            order.swap(at, dice.between(0, at as u64) as usize);
-        }
-        let mut round = vec![0.0; classes.len()];
-        for class in order {
-            let ciphertext = &classes[class].pool[dice.between(0, POOL as u64 - 1) as usize];
-            round[class] = ask(ciphertext).as_nanos() as f64;
-        }
-        rounds.push(round);
+}
+
+fn seeded() -> Dice {
+    Dice::new(u64::from_be_bytes(random(8).try_into().unwrap()))
+}
+
+/// Each of so many classes once.
+fn shuffled(classes: usize, dice: &mut Dice) -> Vec<usize> {
+    let mut order: Vec<_> = (0..classes).collect();
+    for at in (1..classes).rev() {
+        order.swap(at, dice.between(0, at as u64) as usize);
     }
-    rounds
+    order
 }
 
 /// Prints a table. Whether no class differs from the first.
@@ -399,14 +450,26 @@ fn bare(order: &str) {
         )),
         _ => Mechanism::RsaPkcs,
     };
-    let rounds =
-        measure(&classes, samples.parse().unwrap(), Duration::from_secs(seconds.parse().unwrap()), |one| {
-            let begun = Instant::now();
-            // Good or bad: how long it takes is the question.
-            session.decrypt(&mechanism, key, one).ok();
-            begun.elapsed()
-        });
-    for round in rounds {
+    let ask = |ciphertext: &[u8]| {
+        let begun = Instant::now();
+        // Good or bad: how long it takes is the question.
+        session.decrypt(&mechanism, key, ciphertext).ok();
+        begun.elapsed()
+    };
+    // What is warm afterwards is no class's doing.
+    for class in &classes {
+        ask(&class.pool[0]);
+    }
+    let (samples, seconds): (usize, u64) = (samples.parse().unwrap(), seconds.parse().unwrap());
+    let (begun, mut dice) = (Instant::now(), seeded());
+    for _ in 0..samples {
+        if begun.elapsed() > Duration::from_secs(seconds) {
+            break;
+        }
+        let mut round = vec![0; classes.len()];
+        for class in shuffled(classes.len(), &mut dice) {
+            round[class] = ask(classes[class].any(&mut dice)).as_nanos();
+        }
         println!("{}", round.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
     }
 }

@@ -1,11 +1,10 @@
-//! Law 5 in time: when a wrapped key with PKCS #1 v1.5 is rejected, how long that took tells nothing.
+//! Law 5 in time: when a wrapped key is rejected, how long that took tells nothing.
 //!
-//! Whether the padding was bad or what was in it, we do the same (see the worker). The module does not: SoftHSM takes 20 µs
-//! longer for one than for the other. A rejection leaves only at full steps of time, which are much longer than that.
+//! Whether the padding was bad or what was in it, we do the same (see the worker). The module does not: SoftHSM takes 12 to
+//! 20 µs longer for one than for the other. A rejection leaves only at full steps of time, which are much longer than that.
 
 use std::time::Duration;
 
-use custodian_proto::key::{KeyWrapping, WrappedKey};
 use tokio::time::{Instant, sleep_until};
 
 use super::TokenError;
@@ -13,21 +12,16 @@ use super::TokenError;
 /// Longer than a rejection usually takes.
 const STEP: Duration = Duration::from_millis(25);
 
-/// Waits until the next full step since `begun`, if this is the rejection of a key whose padding could tell something.
-pub(super) async fn even_out<T>(wrapped: &WrappedKey, begun: Instant, outcome: &Result<T, TokenError>) {
-    if let Some(time) = leaves_at(wrapped.wrapping(), outcome, begun, Instant::now()) {
+/// Waits until the next full step since `begun`, if this is a rejection.
+pub(super) async fn even_out<T>(begun: Instant, outcome: &Result<T, TokenError>) {
+    if let Some(time) = leaves_at(outcome, begun, Instant::now()) {
         sleep_until(time).await;
     }
 }
 
 /// `None`: now.
-fn leaves_at<T>(
-    wrapping: KeyWrapping,
-    outcome: &Result<T, TokenError>,
-    begun: Instant,
-    now: Instant,
-) -> Option<Instant> {
-    if !wrapping.is_pkcs1() || !matches!(outcome, Err(TokenError::Rejected)) {
+fn leaves_at<T>(outcome: &Result<T, TokenError>, begun: Instant, now: Instant) -> Option<Instant> {
+    if !matches!(outcome, Err(TokenError::Rejected)) {
         return None;
     }
     let steps = now.duration_since(begun).as_nanos() / STEP.as_nanos() + 1;
@@ -39,18 +33,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rejections_of_openpgp_leave_at_full_steps_and_nothing_else_waits() {
+    fn rejections_leave_at_full_steps_and_nothing_else_waits() {
         let begun = Instant::now();
-        let leaves = |wrapping, outcome: Result<(), TokenError>, took| {
-            let time = leaves_at(wrapping, &outcome, begun, begun + Duration::from_millis(took))?;
+        let leaves = |outcome: Result<(), TokenError>, took| {
+            let time = leaves_at(&outcome, begun, begun + Duration::from_millis(took))?;
             Some((time - begun).as_millis())
         };
         for (took, step) in [(0, 25), (1, 25), (24, 25), (25, 50), (26, 50), (99, 100)] {
-            assert_eq!(leaves(KeyWrapping::OpenPgp, Err(TokenError::Rejected), took), Some(step));
-            assert_eq!(leaves(KeyWrapping::Pkcs1, Err(TokenError::Rejected), took), Some(step));
+            assert_eq!(leaves(Err(TokenError::Rejected), took), Some(step));
         }
-        assert_eq!(leaves(KeyWrapping::OpenPgp, Ok(()), 1), None);
-        assert_eq!(leaves(KeyWrapping::OpenPgp, Err(TokenError::Busy), 1), None);
-        assert_eq!(leaves(KeyWrapping::OaepSha1, Err(TokenError::Rejected), 1), None);
+        assert_eq!(leaves(Ok(()), 1), None);
+        assert_eq!(leaves(Err(TokenError::Busy), 1), None);
     }
 }

@@ -349,7 +349,7 @@ impl Token for Pool {
             permit.redeem_for(KeyTask::Unwrap, wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
         let begun = tokio::time::Instant::now();
         let unwrapped = self.perform(&Unwrapping(wrapped), deadline).await;
-        even_out(wrapped, begun, &unwrapped).await;
+        even_out(begun, &unwrapped).await;
         unwrapped.map(|key| Withheld::new(key, standing))
     }
 
