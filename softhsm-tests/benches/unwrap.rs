@@ -107,9 +107,14 @@ fn main() {
         rows.add(name, millis(at(&times, share)), "ms", target);
     }
     let mut folder = dev.kill();
-    for in_flight in [1, 64] {
-        folder = steps::add(&mut rows, folder, &pool, in_flight, ROUND);
+    for (in_flight, name) in [(1, "1 in flight"), (64, "64 in flight")] {
+        folder = steps::add(&mut rows, folder, name, async |wires| {
+            let start = Instant::now();
+            let load = Load { in_flight, receipts: Receipts::None };
+            load.run(&wires[..1], &pool, Arc::new(move || start.elapsed() < ROUND)).await.len()
+        });
     }
+    steps::add(&mut rows, folder, "half load", async |wires| paced(wires, &pool, peak / 2.0).await.len());
     rows.add(
         "bare C_Decrypt, RSA-3072, 2 sessions",
         Spread::of(bare.iter().map(|bare| bare.rate)),

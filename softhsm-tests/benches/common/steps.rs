@@ -1,16 +1,14 @@
 //! Where the time of an unwrap goes, as the custodian itself tells it: one line of its log for each step.
 
-use std::{
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
 use bench_rows::{Rows, Target};
-use softhsm_tests::{Dev, bin};
+use softhsm_tests::{Dev, Wire, bin};
 use tempfile::TempDir;
 
-use super::{Load, Pool, Receipts, at, millis, wires};
+use super::{at, millis, wires};
+
+const CONNECTIONS: usize = 16;
 
 /// Spans of the custodian, and what they are.
 const STEPS: [(&str, &str); 4] = [
@@ -20,28 +18,28 @@ const STEPS: [(&str, &str); 4] = [
     ("settle", "commit"),
 ];
 
-/// Adds rows for so many unwraps in flight. `folder` is that of a custodian that has ended, and is one again.
-pub fn add(rows: &mut Rows, folder: TempDir, pool: &Arc<Pool>, in_flight: usize, time: Duration) -> TempDir {
+/// Adds rows for a load, which gives how many unwraps it made. `folder` is that of a custodian that has ended, and is one
+/// again.
+pub fn add(
+    rows: &mut Rows,
+    folder: TempDir,
+    load_name: &str,
+    load: impl AsyncFnOnce(&[Wire]) -> usize,
+) -> TempDir {
     let mut command = Command::new(bin("custodian"));
     command.args(["dev", "--dir"]).arg(folder.path().join("dev"));
     command.env("CUSTODIAN_LOG", "custodian::api=trace,custodian::custody=trace");
     let dev = Dev::start_as(folder, command);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let served = runtime.block_on(async {
-        let wires = wires(&dev, 1).await;
-        let start = Instant::now();
-        Load { in_flight, receipts: Receipts::None }
-            .run(&wires, pool, Arc::new(move || start.elapsed() < time))
-            .await
-    });
-    assert!(!served.is_empty());
+    let served = runtime.block_on(async { load(&wires(&dev, CONNECTIONS).await).await });
+    assert!(served > 0);
     let (folder, ran) = dev.stop();
     for (span, what) in STEPS {
         let mut times: Vec<_> = ran.stderr.lines().filter_map(|line| closed(line, span)).collect();
-        assert!(times.len() >= served.len(), "the log has {} of {} steps {span}", times.len(), served.len());
+        assert!(times.len() >= served, "the log has {} of {served} steps {span}", times.len());
         times.sort();
         for (share, percentile) in [(0.5, "p50"), (0.99, "p99")] {
-            let name = format!("of it {span} ({what}), {percentile}, {in_flight} in flight");
+            let name = format!("of it {span} ({what}), {percentile}, {load_name}");
             rows.add(name, millis(at(&times, share)), "ms", Target::None);
         }
     }
