@@ -9,6 +9,7 @@ use std::{
 use cap_std::fs::OpenOptions;
 
 use crate::{
+    envelope::openpgp,
     error::{Error, Kind, Result},
     extract::Input,
     input::Envelope,
@@ -36,18 +37,36 @@ pub enum SignTo {
     Stdout,
 }
 
-/// Signs a file of any length, in constant memory. Returns how many bytes were signed.
+/// Signs a file of any length as CMS, in constant memory. Returns how many bytes were signed.
 ///
 /// # Errors
 /// [`Kind::Local`] if it cannot be read, or the output exists or cannot be written; [`Kind::Interrupted`]; and whatever keeps
 /// the signer from signing, or the authority from answering. No signature is left then.
 pub fn sign(job: &SignJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<u64> {
+    sign_with(job, progress, |file, now| {
+        let digest = hash_of(file.file()?, file.len(), signing.signer.algorithm().hash(), progress)?;
+        sign_detached(signing, &digest, now)
+    })
+}
+
+/// Signs a file of any length as OpenPGP, in constant memory. Returns how many bytes were signed.
+///
+/// # Errors
+/// As [`sign`].
+pub fn sign_openpgp(job: &SignJob, key: &openpgp::SigningKey, progress: &dyn Progress) -> Result<u64> {
+    sign_with(job, progress, |file, now| openpgp::sign_detached(key, file.file()?, file.len(), now, progress))
+}
+
+fn sign_with(
+    job: &SignJob,
+    progress: &dyn Progress,
+    signature: impl FnOnce(&Envelope, SystemTime) -> Result<Vec<u8>>,
+) -> Result<u64> {
     if let SignTo::File(path) = &job.output {
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
-    let digest = hash_of(file.file()?, file.len(), signing.signer.algorithm().hash(), progress)?;
-    let signature = sign_detached(signing, &digest, SystemTime::now())?;
+    let signature = signature(&file, SystemTime::now())?;
     match &job.output {
         SignTo::File(path) => write_new(path, &signature)?,
         SignTo::Stdout => {

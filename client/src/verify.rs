@@ -203,6 +203,11 @@ pub fn beside(file: &Path) -> PathBuf {
     with_suffix(file, SIGNATURE_SUFFIX)
 }
 
+/// The same of an OpenPGP signature.
+pub fn beside_openpgp(file: &Path) -> PathBuf {
+    with_suffix(file, OPENPGP_SUFFIXES[0])
+}
+
 fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);

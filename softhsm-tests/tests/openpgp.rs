@@ -377,6 +377,23 @@ async fn a_key_in_the_custodian_signs_what_gpg_and_sequoia_verify_and_so_do_we()
         run(decrypt.arg(path("to-bert.gpg")))
     };
     run(gpg(&dev).args(["--import", &letters])).expect(0);
+
+    // A file that stands by itself, and its signature beside it.
+    let sign = |more: &[&str]| {
+        let args = [&["sign", source, "--format", "openpgp", "--with", "custodian:letters"], more].concat();
+        dev.envelope(Person::Operator, args)
+    };
+    sign(&["--timestamp"]).expect(2).says("no place for a timestamp");
+    sign(&[]).expect(0);
+    let beside = format!("{source}.sig");
+    let ran = run(gpg(&dev).args(["--status-fd", "2", "--verify", &beside, source]));
+    assert!(ran.expect(0).stderr.contains("GOODSIG"));
+    run(Command::new("sq").args(["verify", "--signer-cert", &letters, "--detached", &beside, source]))
+        .expect(0);
+    let verify = |from: &str| dev.envelope(Person::Operator, ["verify", source, "--accept-from", from]);
+    verify(&letters).expect(0).says("pinned");
+    verify(&others).expect(5).says("not accepted");
+
     gpg_verifies(&["GOODSIG", &fingerprint]);
     assert_eq!(sequoia_verifies(&letters).expect(0).stdout, text);
     assert_ne!(sequoia_verifies(&others).code, Some(0));

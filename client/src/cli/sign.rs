@@ -13,47 +13,85 @@ use super::{
     timestamp::StampArgs,
 };
 use crate::{
+    envelope::openpgp::SigningKey,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
-    sign::{SignJob, SignTo, check_free, sign},
-    signed::Signing,
-    verify::beside,
+    sign::{SignJob, SignTo, check_free, sign, sign_openpgp},
+    signed::{Signer, Signing},
+    verify::{beside, beside_openpgp},
 };
 
-/// Sign a file: writes the signature into a file of its own (CMS, detached), which `openssl cms -verify` reads, too
+/// Sign a file: writes the signature into a file of its own, which `openssl cms -verify`, or gpg and sq, read, too
 #[derive(Debug, clap::Args)]
 pub(super) struct SignArgs {
     /// The file; - for standard input
     file: PathBuf,
     /// The key: a file in PEM, or PKCS #12, with its certificates; a PKCS #11 URI, for a smart card (RFC 7512); or
-    /// custodian:LABEL, for a signing key in the custodian
+    /// custodian:LABEL, for a signing key in the custodian. With --format openpgp a file with an OpenPGP secret key, as gpg
+    /// --export-secret-keys writes it, or custodian:LABEL of a key for ECDSA
     #[arg(long, value_name = "KEY")]
     with: With,
+    /// Format of the signature
+    #[arg(long, value_enum, default_value_t = Format::Cms)]
+    format: Format,
     #[command(flatten)]
     signer: SignerArgs,
     #[command(flatten)]
     stamp: StampArgs,
     #[command(flatten)]
     connection: Connection,
-    /// The signature; - for standard output. [default: FILE.p7s, beside the file]
+    /// The signature; - for standard output. [default: FILE.p7s or FILE.sig, beside the file]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     #[command(flatten)]
     talk: Talk,
 }
 
+/// Formats of signatures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Format {
+    /// Detached, in DER: openssl cms verifies it
+    Cms,
+    /// Detached, binary: gpg and sq verify it
+    #[value(name = "openpgp")]
+    OpenPgp,
+}
+
+/// Who signs.
+enum SigningWith {
+    Cms(Box<dyn Signer>),
+    OpenPgp(Box<SigningKey>),
+}
+
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
+    if args.stamp.is_wanted() && args.format == Format::OpenPgp {
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot timestamp",
+            "OpenPGP signatures have no place for a timestamp",
+        )
+        .hint("leave --format out; or have the signature timestamped: envelope timestamp FILE.sig"));
+    }
     let job = SignJob { file: local_input(&args.file), output: output(args)? };
     if let SignTo::File(path) = &job.output {
         // Before anybody types a PIN.
         check_free(path)?;
     }
-    let signer = args.signer.open(&args.with, || args.connection.connect(interrupt), interrupt)?;
-    let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
-    let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
+    let connect = || args.connection.connect(interrupt);
+    let signer = match args.format {
+        Format::Cms => SigningWith::Cms(args.signer.open(&args.with, connect, interrupt)?),
+        Format::OpenPgp => SigningWith::OpenPgp(Box::new(args.signer.open_openpgp(&args.with, connect)?)),
+    };
+    let authority = args.stamp.authority(connect)?;
     let bar = Bar::start(args.talk, interrupt);
-    let bytes = sign(&job, signing, &bar).inspect_err(|_| bar.clear())?;
+    let signed = match &signer {
+        SigningWith::Cms(signer) => {
+            sign(&job, Signing { signer: signer.as_ref(), authority: authority.as_deref() }, &bar)
+        }
+        SigningWith::OpenPgp(key) => sign_openpgp(&job, key, &bar),
+    };
+    let bytes = signed.inspect_err(|_| bar.clear())?;
     bar.finish("signed", 1, bytes);
     Ok(())
 }
@@ -68,6 +106,9 @@ fn output(args: &SignArgs) -> Result<SignTo> {
         Some(out) if out == Path::new("-") => Ok(SignTo::Stdout),
         Some(out) => Ok(SignTo::File(out.clone())),
         None if stdin => Err(usage("standard input has no name", "give -o FILE")),
-        None => Ok(SignTo::File(beside(&args.file))),
+        None => Ok(SignTo::File(match args.format {
+            Format::Cms => beside(&args.file),
+            Format::OpenPgp => beside_openpgp(&args.file),
+        })),
     }
 }

@@ -20,6 +20,7 @@ mod zip;
 pub use opened::Opened;
 pub use own_key::OwnKey;
 pub use read_at::ReadAt;
+pub(crate) use read_at::each_piece;
 pub use recipient::Recipient;
 pub use sender_mark::SenderMark;
 pub use source::{Body, Source};

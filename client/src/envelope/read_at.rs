@@ -3,7 +3,10 @@
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::damaged;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    progress::{self, Progress},
+};
 
 /// Where an envelope's bytes come from. Parts of it are read by several threads at once, so a position is no state of it.
 pub trait ReadAt: Sync {
@@ -12,6 +15,30 @@ pub trait ReadAt: Sync {
     /// # Errors
     /// [`Kind::Integrity`] if the end comes before the buffer is full; [`Kind::Local`] if it cannot be read.
     fn fill(&self, at: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
+/// Bytes that are read at once.
+const PIECE: u64 = 1024 * 1024;
+
+/// Gives the first `len` bytes to `take`, piece by piece: in constant memory.
+///
+/// # Errors
+/// Those of the source; [`Kind::Interrupted`].
+pub(crate) fn each_piece(
+    source: &dyn ReadAt,
+    len: u64,
+    progress: &dyn Progress,
+    mut take: impl FnMut(&[u8]),
+) -> Result<()> {
+    let (mut at, mut piece) = (0, Vec::new());
+    while at < len {
+        progress::check(progress)?;
+        piece.resize(usize::try_from(PIECE.min(len - at)).unwrap_or_default(), 0);
+        source.fill(at, &mut piece)?;
+        take(&piece);
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 impl ReadAt for File {

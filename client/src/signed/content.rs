@@ -6,13 +6,10 @@ use aws_lc_rs::digest::Context;
 
 use super::{Hash, algorithm::implementation, pem, read::MAX_LEN};
 use crate::{
-    envelope::{ReadAt, openpgp::is_signature},
+    envelope::{ReadAt, each_piece, openpgp::is_signature},
     error::{Error, Kind, Result},
-    progress::{self, Progress},
+    progress::Progress,
 };
-
-/// Bytes that are hashed at once.
-const PIECE: u64 = 1024 * 1024;
 
 /// The hash of `len` bytes, in constant memory.
 ///
@@ -20,15 +17,7 @@ const PIECE: u64 = 1024 * 1024;
 /// Those of the source; [`Kind::Interrupted`].
 pub fn hash_of(source: &dyn ReadAt, len: u64, hash: Hash, progress: &dyn Progress) -> Result<Vec<u8>> {
     let mut context = Context::new(implementation(hash));
-    let mut piece = Vec::new();
-    let mut at = 0;
-    while at < len {
-        progress::check(progress)?;
-        piece.resize(usize::try_from(PIECE.min(len - at)).unwrap_or_default(), 0);
-        source.fill(at, &mut piece)?;
-        context.update(&piece);
-        at += piece.len() as u64;
-    }
+    each_piece(source, len, progress, |piece| context.update(piece))?;
     Ok(context.finish().as_ref().to_vec())
 }
 

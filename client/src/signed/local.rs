@@ -54,7 +54,7 @@ impl LocalSigner {
         let cannot = |why: &dyn std::fmt::Display| cannot_use(file, why);
         let bytes = private_file::read(file, &cannot)?;
         if is_secret_key(&bytes) {
-            return Err(cannot(&"it is an OpenPGP key, which signs OpenPGP envelopes only")
+            return Err(cannot(&"it is an OpenPGP key, which signs OpenPGP only")
                 .hint("give --format openpgp, or a key in PEM or PKCS #12"));
         }
         let certificates = certificates.map(crate::remote::certificates).transpose()?;

@@ -8,6 +8,7 @@ use custodian_client::{
     extract::Input,
     progress::Silent,
     seal::seal_signed_openpgp,
+    sign::{SignJob, SignTo, sign_openpgp},
     signed::Accept,
     verify::{Verification, VerifyJob, verify},
 };
@@ -151,6 +152,39 @@ fn a_detached_signature_of_gpg_is_verified() {
         assert!(error.kind == Kind::Integrity && error.why.contains("not what was signed"), "{error}");
         scene.file(b"content\n");
         fs::remove_file(&signature).expect("removed");
+    }
+}
+
+#[test]
+fn gpg_and_sequoia_verify_our_detached_signatures_and_so_do_we() {
+    let scene = Scene::new();
+    for kind in ["rsa2048", "ed25519", "nistp256", "nistp384", "nistp521"] {
+        for content in [tree::noise(2_500_000), Vec::new()] {
+            let person = Person::with_subkey("anna", kind);
+            let (file, signature) = (scene.file(&content), scene.path("file.sig"));
+            let job = SignJob { file: Input::File(file.clone()), output: SignTo::File(signature.clone()) };
+            assert_eq!(sign_openpgp(&job, &person.key(), &Silent).expect("signed"), content.len() as u64);
+            let found = verified(&scene, person.pinned()).expect("verified");
+            assert_eq!((found.signer.emails, found.signer.addressed), (vec![person.email.clone()], None));
+
+            run(scene.gpg.command().arg("--import").arg(person.certificate()));
+            let mut verify = scene.gpg.command();
+            verify.args(["--status-fd", "2", "--verify"]).arg(&signature).arg(&file);
+            let output = verify.output().expect("gpg starts");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && said.contains("GOODSIG"), "{kind}: {said}");
+            assert!(said.contains(&person.fingerprint), "{kind}: {said}");
+            let mut verify = Command::new("sq");
+            verify.args(["verify", "--signer-cert"]).arg(person.certificate());
+            run(verify.arg("--detached").arg(&signature).arg(&file));
+
+            let again = sign_openpgp(&job, &person.key(), &Silent).expect_err("it is there");
+            assert!(again.why.contains("exists already"), "{again}");
+            scene.file(&[&content[..], b"."].concat());
+            let error = verified(&scene, person.pinned()).expect_err("changed");
+            assert!(error.kind == Kind::Integrity && error.why.contains("not what was signed"), "{error}");
+            fs::remove_file(&signature).expect("removed");
+        }
     }
 }
 

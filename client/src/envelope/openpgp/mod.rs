@@ -44,6 +44,7 @@ pub use self::{
     open::Opened,
     seal::seal,
     secret_key::{EcdsaSigner, SigningKey, is_secret_key},
+    sign::sign_detached,
     signatures::{Signatures, detached, is_signature},
     signer::{Addressed, Around, Keyring, Signer, When, is_certificate},
 };

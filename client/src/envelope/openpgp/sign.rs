@@ -1,4 +1,5 @@
-//! Signing what is sealed (RFC 9580 §5.2 and §5.4): announced before it, signed behind it, all inside the encryption.
+//! Signing (RFC 9580 §5.2). What is sealed: announced before it (§5.4), signed behind it, all inside the encryption. And files
+//! that stand by themselves.
 
 use std::{
     io::{self, Write},
@@ -14,7 +15,29 @@ use super::{
     secret_key::SigningKey,
     signature::{kind, salt_len, salted, subpacket, trailer},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    envelope::{ReadAt, each_piece},
+    error::{Error, Kind, Result},
+    progress::Progress,
+};
+
+/// Signs `len` bytes that stand by themselves: the signature, binary, for a file of its own (RFC 9580 §10.4). It names no
+/// recipients.
+///
+/// # Errors
+/// Those of the content; [`Kind::Interrupted`]; [`Kind::Local`] if the content was made to pass for something else, or the
+/// cryptographic library refuses; and whatever keeps a key elsewhere from signing.
+pub fn sign_detached(
+    key: &SigningKey,
+    content: &dyn ReadAt,
+    len: u64,
+    now: SystemTime,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>> {
+    let mut signing = Signing::begin(key, &[])?;
+    each_piece(content, len, progress, |piece| signing.update(piece))?;
+    signing.finish(now)
+}
 
 /// A signature that is being made while its content is written.
 pub(super) struct Signing<'k> {
@@ -32,7 +55,8 @@ pub(super) struct Signing<'k> {
 const MAX_DER_HEAD: usize = 2 + 127;
 
 impl<'k> Signing<'k> {
-    /// For these recipients: so that none of them can pass it on to somebody else as if it were meant for him.
+    /// For these recipients: so that none of them can pass it on to somebody else as if it were meant for him. None: of a file
+    /// that is for anybody.
     ///
     /// # Errors
     /// [`Kind::Local`] if the system gives no random numbers.

@@ -13,17 +13,15 @@ use super::{
     signer::Keyring,
 };
 use crate::{
-    envelope::{ReadAt, unsupported},
+    envelope::{ReadAt, each_piece, unsupported},
     error::{Error, Kind, Result},
-    progress::{self, Progress},
+    progress::Progress,
 };
 
 /// Most signatures that are looked at: each hashes all of the content.
 const MAX: usize = 32;
 /// Longest file with a signature, in bytes.
 const MAX_DETACHED_LEN: usize = 1024 * 1024;
-/// Bytes that are hashed at once.
-const PIECE: u64 = 1024 * 1024;
 
 /// The signatures of a message, none of them verified.
 #[derive(Default)]
@@ -315,14 +313,7 @@ pub fn detached(
     if collector.ahead.is_empty() && collector.seen.is_empty() {
         return Err(named(cut_off()));
     }
-    let (mut at, mut piece) = (0, Vec::new());
-    while at < len {
-        progress::check(progress)?;
-        piece.resize(usize::try_from(PIECE.min(len - at)).unwrap_or_default(), 0);
-        content.fill(at, &mut piece)?;
-        collector.update(&piece);
-        at += piece.len() as u64;
-    }
+    each_piece(content, len, progress, |piece| collector.update(piece))?;
     Ok(collector.finish())
 }
 
