@@ -143,8 +143,9 @@ async fn through(
         }
     });
     let mut lanes = JoinSet::new();
-    for wire in wires.iter().cloned() {
-        let (classes, rounds, key) = (Arc::clone(classes), Arc::clone(&rounds), key.clone());
+    for wire in wires {
+        let (wire, key) = (wire.clone(), key.clone());
+        let (classes, rounds) = (Arc::clone(classes), Arc::clone(&rounds));
         lanes.spawn(async move {
             let mut dice = seeded();
             while locked(&rounds).len() < wanted && Instant::now() < end {
