@@ -43,9 +43,9 @@ pub enum SignTo {
 /// [`Kind::Local`] if it cannot be read, or the output exists or cannot be written; [`Kind::Interrupted`]; and whatever keeps
 /// the signer from signing, or the authority from answering. No signature is left then.
 pub fn sign(job: &SignJob, signing: Signing<'_>, progress: &dyn Progress) -> Result<u64> {
-    sign_with(job, progress, |file, now| {
+    sign_with(job, progress, |file| {
         let digest = hash_of(file.file()?, file.len(), signing.signer.algorithm().hash(), progress)?;
-        sign_detached(signing, &digest, now)
+        sign_detached(signing, &digest, SystemTime::now())
     })
 }
 
@@ -54,19 +54,19 @@ pub fn sign(job: &SignJob, signing: Signing<'_>, progress: &dyn Progress) -> Res
 /// # Errors
 /// As [`sign`].
 pub fn sign_openpgp(job: &SignJob, key: &openpgp::SigningKey, progress: &dyn Progress) -> Result<u64> {
-    sign_with(job, progress, |file, now| openpgp::sign_detached(key, file.file()?, file.len(), now, progress))
+    sign_with(job, progress, |file| openpgp::sign_detached(key, file.file()?, file.len(), progress))
 }
 
 fn sign_with(
     job: &SignJob,
     progress: &dyn Progress,
-    signature: impl FnOnce(&Envelope, SystemTime) -> Result<Vec<u8>>,
+    signature: impl FnOnce(&Envelope) -> Result<Vec<u8>>,
 ) -> Result<u64> {
     if let SignTo::File(path) = &job.output {
         check_free(path)?;
     }
     let file = Envelope::open(&job.file, progress)?;
-    let signature = signature(&file, SystemTime::now())?;
+    let signature = signature(&file)?;
     match &job.output {
         SignTo::File(path) => write_new(path, &signature)?,
         SignTo::Stdout => {

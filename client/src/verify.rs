@@ -34,7 +34,7 @@ const OPENPGP_SUFFIXES: [&str; 2] = [".sig", ".asc"];
 pub struct VerifyJob {
     /// The file.
     pub file: Input,
-    /// Its signature; `None`: in it, if it is an envelope that carries one, else beside it, with [`SIGNATURE_SUFFIX`].
+    /// Its signature; `None`: in it, if it is an envelope that carries one, else beside it: FILE.p7s, FILE.sig or FILE.asc.
     pub signature: Option<PathBuf>,
     /// Whose signatures count.
     pub accept: Accept,
@@ -177,22 +177,30 @@ fn carried(
 
 fn signature_file(job: &VerifyJob, file: &Envelope) -> Result<PathBuf> {
     let missing = |why: &str| {
-        Error::new(Kind::Local, "there is no signature to verify", why).hint("name it: --signature FILE.p7s")
+        Error::new(Kind::Local, "there is no signature to verify", why).hint("name it: --signature FILE")
     };
     match (&job.signature, &job.file) {
         (Some(path), _) => Ok(path.clone()),
         (None, Input::Stdin) => Err(missing("standard input has none beside it")),
         (None, Input::Web(..)) => Err(missing("what is on the network has none beside it")),
         (None, Input::File(path)) => {
-            let usual = beside(path);
-            let others = OPENPGP_SUFFIXES.iter().map(|suffix| with_suffix(path, suffix));
-            match std::iter::once(usual.clone()).chain(others).find(|beside| beside.exists()) {
-                Some(found) => Ok(found),
-                None if file.format().is_ok_and(|format| format == Format::OpenPgp) => Err(missing(
+            let suffixes = [SIGNATURE_SUFFIX].into_iter().chain(OPENPGP_SUFFIXES);
+            let found = suffixes.map(|suffix| with_suffix(path, suffix)).filter(|file| file.exists());
+            match found.collect::<Vec<_>>().as_slice() {
+                [one] => Ok(one.clone()),
+                [one, another, ..] => {
+                    let why = format!("{} and {} both are there", one.display(), another.display());
+                    Err(Error::new(Kind::Usage, "it is not clear which signature to verify", why)
+                        .hint("name it: --signature FILE"))
+                }
+                [] if file.format().is_ok_and(|format| format == Format::OpenPgp) => Err(missing(
                     "who signed an OpenPGP message is told inside of it, where only its key shows it",
                 )
                 .hint("envelope extract FILE --accept-from CERT verifies it, before anything is written")),
-                None => Err(missing(&format!("{} does not exist", usual.display()))),
+                [] => {
+                    let (cms, openpgp) = (beside(path), beside_openpgp(path));
+                    Err(missing(&format!("neither {} nor {} exists", cms.display(), openpgp.display())))
+                }
             }
         }
     }

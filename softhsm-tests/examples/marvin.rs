@@ -6,8 +6,8 @@
 //! For a key with OAEP and one of OpenPGP (PKCS #1 v1.5), each through the whole custodian (mTLS, a record for each), and
 //! through SoftHSM's bare `C_Decrypt` for comparison. Rounds of one ciphertext of each class, in an order drawn anew each
 //! time, one after the other on one connection: until there are N samples of each class, or the seconds for that way are
-//! over (the default: 100,000 and 60). A rejection waits for a step of 25 ms; several connections use that time, and are in
-//! each other's way: each sample tells a little less, and there are many more. The bare module gets 20 seconds at most.
+//! over (the default: 100,000 and 60). A rejection waits for a step of 25 ms; several connections, 32 at most, use that time, and
+//! are in each other's way: each sample tells a little less, and there are many more. The bare module gets 20 seconds at most.
 //!
 //! Samples of one round belong together, so each class is compared with the first by the differences within rounds: the sign
 //! test, the signed-rank test of Wilcoxon, and the median of the differences with its confidence interval by bootstrap. That
@@ -132,8 +132,6 @@ async fn through(
 ) -> Vec<Vec<f64>> {
     let end = Instant::now() + time;
     let rounds = Arc::new(Mutex::new(Vec::new()));
-    // Each lane's first round is about what is not warm yet, and no class's doing.
-    let wanted = samples + wires.len();
     // Rejections alone do not keep a session: it would end after 15 minutes.
     let wire = wires[0].clone();
     let keeping = tokio::spawn(async move {
@@ -148,7 +146,11 @@ async fn through(
         let (classes, rounds) = (Arc::clone(classes), Arc::clone(&rounds));
         lanes.spawn(async move {
             let mut dice = seeded();
-            while locked(&rounds).len() < wanted && Instant::now() < end {
+            // What is warm afterwards is no class's doing.
+            for class in classes.iter() {
+                ask(&wire, &key, &class.pool[0]).await;
+            }
+            while locked(&rounds).len() < samples && Instant::now() < end {
                 let mut round = vec![0.0; classes.len()];
                 for class in shuffled(classes.len(), &mut dice) {
                     let ciphertext = classes[class].any(&mut dice);
@@ -162,7 +164,7 @@ async fn through(
         ended.unwrap();
     }
     keeping.abort();
-    let mut rounds = locked(&rounds).split_off(wires.len());
+    let mut rounds = std::mem::take(&mut *locked(&rounds));
     assert!(!rounds.is_empty(), "too few seconds");
     rounds.truncate(samples);
     rounds

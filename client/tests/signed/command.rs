@@ -53,11 +53,16 @@ fn verify_tells_each_fact_on_its_own_line() {
 
     let (exit, out, err) = told(&envelope(&people, &["verify", "report", "--accept-from", "bert.crt"]));
     assert!(exit == 5 && out.is_empty() && err.contains("CN=anna, who is not accepted"), "{err}");
+    fs::copy(people.path("report.p7s"), people.path("report.sig")).expect("copied");
+    let (exit, _, err) = told(&envelope(&people, &["verify", "report"]));
+    assert!(exit == 2 && err.contains("report.sig both are there"), "{err}");
+    assert_eq!(told(&envelope(&people, &["verify", "report", "--signature", "report.p7s"])).0, 0);
+    fs::remove_file(people.path("report.sig")).expect("removed");
     fs::write(people.path("report"), "Content").expect("written");
     let (exit, _, err) = told(&envelope(&people, &["verify", "report"]));
     assert!(exit == 5 && err.contains("not what was signed"), "{err}");
     let (exit, _, err) = told(&envelope(&people, &["verify", "anna.crt"]));
-    assert!(exit == 1 && err.contains("anna.crt.p7s does not exist"), "{err}");
+    assert!(exit == 1 && err.contains("neither anna.crt.p7s nor anna.crt.sig exists"), "{err}");
 }
 
 #[test]

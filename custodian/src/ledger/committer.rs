@@ -31,7 +31,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// leaves no trace; no key of it has left either.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// So many attempts under way are a crowd: each of them waits for the token much longer than for a commit.
+/// So many attempts under way are a crowd: each of them waits for the token, or until a rejection may
+/// leave, much longer than for a commit.
 const CROWD: usize = 16;
 
 /// How long a commit waits at most for more of a crowd's settlings: until as many have come as a quarter of those under way.

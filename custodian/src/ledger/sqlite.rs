@@ -29,10 +29,7 @@ mod writer;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -40,7 +37,7 @@ use std::{
 use async_trait::async_trait;
 use custodian_proto::{
     key::KeyId,
-    tlog::{Hash, Tile, tiles::Subtrees},
+    tlog::{Hash, Tile},
     v1,
 };
 use jiff::Timestamp;
@@ -114,8 +111,6 @@ pub struct SqliteLedger {
     /// For the log and for lists, so that nobody's long search holds up a decision.
     long: Readers,
     committer: Committer,
-    /// Of the log's tree, for receipts.
-    subtrees: Arc<Mutex<Subtrees>>,
     remembered: Remembered,
     clock: Clock,
     /// What was remembered at the start.
@@ -165,7 +160,6 @@ impl SqliteLedger {
             quick,
             long,
             committer,
-            subtrees: Arc::default(),
             remembered,
             clock,
             kept,
@@ -421,8 +415,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn inclusion(&self, index: u64, size: u64) -> Result<Option<Included>, LedgerError> {
-        let subtrees = Arc::clone(&self.subtrees);
-        self.quick.read(move |connection| tree::inclusion(connection, &subtrees, index, size)).await
+        let read = move |connection: &_, subtrees: &mut _| tree::inclusion(connection, subtrees, index, size);
+        self.quick.read_tree(read).await
     }
 
     async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {

@@ -1,4 +1,4 @@
-//! Law 5 in time: when a wrapped key is rejected, how long that took tells nothing.
+//! Law 5 in time: when a wrapped key is rejected, how long that took tells next to nothing.
 //!
 //! Whether the padding was bad or what was in it, we do the same (see the worker). The module does not: SoftHSM takes 12 to
 //! 20 µs longer for one than for the other. A rejection leaves only at full steps of time, which are much longer than that.
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::TokenError;
 
 /// Longer than a rejection usually takes.
-const STEP: Duration = Duration::from_millis(25);
+pub(super) const STEP: Duration = Duration::from_millis(25);
 
 /// Waits until the next full step since `begun`, if this is a rejection.
 pub(super) async fn even_out<T>(begun: Instant, outcome: &Result<T, TokenError>) {

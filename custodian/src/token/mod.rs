@@ -68,7 +68,7 @@ use crate::{
 
 /// A token that holds private keys and uses them.
 ///
-/// Every operation has a deadline and answers by then, whatever the module does.
+/// Every operation has a deadline and answers by then, whatever the module does; a rejection up to 25 ms later (law 5).
 #[async_trait]
 pub trait Token: Send + Sync + 'static {
     /// Unwraps one file key. Uses the permit up; the key stays withheld until the attempt is settled.

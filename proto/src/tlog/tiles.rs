@@ -119,7 +119,7 @@ pub fn unbundle(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Flaw> {
     Ok(entries)
 }
 
-/// A tree's nodes, from its tiles. Each tile is loaded once.
+/// A tree's nodes, from its tiles. Few tiles are loaded more than once.
 pub struct Nodes<L> {
     load: L,
     subtrees: Subtrees,
@@ -140,8 +140,8 @@ impl<E: From<Flaw>, L: FnMut(Tile) -> Result<Vec<Hash>, E>> Nodes<L> {
     }
 }
 
-/// The nodes of the tiles that were asked about last, kept from one question to the next: a perfect subtree never changes,
-/// however much the tree grows. At most 64 tiles, 1 MiB.
+/// Nodes of tiles, kept from one question to the next: a perfect subtree never changes, however much the tree grows. At most
+/// 64 tiles, about 1 MiB; one more, and all are forgotten.
 #[derive(Default, Debug)]
 pub struct Subtrees {
     tiles: HashMap<Tile, Rows>,

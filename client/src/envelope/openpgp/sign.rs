@@ -31,12 +31,11 @@ pub fn sign_detached(
     key: &SigningKey,
     content: &dyn ReadAt,
     len: u64,
-    now: SystemTime,
     progress: &dyn Progress,
 ) -> Result<Vec<u8>> {
     let mut signing = Signing::begin(key, &[])?;
     each_piece(content, len, progress, |piece| signing.update(piece))?;
-    signing.finish(now)
+    signing.finish(SystemTime::now())
 }
 
 /// A signature that is being made while its content is written.

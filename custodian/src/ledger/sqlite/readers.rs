@@ -11,12 +11,14 @@ use std::{
     time::Duration,
 };
 
+use custodian_proto::tlog::tiles::Subtrees;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::ledger::LedgerError;
 
-type Job = Box<dyn FnOnce(&Connection) + Send>;
+/// What a thread reads with: its connection, and what it knows of the log's tree already.
+type Job = Box<dyn FnOnce(&Connection, &mut Subtrees) + Send>;
 
 /// Threads that read. They end when this is dropped.
 pub(super) struct Readers {
@@ -47,11 +49,19 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.read_tree(move |connection, _| read(connection)).await
+    }
+
+    /// The same of the log's tree. Each thread keeps subtrees of its own: so nobody waits for what another one reads.
+    pub(super) async fn read_tree<T: Send + 'static, E: Display + Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection, &mut Subtrees) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let job = move |connection: &Connection| {
+        let job = move |connection: &Connection, subtrees: &mut Subtrees| {
             if !reply.is_closed() {
                 // The caller may have given up meanwhile: then nobody misses the answer.
-                drop(reply.send(read(connection)));
+                drop(reply.send(read(connection, subtrees)));
             }
         };
         self.jobs.try_send(Box::new(job)).map_err(|error| match error {
@@ -67,10 +77,11 @@ impl Readers {
 }
 
 fn serve(connection: &Connection, queued: &Mutex<Receiver<Job>>) {
+    let mut subtrees = Subtrees::default();
     loop {
         let next = queued.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
-        job(connection);
+        job(connection, &mut subtrees);
     }
 }
 

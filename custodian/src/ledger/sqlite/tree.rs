@@ -3,8 +3,6 @@
 //! Entry `n` of the tree is the record of sequence number `n + 1`. The tiles are written in the transaction that writes
 //! the records.
 
-use std::sync::{Mutex, PoisonError};
-
 use custodian_proto::tlog::{
     Flaw, Hash, Tile, merkle,
     tiles::{self, Edge, Nodes, Subtrees, WIDTH},
@@ -98,15 +96,15 @@ pub(super) fn head_within(connection: &Connection, size: Option<u64>) -> Result<
 /// The entry at `index`, and the proof that it is among the first `size` ones. `None` if there is none.
 ///
 /// The receipts of one checkpoint share most of their proofs: what was hashed for one serves the others. The entry is always
-/// read from the log, so a proof from before shows that somebody changed it.
+/// read from the log, so a proof from before shows that somebody changed it. That a tile was changed shows elsewhere: at the
+/// next checkpoint, or in an audit.
 pub(super) fn inclusion(
     connection: &Connection,
-    subtrees: &Mutex<Subtrees>,
+    subtrees: &mut Subtrees,
     index: u64,
     size: u64,
 ) -> Result<Option<Included>, TreeError> {
     let Some(entry) = entries(connection, index, 1)?.pop() else { return Ok(None) };
-    let mut subtrees = subtrees.lock().unwrap_or_else(PoisonError::into_inner);
     let mut node = |node| subtrees.hash(node, |tile| hashes(connection, tile));
     let proof = merkle::inclusion(index, size, &mut node)?;
     Ok(Some(Included { entry, proof }))

@@ -28,6 +28,7 @@ use crate::token::{
     Drain, Health, KeyDescription, KeyKind, KeyTemplate, StartError, Survey, Token, TokenError, TokenKey,
     TokenName, TokenSelect,
     contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
+    even,
     memory::MemoryToken,
 };
 
@@ -247,6 +248,24 @@ async fn the_pool_keeps_the_contract() {
         let different: Vec<_> = (0..count).map(|_| own()).collect();
         contract::holds(&pool(&different.iter().collect::<Vec<_>>()).await).await;
     }
+}
+
+#[tokio::test]
+async fn law_5_a_rejection_leaves_at_a_full_step_of_time_and_a_file_key_at_once() {
+    let (_a, _b, pool, key) = twins().await;
+    for (what, ciphertext) in contract::bad_ciphertexts(&key) {
+        let begun = Instant::now();
+        assert_eq!(unwrap(&pool, &wrapped(&key, ciphertext), soon()).await, Err(TokenError::Rejected));
+        assert!(begun.elapsed() >= even::STEP, "{what}");
+    }
+    // The quickest of some: a machine may stand still.
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        assert_eq!(unwrap(&pool, &good(&key), soon()).await, Ok(FILE_KEY));
+        times.push(begun.elapsed());
+    }
+    assert!(times.iter().min().unwrap() < &even::STEP, "{times:?}");
 }
 
 #[tokio::test]
