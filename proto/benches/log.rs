@@ -17,8 +17,7 @@ use aws_lc_rs::{
 };
 use bench_rows::{Rows, Target};
 use custodian_proto::tlog::{
-    Checkpoint, Flaw, Hash, Receipt, Tile, VerifierKey, merkle,
-    tiles::{Edge, Nodes},
+    Checkpoint, Flaw, Hash, Receipt, Tile, VerifierKey, merkle, nodes::Nodes, tiles::Edge,
 };
 
 const RECORDS: u64 = 10_000_000;

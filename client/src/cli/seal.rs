@@ -15,19 +15,19 @@ use super::{
     connection::Connection,
     message::note,
     progress::{Bar, Talk},
-    signer::{SignerArgs, With},
+    signer::{AnySigner, SignatureFormat, SignerArgs, With},
     timestamp::StampArgs,
     when::parse_duration,
 };
 use crate::{
-    envelope::{self, cms::Protection, openpgp::SigningKey},
+    envelope::{self, cms::Protection},
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     person::{Directory, Found, Freshness, OnChange, Pins, recipient},
     remote::{self, Remote},
     seal::{SealJob, SealTo, Symlinks, seal, seal_signed, seal_signed_openpgp},
     sign::check_free,
-    signed::{Signer, Signing},
+    signed::Signing,
 };
 
 /// Seal files and folders into an envelope that only the owners of the given keys can open
@@ -95,6 +95,13 @@ enum Format {
 }
 
 impl Format {
+    fn of_signatures(self) -> SignatureFormat {
+        match self {
+            Self::Mtd | Self::Sealed | Self::Cms => SignatureFormat::Cms,
+            Self::OpenPgp => SignatureFormat::OpenPgp,
+        }
+    }
+
     fn extension(self) -> &'static str {
         match self {
             Self::Mtd => ".mtd",
@@ -143,27 +150,24 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         )
         .hint("give --sign-with KEY, too; or have the envelope timestamped: envelope timestamp FILE"));
     }
-    if args.stamp.is_wanted() && args.format == Format::OpenPgp {
-        return Err(Error::new(
-            Kind::Usage,
-            "cannot timestamp",
-            "OpenPGP signatures have no place for a timestamp",
-        )
-        .hint("choose another --format; or have the envelope timestamped: envelope timestamp FILE"));
-    }
+    let hint = "choose another --format; or have the envelope timestamped: envelope timestamp FILE";
+    args.stamp.check_place(args.format.of_signatures(), hint)?;
     if let SealTo::File(path) = &job.output {
         // Before anybody types a PIN.
         check_free(path)?;
     }
-    let signer = args.sign_with.as_ref().map(|with| Sealer::open(args, with, interrupt)).transpose()?;
-    let authority = args.stamp.authority(|| args.connection.connect(interrupt))?;
+    let connect = || args.connection.connect(interrupt);
+    let signer = args.sign_with.as_ref();
+    let signer = signer.map(|with| args.signer.open(args.format.of_signatures(), with, connect, interrupt));
+    let signer = signer.transpose()?;
+    let authority = args.stamp.authority(connect)?;
     let bar = Bar::start(args.talk, interrupt);
     let report = match &signer {
-        Some(Sealer::Cms(signer)) => {
+        Some(AnySigner::Cms(signer)) => {
             let signing = Signing { signer: signer.as_ref(), authority: authority.as_deref() };
             seal_signed(&job, signing, &bar)
         }
-        Some(Sealer::OpenPgp(key)) => seal_signed_openpgp(&job, key, &bar),
+        Some(AnySigner::OpenPgp(key)) => seal_signed_openpgp(&job, key, &bar),
         None => seal(&job, &bar),
     };
     let report = report.inspect_err(|_| bar.clear())?;
@@ -176,24 +180,6 @@ pub(super) fn run(args: &SealArgs, interrupt: &Interrupt) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Who signs.
-enum Sealer {
-    Cms(Box<dyn Signer>),
-    OpenPgp(Box<SigningKey>),
-}
-
-impl Sealer {
-    fn open(args: &SealArgs, with: &With, interrupt: &Interrupt) -> Result<Self> {
-        let connect = || args.connection.connect(interrupt);
-        match args.format {
-            Format::OpenPgp => Ok(Self::OpenPgp(Box::new(args.signer.open_openpgp(with, connect)?))),
-            Format::Mtd | Format::Sealed | Format::Cms => {
-                Ok(Self::Cms(args.signer.open(with, connect, interrupt)?))
-            }
-        }
-    }
 }
 
 /// What is said of an envelope that is weaker than others.

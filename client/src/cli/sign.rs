@@ -9,15 +9,14 @@ use super::{
     connection::Connection,
     inspect::local_input,
     progress::{Bar, Talk},
-    signer::{SignerArgs, With},
+    signer::{AnySigner, SignatureFormat, SignerArgs, With},
     timestamp::StampArgs,
 };
 use crate::{
-    envelope::openpgp::SigningKey,
     error::{Error, Kind, Result},
     interrupt::Interrupt,
     sign::{SignJob, SignTo, check_free, sign, sign_openpgp},
-    signed::{Signer, Signing},
+    signed::Signing,
     verify::{beside, beside_openpgp},
 };
 
@@ -32,8 +31,8 @@ pub(super) struct SignArgs {
     #[arg(long, value_name = "KEY")]
     with: With,
     /// Format of the signature
-    #[arg(long, value_enum, default_value_t = Format::Cms)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = SignatureFormat::Cms)]
+    format: SignatureFormat,
     #[command(flatten)]
     signer: SignerArgs,
     #[command(flatten)]
@@ -47,49 +46,24 @@ pub(super) struct SignArgs {
     talk: Talk,
 }
 
-/// Formats of signatures.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Format {
-    /// Detached, in DER: openssl cms verifies it
-    Cms,
-    /// Detached, binary: gpg and sq verify it
-    #[value(name = "openpgp")]
-    OpenPgp,
-}
-
-/// Who signs.
-enum SigningWith {
-    Cms(Box<dyn Signer>),
-    OpenPgp(Box<SigningKey>),
-}
-
 /// Signs.
 pub(super) fn run(args: &SignArgs, interrupt: &Interrupt) -> Result<()> {
-    if args.stamp.is_wanted() && args.format == Format::OpenPgp {
-        return Err(Error::new(
-            Kind::Usage,
-            "cannot timestamp",
-            "OpenPGP signatures have no place for a timestamp",
-        )
-        .hint("leave --format out; or have the signature timestamped: envelope timestamp FILE.sig"));
-    }
+    let hint = "leave --format out; or have the signature timestamped: envelope timestamp FILE.sig";
+    args.stamp.check_place(args.format, hint)?;
     let job = SignJob { file: local_input(&args.file), output: output(args)? };
     if let SignTo::File(path) = &job.output {
         // Before anybody types a PIN.
         check_free(path)?;
     }
     let connect = || args.connection.connect(interrupt);
-    let signer = match args.format {
-        Format::Cms => SigningWith::Cms(args.signer.open(&args.with, connect, interrupt)?),
-        Format::OpenPgp => SigningWith::OpenPgp(Box::new(args.signer.open_openpgp(&args.with, connect)?)),
-    };
+    let signer = args.signer.open(args.format, &args.with, connect, interrupt)?;
     let authority = args.stamp.authority(connect)?;
     let bar = Bar::start(args.talk, interrupt);
     let signed = match &signer {
-        SigningWith::Cms(signer) => {
+        AnySigner::Cms(signer) => {
             sign(&job, Signing { signer: signer.as_ref(), authority: authority.as_deref() }, &bar)
         }
-        SigningWith::OpenPgp(key) => sign_openpgp(&job, key, &bar),
+        AnySigner::OpenPgp(key) => sign_openpgp(&job, key, &bar),
     };
     let bytes = signed.inspect_err(|_| bar.clear())?;
     bar.finish("signed", 1, bytes);
@@ -107,8 +81,8 @@ fn output(args: &SignArgs) -> Result<SignTo> {
         Some(out) => Ok(SignTo::File(out.clone())),
         None if stdin => Err(usage("standard input has no name", "give -o FILE")),
         None => Ok(SignTo::File(match args.format {
-            Format::Cms => beside(&args.file),
-            Format::OpenPgp => beside_openpgp(&args.file),
+            SignatureFormat::Cms => beside(&args.file),
+            SignatureFormat::OpenPgp => beside_openpgp(&args.file),
         })),
     }
 }

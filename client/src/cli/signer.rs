@@ -32,13 +32,38 @@ pub(super) struct SignerArgs {
     key_password_file: Option<PathBuf>,
 }
 
+/// Formats of signatures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum SignatureFormat {
+    /// Detached, in DER: openssl cms verifies it
+    Cms,
+    /// Detached, binary: gpg and sq verify it
+    #[value(name = "openpgp")]
+    OpenPgp,
+}
+
+/// Who signs.
+pub(super) enum AnySigner {
+    Cms(Box<dyn Signer>),
+    OpenPgp(Box<SigningKey>),
+}
+
 impl SignerArgs {
-    /// An OpenPGP key; if it is in the custodian, over this connection.
-    pub(super) fn open_openpgp(
+    /// Who signs in this format; if the key is in the custodian, over this connection.
+    pub(super) fn open(
         &self,
+        format: SignatureFormat,
         with: &With,
         custodian: impl FnOnce() -> Result<Remote>,
-    ) -> Result<SigningKey> {
+        interrupt: &Interrupt,
+    ) -> Result<AnySigner> {
+        Ok(match format {
+            SignatureFormat::Cms => AnySigner::Cms(self.open_cms(with, custodian, interrupt)?),
+            SignatureFormat::OpenPgp => AnySigner::OpenPgp(Box::new(self.open_openpgp(with, custodian)?)),
+        })
+    }
+
+    fn open_openpgp(&self, with: &With, custodian: impl FnOnce() -> Result<Remote>) -> Result<SigningKey> {
         let usage = |why: &str| Error::new(Kind::Usage, "cannot sign", why);
         if self.sign_cert.is_some() {
             return Err(usage("OpenPGP knows no X.509 certificates").hint("leave --sign-cert out"));
@@ -55,8 +80,7 @@ impl SignerArgs {
         }
     }
 
-    /// The signer; if it is in the custodian, over this connection.
-    pub(super) fn open(
+    fn open_cms(
         &self,
         with: &With,
         custodian: impl FnOnce() -> Result<Remote>,

@@ -13,6 +13,7 @@ use super::{
     inspect::local_input,
     message::note,
     progress::{Bar, Talk},
+    signer::SignatureFormat,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -85,6 +86,15 @@ impl StampArgs {
     /// Whether a timestamp is wanted.
     pub(super) fn is_wanted(&self) -> bool {
         self.timestamp || self.authority.tsa.is_some()
+    }
+
+    /// Checks that signatures of this format have a place for a timestamp, if one is wanted.
+    pub(super) fn check_place(&self, format: SignatureFormat, hint: &str) -> Result<()> {
+        if self.is_wanted() && format == SignatureFormat::OpenPgp {
+            let why = "OpenPGP signatures have no place for a timestamp";
+            return Err(Error::new(Kind::Usage, "cannot timestamp", why).hint(hint));
+        }
+        Ok(())
     }
 
     /// Who says when it was signed: the custodian over this connection, if no other is named.

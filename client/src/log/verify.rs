@@ -2,7 +2,8 @@
 
 use custodian_proto::tlog::{
     Checkpoint, Flaw, Hash, Tile, VerifierKey, merkle,
-    tiles::{Edge, Nodes, WIDTH},
+    nodes::Nodes,
+    tiles::{Edge, WIDTH},
 };
 
 use super::{Retention, Source, broken};

@@ -220,7 +220,7 @@ async fn a_tree_that_was_rewritten_is_never_signed() {
 }
 
 async fn consistency(scene: &Scene, old: u64, new: u64) -> Vec<custodian_proto::tlog::Hash> {
-    use custodian_proto::tlog::{Flaw, Tile, tiles::Nodes};
+    use custodian_proto::tlog::{Flaw, Tile, nodes::Nodes};
     let hashes = scene.ledger.tile(Tile { level: 0, index: 0 }).await.unwrap();
     let mut nodes = Nodes::new(|_| Ok::<_, Flaw>(hashes.clone()));
     merkle::consistency(old, new, &mut |node| nodes.hash(node)).unwrap()

@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod cosignature;
 pub mod merkle;
+pub mod nodes;
 pub mod note;
 pub mod receipt;
 pub mod tiles;

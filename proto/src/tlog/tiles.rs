@@ -1,17 +1,16 @@
 //! C2SP tlog-tiles: a tree cut into tiles of 256 hashes, and its entries in bundles of as many.
 
-use std::collections::HashMap;
-
 use super::{
     Flaw, Hash, malformed,
     merkle::{self, Node, perfect_root},
+    nodes::Nodes,
 };
 
 /// Hashes in a full tile, and entries in a full bundle.
 pub const WIDTH: usize = 256;
 
 /// Levels of the tree that one level of tiles spans.
-const HEIGHT: u32 = WIDTH.ilog2();
+pub(super) const HEIGHT: u32 = WIDTH.ilog2();
 
 /// The longest entry that a bundle can hold, in bytes.
 pub const MAX_ENTRY_LEN: usize = u16::MAX as usize;
@@ -48,7 +47,7 @@ impl Tile {
     }
 
     /// The tile with this node in it.
-    fn with(node: Node) -> Self {
+    pub(super) fn with(node: Node) -> Self {
         let index = node.index >> (HEIGHT - node.level % HEIGHT);
         Self { level: u8::try_from(node.level / HEIGHT).unwrap_or(u8::MAX), index }
     }
@@ -117,81 +116,6 @@ pub fn unbundle(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Flaw> {
         bytes = rest;
     }
     Ok(entries)
-}
-
-/// A tree's nodes, from its tiles. Few tiles are loaded more than once.
-pub struct Nodes<L> {
-    load: L,
-    subtrees: Subtrees,
-}
-
-impl<E: From<Flaw>, L: FnMut(Tile) -> Result<Vec<Hash>, E>> Nodes<L> {
-    /// `load` gives the hashes of a tile: at least those that the tree of the size asked about has.
-    pub fn new(load: L) -> Self {
-        Self { load, subtrees: Subtrees::default() }
-    }
-
-    /// The hash of a node.
-    ///
-    /// # Errors
-    /// Those of `load`, and a tile that is too narrow.
-    pub fn hash(&mut self, node: Node) -> Result<Hash, E> {
-        self.subtrees.hash(node, &mut self.load)
-    }
-}
-
-/// Nodes of tiles, kept from one question to the next: a perfect subtree never changes, however much the tree grows. At most
-/// 64 tiles, about 1 MiB; one more, and all are forgotten.
-#[derive(Default, Debug)]
-pub struct Subtrees {
-    tiles: HashMap<Tile, Rows>,
-}
-
-/// The hashes of a tile, and above them the nodes of each level within it.
-type Rows = [Vec<Hash>; HEIGHT as usize];
-
-impl Subtrees {
-    const MOST: usize = 64;
-
-    /// The hash of a node. `load` gives the hashes of a tile, and is asked if this node is not known yet.
-    ///
-    /// # Errors
-    /// Those of `load`, and a tile that is too narrow.
-    pub fn hash<E: From<Flaw>>(
-        &mut self,
-        node: Node,
-        mut load: impl FnMut(Tile) -> Result<Vec<Hash>, E>,
-    ) -> Result<Hash, E> {
-        let tile = Tile::with(node);
-        let row = (node.level % HEIGHT) as usize;
-        let place = (node.index % (WIDTH as u64 >> row)) as usize;
-        if let Some(hash) = self.tiles.get(&tile).and_then(|rows| rows[row].get(place)) {
-            return Ok(*hash);
-        }
-        let hashes = load(tile)?;
-        if self.tiles.len() >= Self::MOST {
-            self.tiles.clear();
-        }
-        let rows = self.tiles.entry(tile).or_default();
-        grow(rows, hashes);
-        let hash = rows[row].get(place).copied();
-        hash.ok_or_else(|| malformed(format!("the tile {} has too few hashes", tile.path(WIDTH))).into())
-    }
-}
-
-/// Hashes what the tile has more than before.
-fn grow(rows: &mut Rows, hashes: Vec<Hash>) {
-    if !hashes.starts_with(&rows[0]) {
-        *rows = Rows::default();
-    }
-    rows[0] = hashes;
-    for above in 1..rows.len() {
-        let (below, row) = (&rows[above - 1], &rows[above]);
-        let pairs = below.as_chunks::<2>().0;
-        let more: Vec<_> =
-            pairs[row.len()..].iter().map(|[left, right]| Hash::of_children(left, right)).collect();
-        rows[above].extend(more);
-    }
 }
 
 /// The right edge of a growing tree: the last tile of each level, which is not full.
@@ -282,7 +206,7 @@ impl Edge {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
@@ -324,7 +248,10 @@ mod tests {
     }
 
     /// Grows a tree to this size, and keeps its tiles as a store would.
-    fn grow(entries: &[Vec<u8>], mut at_size: impl FnMut(u64, &BTreeMap<Tile, Vec<Hash>>)) {
+    pub(in crate::tlog) fn grow(
+        entries: &[Vec<u8>],
+        mut at_size: impl FnMut(u64, &BTreeMap<Tile, Vec<Hash>>),
+    ) {
         let mut store: BTreeMap<Tile, Vec<Hash>> = BTreeMap::new();
         let mut edge = Edge::default();
         for (size, entry) in (1..).zip(entries) {
@@ -378,46 +305,6 @@ mod tests {
                 merkle::verify_consistency((index, &old_root), (size, &root), &proof).unwrap();
             }
         });
-    }
-
-    #[test]
-    fn subtrees_that_are_kept_serve_a_tree_that_grows() {
-        let entries = merkle::tests::entries(700);
-        let mut subtrees = Subtrees::default();
-        let (mut loads, mut asked) = (0, 0);
-        grow(&entries, |size, store| {
-            let read = &mut |node| {
-                asked += 1;
-                subtrees.hash(node, |tile| {
-                    loads += 1;
-                    Ok::<_, Flaw>(store[&tile].clone())
-                })
-            };
-            let root = merkle::root(size, read).unwrap();
-            for index in [0, size / 2, size - 1] {
-                let proof = merkle::inclusion(index, size, read).unwrap();
-                let entry = Hash::of_entry(&entries[index as usize]);
-                merkle::verify_inclusion(entry, index, size, &root, &proof).unwrap();
-            }
-        });
-        // Of a tile of entries each one, and of the tile of their roots each.
-        assert!((700..750).contains(&loads) && asked > 20 * loads, "{loads} of {asked}");
-    }
-
-    #[test]
-    fn subtrees_of_another_tile_do_not_stay() {
-        let [one, two, three] = [b"1", b"2", b"3"].map(|entry| Hash::of_entry(entry));
-        let mut subtrees = Subtrees::default();
-        let mut hash = |level, index, tile: &[Hash]| {
-            subtrees.hash(Node { level, index }, |_| Ok::<_, Flaw>(tile.to_vec()))
-        };
-        assert_eq!(hash(1, 0, &[one, two]).unwrap(), Hash::of_children(&one, &two));
-        // Asked for what it did not have, it sees that the rest is not what it was.
-        assert_eq!(hash(0, 2, &[two, one, three]).unwrap(), three);
-        assert_eq!(hash(1, 0, &[]).unwrap(), Hash::of_children(&two, &one));
-        // And a tile that lost some has them no more.
-        assert!(hash(0, 3, &[two, one]).is_err());
-        assert!(hash(0, 2, &[two, one]).is_err());
     }
 
     #[test]

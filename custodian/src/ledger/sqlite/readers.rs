@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use custodian_proto::tlog::tiles::Subtrees;
+use custodian_proto::tlog::nodes::Subtrees;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 

@@ -5,7 +5,8 @@
 
 use custodian_proto::tlog::{
     Flaw, Hash, Tile, merkle,
-    tiles::{self, Edge, Nodes, Subtrees, WIDTH},
+    nodes::{Nodes, Subtrees},
+    tiles::{self, Edge, WIDTH},
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
