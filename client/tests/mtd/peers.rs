@@ -113,6 +113,22 @@ fn we_open_what_openssl_and_7z_sealed() {
 }
 
 #[test]
+fn files_about_as_long_as_what_is_handled_at_once_come_back() {
+    let key = SoftKey::shared();
+    let folder = TempDir::new().expect("folder");
+    let sample = folder.path().join("sample");
+    const MIB: usize = 1024 * 1024;
+    for len in [MIB - 1, MIB, MIB + 1, MIB + MIB / 4, MIB + MIB / 4 + 1, 2 * MIB - 1, 2 * MIB] {
+        tree::write(&sample.join(format!("noise {len}")), &tree::noise(len));
+        tree::write(&sample.join(format!("text {len}")), &tree::text(len));
+    }
+    let (envelope, out) = (folder.path().join("e.mtd"), folder.path().join("out"));
+    seal_to(key, &sample, &envelope);
+    extract_to(key, &envelope, &out).expect("extracted");
+    assert!(tree::read(&sample) == tree::read(&out.join("sample")));
+}
+
+#[test]
 fn other_programs_read_what_came_through_a_pipe() {
     let key = SoftKey::shared();
     let folder = TempDir::new().expect("folder");

@@ -1,55 +1,53 @@
 //! AES-256-CFB as OpenPGP has it (RFC 9580 §12.9): the initialisation vector is zero, and what comes first is random.
 
 use aes::{
-    Aes256,
-    cipher::{BlockCipherEncrypt, KeyInit},
+    Aes256, Block,
+    cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit},
 };
 use custodian_proto::key::FileKey;
+use zeroize::Zeroizing;
 
 /// Bytes of a block.
 pub(super) const BLOCK_LEN: usize = 16;
-/// Bytes that are decrypted at once.
-const STRIP: usize = 256 * BLOCK_LEN;
 
-/// One message, on its way. Has no `Debug`; the key is overwritten when dropped.
-pub(super) struct Cfb {
-    aes: Aes256,
-    /// The block of ciphertext before.
-    before: aes::Block,
-}
+/// A message that is being encrypted. Has no `Debug`; the key is overwritten when dropped.
+pub(super) struct Encryption(cfb_mode::Encryptor<Aes256>);
 
-impl Cfb {
+impl Encryption {
     pub(super) fn new(key: &FileKey) -> Self {
-        Self { aes: Aes256::new(key.expose().into()), before: aes::Block::default() }
-    }
-
-    /// Decrypts what comes next: whole blocks, but for the last call.
-    pub(super) fn decrypt(&mut self, bytes: &mut [u8]) {
-        // What is added to a block is the block before, encrypted: those are known, so many are encrypted at once.
-        for strip in bytes.chunks_mut(STRIP) {
-            let mut stream = [0; STRIP];
-            let stream = &mut stream[..strip.len().next_multiple_of(BLOCK_LEN)];
-            let (first, rest) = stream.split_at_mut(BLOCK_LEN);
-            first.copy_from_slice(&self.before);
-            rest.copy_from_slice(&strip[..rest.len()]);
-            if let Some(last) = strip.last_chunk::<BLOCK_LEN>() {
-                self.before = (*last).into();
-            }
-            let (blocks, _) = aes::Block::slice_as_chunks_mut(stream);
-            self.aes.encrypt_blocks(blocks);
-            strip.iter_mut().zip(stream).for_each(|(byte, other)| *byte ^= *other);
-        }
+        Self(cfb_mode::Encryptor::new(key.expose().into(), &Block::default()))
     }
 
     /// Encrypts what comes next: whole blocks, but for the last call.
-    pub(super) fn encrypt(&mut self, bytes: &mut [u8]) {
-        for block in bytes.chunks_mut(BLOCK_LEN) {
-            self.aes.encrypt_block(&mut self.before);
-            block.iter_mut().zip(&self.before).for_each(|(byte, other)| *byte ^= *other);
-            if let Ok(whole) = <[u8; BLOCK_LEN]>::try_from(&*block) {
-                self.before = whole.into();
-            }
-        }
+    pub(super) fn apply(&mut self, bytes: &mut [u8]) {
+        by_blocks(bytes, |blocks| self.0.encrypt_blocks(blocks));
+    }
+}
+
+/// A message that is being decrypted. Has no `Debug`; the key is overwritten when dropped.
+pub(super) struct Decryption(cfb_mode::Decryptor<Aes256>);
+
+impl Decryption {
+    pub(super) fn new(key: &FileKey) -> Self {
+        Self(cfb_mode::Decryptor::new(key.expose().into(), &Block::default()))
+    }
+
+    /// Decrypts what comes next: whole blocks, but for the last call.
+    pub(super) fn apply(&mut self, bytes: &mut [u8]) {
+        by_blocks(bytes, |blocks| self.0.decrypt_blocks(blocks));
+    }
+}
+
+/// What is no whole block is filled up for the cipher, and cut again: each byte depends on none behind it.
+fn by_blocks(bytes: &mut [u8], mut cipher: impl FnMut(&mut [Block])) {
+    let (blocks, tail) = Block::slice_as_chunks_mut(bytes);
+    cipher(blocks);
+    if !tail.is_empty() {
+        let mut last = Zeroizing::new([Block::default()]);
+        let [block] = &mut *last;
+        block[..tail.len()].copy_from_slice(tail);
+        cipher(std::slice::from_mut(block));
+        tail.copy_from_slice(&block[..tail.len()]);
     }
 }
 
@@ -66,13 +64,13 @@ mod tests {
         let key: [u8; 32] = bytes("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
             .try_into()
             .expect("32 bytes");
-        let mut cfb = Cfb::new(&FileKey::new(key));
-        cfb.decrypt(&mut bytes("000102030405060708090a0b0c0d0e0f"));
+        let mut cfb = Decryption::new(&FileKey::new(key));
+        cfb.apply(&mut bytes("000102030405060708090a0b0c0d0e0f"));
         let mut sealed = bytes(concat!(
             "dc7e84bfda79164b7ecd8486985d386039ffed143b28b1c832113c6331e5407b",
             "df10132415e54b92a13ed0a8267ae2f975a385741ab9cef82031623d55b1e471"
         ));
-        cfb.decrypt(&mut sealed);
+        cfb.apply(&mut sealed);
         assert_eq!(
             hex::encode(sealed),
             concat!(
@@ -90,10 +88,10 @@ mod tests {
             cut in 1usize..600,
         ) {
             let mut bytes = plain.clone();
-            let mut cfb = Cfb::new(&FileKey::new(key));
-            bytes.chunks_mut(cut * BLOCK_LEN).for_each(|part| cfb.encrypt(part));
-            let mut cfb = Cfb::new(&FileKey::new(key));
-            bytes.chunks_mut((601 - cut) * BLOCK_LEN).for_each(|part| cfb.decrypt(part));
+            let mut cfb = Encryption::new(&FileKey::new(key));
+            bytes.chunks_mut(cut * BLOCK_LEN).for_each(|part| cfb.apply(part));
+            let mut cfb = Decryption::new(&FileKey::new(key));
+            bytes.chunks_mut((601 - cut) * BLOCK_LEN).for_each(|part| cfb.apply(part));
             prop_assert_eq!(bytes, plain);
         }
     }

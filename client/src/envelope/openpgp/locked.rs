@@ -2,8 +2,8 @@
 //! authenticated with OCB or GCM (RFC 9580 §3.7.2.1), as newer programs write it.
 
 use aes::{
-    Aes128, Aes192, Aes256, Block,
-    cipher::{BlockCipherEncrypt, KeyInit, common::BlockSizeUser},
+    Aes128, Aes192, Aes256,
+    cipher::{BlockCipherEncrypt, InnerIvInit, KeyInit, common::BlockSizeUser},
 };
 use aws_lc_rs::{
     aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -298,15 +298,7 @@ fn cfb<C>(iv: &[u8; IV_LEN], bytes: &mut [u8], cipher: C)
 where
     C: BlockCipherEncrypt<BlockSize = <Aes256 as BlockSizeUser>::BlockSize>,
 {
-    let mut before: Block = (*iv).into();
-    for block in bytes.chunks_mut(IV_LEN) {
-        cipher.encrypt_block(&mut before);
-        let stream = before;
-        if let Ok(whole) = <[u8; IV_LEN]>::try_from(&*block) {
-            before = whole.into();
-        }
-        block.iter_mut().zip(stream).for_each(|(byte, other)| *byte ^= other);
-    }
+    cfb_mode::BufDecryptor::inner_iv_init(cipher, iv.into()).decrypt(bytes);
 }
 
 /// What stands behind its own length.

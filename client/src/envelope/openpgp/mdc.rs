@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{
-    cfb::{BLOCK_LEN, Cfb},
+    cfb::{BLOCK_LEN, Decryption, Encryption},
     packet::{carry, cut_off, uncarry},
 };
 use crate::{envelope::damaged, error::Result};
@@ -30,7 +30,7 @@ const CHUNK: usize = 64 * 1024;
 /// The plaintext, for a reader who will call [`Reading::finish`] before he believes it.
 pub(super) struct Reading<R> {
     sealed: R,
-    cfb: Cfb,
+    cfb: Decryption,
     hash: Sha1,
     buffer: Zeroizing<Vec<u8>>,
     /// In the buffer: what can be read …
@@ -53,7 +53,7 @@ impl<R: Read> Reading<R> {
     pub(super) fn new(sealed: R, file_key: &FileKey) -> Self {
         Self {
             sealed,
-            cfb: Cfb::new(file_key),
+            cfb: Decryption::new(file_key),
             hash: Sha1::new(),
             buffer: Zeroizing::new(vec![0; MDC_LEN + CHUNK]),
             from: 0,
@@ -69,7 +69,7 @@ impl<R: Read> Reading<R> {
         let fresh = self.buffer.get_mut(self.held..self.held + CHUNK).unwrap_or_default();
         let read = fill(&mut self.sealed, fresh)?;
         self.ended = read < CHUNK;
-        self.cfb.decrypt(fresh.get_mut(..read).unwrap_or_default());
+        self.cfb.apply(fresh.get_mut(..read).unwrap_or_default());
         let all = self.held + read;
         self.held = all.min(MDC_LEN);
         (self.from, self.to) = (0, all - self.held);
@@ -132,7 +132,7 @@ pub(super) fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usiz
 /// Encrypts what is written to it.
 pub(super) struct Writing<W> {
     out: W,
-    cfb: Cfb,
+    cfb: Encryption,
     hash: Sha1,
     /// Less than a block.
     pending: Zeroizing<Vec<u8>>,
@@ -142,7 +142,7 @@ impl<W: Write> Writing<W> {
     /// Begins with something random.
     pub(super) fn new(out: W, file_key: &FileKey) -> io::Result<Self> {
         let mut writing =
-            Self { out, cfb: Cfb::new(file_key), hash: Sha1::new(), pending: Zeroizing::default() };
+            Self { out, cfb: Encryption::new(file_key), hash: Sha1::new(), pending: Zeroizing::default() };
         let mut prefix = [0; PREFIX_LEN];
         rand::fill(&mut prefix[..BLOCK_LEN])
             .map_err(|_| io::Error::other("the system gives no random numbers"))?;
@@ -156,7 +156,7 @@ impl<W: Write> Writing<W> {
         self.write_all(&MDC_HEAD)?;
         let hash = self.hash.finalize();
         self.pending.extend_from_slice(&hash);
-        self.cfb.encrypt(&mut self.pending);
+        self.cfb.apply(&mut self.pending);
         self.out.write_all(&self.pending)?;
         Ok(self.out)
     }
@@ -169,7 +169,7 @@ impl<W: Write> Write for Writing<W> {
         self.pending.extend_from_slice(bytes);
         let whole = self.pending.len() / BLOCK_LEN * BLOCK_LEN;
         let sealed = self.pending.get_mut(..whole).unwrap_or_default();
-        self.cfb.encrypt(sealed);
+        self.cfb.apply(sealed);
         self.out.write_all(sealed)?;
         self.pending.drain(..whole);
         Ok(bytes.len())
