@@ -15,10 +15,7 @@ use zeroize::Zeroizing;
 use zxcvbn::{Score, zxcvbn};
 
 use super::{PasswordHash, User, UserId};
-use crate::{
-    custody::{Denial, Fault},
-    token::worker,
-};
+use crate::custody::{Denial, Fault};
 
 /// What to verify against where there is no user: the work is the same as for one. Nothing verifies against it.
 const NOBODY: &str =
@@ -27,12 +24,13 @@ const NOBODY: &str =
 /// Of a longer password, the estimator sees so many characters: its work grows faster than the length.
 const ESTIMATED: usize = 72;
 
-/// How many wait for each hash that runs: the last of them for less than a second, where processors are not short.
+/// How many wait for each hash that runs: the last of them for less than a second where processors are not short, for some 20 s
+/// where token workers compute on them all the time.
 const WAITING: usize = 32;
 
-/// How far a thread that hashes gives way, as nice(1) counts: five more than the token worker, beside which it gets a quarter of a
-/// processor. Somebody who signs in waits a little longer; those who open files much less.
-const POLITENESS: i32 = worker::POLITENESS + 5;
+/// How far a thread that hashes gives way, as nice(1) counts: as far as possible. Beside a thread of a token worker that always has
+/// something to do it gets a twentieth of a processor: who signs in then waits for more than half a second, and who opens files hardly longer.
+const POLITENESS: i32 = 19;
 
 /// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so
 /// only a few at once, on threads of their own.
