@@ -309,6 +309,7 @@ impl RawConfig {
         let log_copy = log.copy.map(|copy| copy.check(folder)).transpose()?;
         let log_witnesses = check_witnesses(&log.witness, folder)?;
         let tokens = check_tokens(std::mem::take(&mut self.token), folder)?;
+        let room_of_tokens = tokens.iter().map(MemberConfig::room).fold(0, usize::saturating_add);
         let token_deadline = tokens.iter().map(|token| token.deadline).max().unwrap_or_default();
         if self.budget.is_some() {
             return Err(
@@ -371,7 +372,11 @@ impl RawConfig {
                 person_days: self.certificates.person_days,
             },
             timestamps: self.timestamps.check()?,
-            api_limits: ApiLimits { calls: self.limits.calls, tails: self.limits.tails },
+            api_limits: ApiLimits {
+                calls: self.limits.calls,
+                asking_token: room_of_tokens,
+                tails: self.limits.tails,
+            },
             server_limits: ServerLimits {
                 connections: self.limits.connections,
                 streams: self.limits.streams_per_connection,

@@ -7,6 +7,7 @@ use std::{
 
 use custodian_proto::v1;
 use softhsm_tests::{Dev, Person, Wire, sealed_key};
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -97,6 +98,38 @@ async fn whoever_takes_all_the_room_can_still_be_stopped() {
     for call in calls {
         call.await.unwrap().expect_err("a key left after the revocation");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_has_no_room_for_is_refused_at_the_door_and_others_are_served() {
+    let dev = Dev::start_in(Dev::configured(|config, _| {
+        let token = config["token"].as_array_mut().unwrap()[0].as_table_mut().unwrap();
+        token.insert("threads".to_owned(), 1.into());
+        token.insert("queue".to_owned(), 1.into());
+    }));
+    let (admin, operator) =
+        (Wire::login(&dev, Person::Admin).await, Wire::login(&dev, Person::Operator).await);
+    let (key, wrapped) = sealed_key(&dev.certificate(), &[4; 32]);
+    // One is under way and one waits, as long as the worker stands still.
+    let worker = dev.worker().expect("there is a worker");
+    Dev::signal(worker, "STOP");
+    let mut calls = JoinSet::new();
+    for _ in 0..8 {
+        let (operator, key, wrapped) = (operator.clone(), key.clone(), wrapped.clone());
+        calls.spawn(async move { operator.unwrap(&key, wrapped).await });
+    }
+    for _ in 0..6 {
+        let refused = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    }
+    admin.devices().list_devices(admin.request(v1::ListDevicesRequest::default())).await.unwrap();
+    Dev::signal(worker, "CONT");
+    while let Some(served) = calls.join_next().await {
+        assert_eq!(served.unwrap().unwrap().file_key, [4; 32]);
+    }
+    let records = Wire::records(&dev).await;
+    let unwraps = records.iter().filter(|record| record.operation == "Unwrap");
+    assert_eq!(unwraps.count(), 2, "what was refused was looked at");
 }
 
 #[tokio::test]

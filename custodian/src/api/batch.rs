@@ -22,6 +22,7 @@ use super::{
     Api,
     call::{Accepted, invalid},
     custody::approvable,
+    room::ItemRoom,
     to_status,
 };
 use crate::{
@@ -57,34 +58,20 @@ type Answer = Result<v1::UnwrapBatchResponse, Status>;
 pub(super) struct Batches {
     open: Arc<Semaphore>,
     of_device: Arc<Crowd<SpkiHash>>,
-    /// Their part of the places for calls: the other half is left to who asks for one thing.
-    share: Arc<Semaphore>,
-    calls: Arc<Semaphore>,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        let (open, of_device) = (Semaphore::new(BATCHES), Crowd::new(OF_ONE_DEVICE));
+        Self { open: Arc::new(open), of_device: Arc::new(of_device) }
+    }
 }
 
 impl Batches {
-    /// Beside `places` calls at once, which `calls` gives out.
-    pub(super) fn beside(calls: Arc<Semaphore>, places: usize) -> Self {
-        Self {
-            open: Arc::new(Semaphore::new(BATCHES)),
-            of_device: Arc::new(Crowd::new(OF_ONE_DEVICE)),
-            share: Arc::new(Semaphore::new((places / 2).max(1))),
-            calls,
-        }
-    }
-
     /// Room for one more batch of this device.
     fn open(&self, device: SpkiHash) -> Option<Opened> {
         let batch = Arc::clone(&self.open).try_acquire_owned().ok()?;
         Some(Opened { _batch: batch, _of_device: self.of_device.enter(device)? })
-    }
-
-    /// Room for one item: waits for it.
-    async fn room(&self) -> Result<Room, Denial> {
-        let closed = |_| Fault::Internal("there is no room for items any more".to_owned());
-        let share = Arc::clone(&self.share).acquire_owned().await.map_err(closed)?;
-        let call = Arc::clone(&self.calls).acquire_owned().await.map_err(closed)?;
-        Ok(Room { share, call })
     }
 }
 
@@ -92,12 +79,6 @@ impl Batches {
 struct Opened {
     _batch: OwnedSemaphorePermit,
     _of_device: Held<SpkiHash>,
-}
-
-/// An item's place.
-struct Room {
-    share: OwnedSemaphorePermit,
-    call: OwnedSemaphorePermit,
 }
 
 /// What the caller is told next.
@@ -212,12 +193,13 @@ trait Begin<I>: Send {
 impl Begin<v1::UnwrapBatchRequest> for Batch {
     /// Begins an item on a task of its own, which ends by itself whatever becomes of the caller.
     async fn begin(&mut self, item: v1::UnwrapBatchRequest) -> Result<Next, Denial> {
-        let Room { share, call: place } = self.api.batches.room().await?;
-        let accepted = self.accept(item.unwrap.as_ref(), place.into()).await?;
+        let ItemRoom { share, place } = self.api.room.enter_item().await?;
+        let accepted = self.accept(item.unwrap.as_ref(), place).await?;
         let api = Arc::clone(&self.api);
         let task = tokio::spawn(async move {
             let outcome = api.unwrap_item(&accepted, item.unwrap.unwrap_or_default()).await;
-            drop(share);
+            // Its place before its share: else the next item would want a place that is not free yet.
+            drop((accepted, share));
             (Instant::now(), outcome)
         });
         Ok(Next::Outcome(item.reference, task))

@@ -12,7 +12,7 @@ use tracing::{Instrument as _, trace_span};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Api, status::to_status};
+use super::{Api, room::Lane, status::to_status};
 use crate::{
     authority::{Asked, AskedRequest, Caller, Need, Peer, Role},
     custody::{Call, Denial, Fault},
@@ -54,6 +54,15 @@ impl Api {
         self.accept_in(Lane::Common, request, without).await
     }
 
+    /// [`Api::accept_as`] for calls that ask a token.
+    pub(super) async fn accept_for_token<T>(
+        &self,
+        request: &Request<T>,
+        without: impl FnOnce(&T) -> Vec<u8>,
+    ) -> Result<Accepted, Status> {
+        self.accept_in(Lane::Token, request, without).await
+    }
+
     async fn accept_in<T>(
         &self,
         lane: Lane,
@@ -63,12 +72,8 @@ impl Api {
         let arrived = Instant::now();
         let request_id = Uuid::now_v7();
         let denied = |denial: Denial| to_status(&denial, request_id);
-        let (place, lane) = match (self.in_flight.clone().try_acquire_owned(), lane) {
-            (Ok(place), _) => (Ok(place), Lane::Common),
-            (Err(_), Lane::Stopping) => (self.stopping.clone().try_acquire_owned(), Lane::Stopping),
-            (full, Lane::Common) => (full, Lane::Common),
-        };
-        let place = place.map_err(|_| denied(Refusal::Overloaded.into()))?;
+        let room = self.room.enter(lane);
+        let (place, lane) = room.ok_or_else(|| denied(Refusal::Overloaded.into()))?;
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| denied(Fault::Internal("the connection has no peer".into()).into()))?;
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
@@ -92,7 +97,7 @@ impl Api {
             }
             false => Asked::NotKept,
         };
-        Ok(Accepted { call: Call { request_id, arrived, caller, asked, place: place.into() } })
+        Ok(Accepted { call: Call { request_id, arrived, caller, asked, place } })
     }
 
     /// [`Api::accept`] for calls that only read: also says whether the caller may.
@@ -125,14 +130,6 @@ impl Api {
             }
         }
     }
-}
-
-/// Where a call finds room.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Common,
-    /// Only administrators stay in it: others would fill it.
-    Stopping,
 }
 
 pub(super) fn is_admin(caller: &Caller) -> bool {

@@ -28,7 +28,7 @@ impl CustodyService for Api {
         &self,
         request: Request<v1::UnwrapRequest>,
     ) -> Result<Response<v1::UnwrapResponse>, Status> {
-        let accepted = self.accept_as(&request, approvable).await?;
+        let accepted = self.accept_for_token(&request, approvable).await?;
         self.unwrap_one(&accepted, request.into_inner()).await.map(Response::new)
     }
 
@@ -59,7 +59,7 @@ impl CustodyService for Api {
     }
 
     async fn sign(&self, request: Request<v1::SignRequest>) -> Result<Response<v1::SignResponse>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_for_token(&request, v1::SignRequest::encode_to_vec).await?;
         let request = self.parsed(&accepted, "Sign", parse_sign(request.into_inner())).await?;
         let signed = self.custodian.sign(accepted.call.clone(), request).await;
         let signed = signed.map_err(|denial| accepted.status(denial))?;

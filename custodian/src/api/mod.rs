@@ -19,6 +19,7 @@ mod people_list;
 mod policies;
 mod resource;
 mod revoked;
+mod room;
 mod session;
 mod status;
 mod streams;
@@ -44,10 +45,7 @@ use custodian_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::{
-    sync::{Mutex, Semaphore, watch},
-    time::timeout,
-};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -61,12 +59,11 @@ use crate::{
     tsa::TsaRules,
 };
 
+use room::Room;
+
 pub(crate) use new_key::{GENERATION, NewKey};
 pub(crate) use session::random_token;
 pub use status::to_status;
-
-/// Calls that stop somebody or something, at once, while there is no room for others.
-const STOPPING: usize = 8;
 
 /// What the services share.
 #[derive(Clone)]
@@ -82,12 +79,8 @@ pub struct Api {
     siem: Option<watch::Receiver<SiemState>>,
     timestamps: TsaRules,
     lifetimes: Lifetimes,
-    in_flight: Arc<Semaphore>,
-    /// As many calls as there may be in flight.
-    places: usize,
+    room: Room,
     batches: batch::Batches,
-    /// Beyond those: calls that stop somebody or something.
-    stopping: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     streams: streams::Streams,
     strangers: Arc<Strangers>,
@@ -130,6 +123,8 @@ pub struct Lifetimes {
 pub struct ApiLimits {
     /// Calls, over all connections.
     pub calls: usize,
+    /// Of those, the ones that ask a token: as many as all tokens have room for.
+    pub asking_token: usize,
     /// Open TailRecords streams.
     pub tails: usize,
 }
@@ -148,7 +143,6 @@ impl Api {
         limits: ApiLimits,
         shutdown: CancellationToken,
     ) -> Self {
-        let in_flight = Arc::new(Semaphore::new(limits.calls));
         Self {
             custodian,
             tokens,
@@ -161,10 +155,8 @@ impl Api {
             siem,
             timestamps,
             lifetimes,
-            batches: batch::Batches::beside(Arc::clone(&in_flight), limits.calls),
-            in_flight,
-            places: limits.calls,
-            stopping: Arc::new(Semaphore::new(STOPPING)),
+            room: Room::new(&limits),
+            batches: batch::Batches::default(),
             tails: Arc::new(Semaphore::new(limits.tails)),
             streams: streams::Streams::default(),
             strangers: Arc::default(),
@@ -183,8 +175,7 @@ impl Api {
 
     /// Waits until no call is under way, whether somebody waits for its answer or not; at most this long. Whether it is so then.
     pub async fn until_idle(&self, limit: Duration) -> bool {
-        let places = u32::try_from(self.places).unwrap_or(u32::MAX);
-        matches!(timeout(limit, self.in_flight.acquire_many(places)).await, Ok(Ok(_)))
+        self.room.until_idle(limit).await
     }
 
     /// All services of `custodian.v1`, each with its limits on message size.

@@ -7,6 +7,7 @@ use custodian_proto::{
     v1::{self, timestamp_service_server::TimestampService},
 };
 use der::Encode;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::Api;
@@ -20,7 +21,7 @@ impl TimestampService for Api {
         &self,
         request: Request<v1::TimestampRequest>,
     ) -> Result<Response<v1::TimestampResponse>, Status> {
-        let accepted = self.accept(&request).await?;
+        let accepted = self.accept_for_token(&request, v1::TimestampRequest::encode_to_vec).await?;
         let request_id = accepted.call.request_id.to_string();
         let (request, hash) = match self.read(&request.get_ref().request) {
             Ok(read) => read,

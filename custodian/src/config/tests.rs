@@ -32,6 +32,16 @@ fn the_least_configuration_has_safe_defaults() {
 }
 
 #[test]
+fn as_many_calls_may_ask_tokens_as_all_their_workers_have_room_for() {
+    let first =
+        LEAST.replace("label = \"custodian\"", "label = \"custodian\"\nname = \"a\"\nthreads = 3\nqueue = 4");
+    let second = "[[token]]\nname = \"b\"\nmodule = \"/usr/lib/hsm.so\"\nlabel = \"b\"\npin_file = \"pin\"\nworkers = 2\nthreads = 5\nqueue = 6";
+    let limits = |text: &str| read(text).map_err(|why| panic!("{why}")).unwrap().api_limits;
+    assert_eq!(limits(&first).asking_token, 3 + 4);
+    assert_eq!(limits(&format!("{first}\n{second}")).asking_token, 3 + 4 + 2 * (5 + 6));
+}
+
+#[test]
 fn a_limit_that_is_not_given_is_the_usual_one() {
     let given = LEAST.replace("[[token]]", "[budgets.device]\nfiles_per_hour = 7\n[[token]]");
     let [usual, given] = [LEAST, &given].map(|text| read(text).ok().unwrap().rules.budgets);

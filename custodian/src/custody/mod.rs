@@ -14,7 +14,10 @@ mod wrap;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
@@ -111,12 +114,19 @@ pub struct Call {
 /// otherwise hanging up would be a way around the limit.
 #[derive(Clone, Default)]
 pub struct Place {
-    _held: Option<Arc<OwnedSemaphorePermit>>,
+    _call: Option<Arc<OwnedSemaphorePermit>>,
+    asking_token: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
-impl From<OwnedSemaphorePermit> for Place {
-    fn from(permit: OwnedSemaphorePermit) -> Self {
-        Self { _held: Some(Arc::new(permit)) }
+impl Place {
+    /// Of a call, which has one among those that ask a token, too, if it does.
+    pub fn new(call: OwnedSemaphorePermit, asking_token: Option<OwnedSemaphorePermit>) -> Self {
+        Self { _call: Some(Arc::new(call)), asking_token: Arc::new(Mutex::new(asking_token)) }
+    }
+
+    /// The token has answered: the next may ask it. The call itself is not over.
+    fn token_answered(&self) {
+        self.asking_token.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

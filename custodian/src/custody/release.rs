@@ -43,6 +43,7 @@ impl Custodian {
         to_the_end(call.place.clone(), async move {
             let attempt = custodian.ledger.begin(operation.intent(&call));
             let made = operation.make(&custodian, &call, attempt.intent()).await;
+            call.place.token_answered();
             let outcome = O::outcome(&custodian, &made);
             let again = || operation.intent(&call);
             let settled = custodian.settle_release(attempt, outcome, again);

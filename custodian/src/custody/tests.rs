@@ -19,7 +19,7 @@ use custodian_proto::{
     v1::{self, Claims},
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use super::{Call, Custodian, Denial, Place, SignRequest, UnwrapRequest, Withheld};
@@ -209,6 +209,27 @@ impl Scene {
         let records = self.ledger.records(query).await.unwrap();
         records.into_iter().find(|record| record.request_id == request_id.to_string())
     }
+}
+
+#[tokio::test]
+async fn while_a_call_is_recorded_another_may_ask_the_token() {
+    let (calls, asking) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
+    let [call, ask] = [&calls, &asking].map(|semaphore| Arc::clone(semaphore).try_acquire_owned().unwrap());
+    let scene = Scene::new(Meanwhile::Nothing).await;
+    let place = Place::new(call, Some(ask));
+    scene
+        .custodian
+        .unwrap(Call { place: place.clone(), ..scene.call().await }, scene.request())
+        .await
+        .ok()
+        .unwrap();
+    assert_eq!(
+        (calls.available_permits(), asking.available_permits()),
+        (0, 1),
+        "this one holds on to its place"
+    );
+    drop(place);
+    assert_eq!(calls.available_permits(), 1);
 }
 
 #[tokio::test]

@@ -19,6 +19,14 @@ pub struct MemberConfig {
     pub deadline: Duration,
 }
 
+impl MemberConfig {
+    /// How many operations there can be at once on it: under way, and waiting for a thread.
+    pub fn room(&self) -> usize {
+        let of_one_worker = self.token.queue.saturating_add(self.token.threads());
+        self.workers.get().saturating_mul(of_one_worker)
+    }
+}
+
 /// Which token to serve. Says where the PIN is, never what it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenConfig {
@@ -37,6 +45,13 @@ pub struct TokenConfig {
     pub queue: usize,
     /// What the module may do to the rest of the machine.
     pub cage: CageConfig,
+}
+
+impl TokenConfig {
+    /// How many threads there are to be.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
 }
 
 /// What a token is chosen by.

@@ -261,8 +261,7 @@ impl Keeper {
         writer: &mut OwnedWriteHalf,
     ) -> Result<Survey, Greeting> {
         use tokio::io::AsyncWriteExt;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let setup = Setup::new(&self.config, self.config.threads.unwrap_or(cores));
+        let setup = Setup::new(&self.config, self.config.threads());
         let setup = wire::frame(&ToWorker { order: Some(Order::Setup(setup)) });
         writer.write_all(&setup).await.map_err(Greeting::Broken)?;
         match read_report(reader).await.map_err(Greeting::Broken)? {

@@ -82,9 +82,8 @@ impl Pool {
         members: Vec<MemberConfig>,
         drains: Vec<Drain>,
     ) -> Result<Self, StartError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seats = members.into_iter().map(|config| {
-            let threads = config.token.threads.unwrap_or(cores);
+            let threads = config.token.threads();
             let asks = config.token.pin == PinSource::Prompt;
             let drain = drains.iter().find(|drain| drain.token == config.name).cloned();
             let logins = Logins::default();

@@ -45,7 +45,7 @@ const SICK: i32 = 2;
 /// would wait for one as long as the operation takes.
 ///
 /// Not further: beside a thread of the network process that computes all the time it keeps a quarter of a processor.
-pub(crate) const POLITENESS: i32 = 5;
+const POLITENESS: i32 = 5;
 
 /// How long threads may take to finish when the supervisor is gone.
 const FAREWELL: Duration = Duration::from_secs(1);
