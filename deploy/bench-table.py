@@ -1,4 +1,7 @@
-"""One table of what the benches wrote: `bench-table.py FOLDER [DOCUMENT]`. With DOCUMENT, between its two marks; else printed."""
+"""One table of what the benches wrote: `bench-table.py FOLDER [DOCUMENT]`. With DOCUMENT, between its two marks; else printed.
+
+Benches can be run one by one. What has no commit yet was measured just now, and is given the present one.
+"""
 
 import json
 import os
@@ -36,24 +39,32 @@ def said(*command):
 def machine():
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     memory = int(open("/proc/meminfo").readline().split()[1]) / 1024**2
-    version = said("git", "describe", "--always", "--dirty")
     programs = [said("rustc", "--version"), said("openssl", "version"), "SoftHSM " + said("softhsm2-util", "--version")]
     for name, command in {"age": ["age", "--version"], "gpg": ["gpg", "--version"], "sq": ["sq", "--version"]}.items():
         told = said(*command)
         if told:
             programs.append(told if told.startswith(name) else f"{name} {told}")
     return (
-        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}. Commit {version}. "
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}. "
         + "; ".join(programs)
         + ".\nA range is the least and the most of the rounds, the figure before it their median."
     )
 
 
-def table(folder):
-    lines = [machine(), ""]
+def benches(folder):
+    commit = said("git", "describe", "--always", "--dirty")
     for path in sorted(pathlib.Path(folder).glob("*.json")):
         bench = json.loads(path.read_text())
-        lines += [f"### {bench['bench']}", "", "| | | target | |", "|---|---|---|---|"]
+        if "commit" not in bench:
+            bench["commit"] = commit
+            path.write_text(json.dumps(bench, indent=2))
+        yield bench
+
+
+def table(folder):
+    lines = [machine(), ""]
+    for bench in benches(folder):
+        lines += [f"### {bench['bench']}", "", f"Commit {bench['commit']}.", "", "| | | target | |", "|---|---|---|---|"]
         lines += [f"| {row['name']} | {figure(row)} | {row.get('target') or ''} | {verdict(row)} |" for row in bench["rows"]]
         lines.append("")
     return "\n".join(lines)

@@ -3,8 +3,8 @@
 //!
 //!     cargo bench -p softhsm-tests --bench overload
 //!
-//! The callers share the machine's cores with the custodian, and ten times the load costs them ten times the processor time. So
-//! the custodian's goodput is told twice: as it was, and by how much of the processors the custodian was left with.
+//! Twice: with callers that share all of the machine's cores with the custodian, and cost ten times the processor time as they ask
+//! ten times as often; and with callers on cores of their own, as they are on machines of their own.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -37,12 +37,22 @@ const LOGINS_A_SECOND: u64 = 100;
 const PASSWORD: &str = "tangible-osprey-moraine";
 
 fn main() {
-    let dev = common::dev_without_budgets();
+    let mut rows = Rows::new("overload");
+    measure(&mut rows, "callers on the same cores", common::dev_without_budgets());
+    common::apart(common::dev_without_budgets, |dev| {
+        measure(&mut rows, "callers on cores of their own", dev)
+    });
+    rows.finish();
+}
+
+fn measure(rows: &mut Rows, place: &str, dev: Dev) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let pool = Pool::of(&dev);
     let wires = runtime.block_on(common::wires(&dev, 30));
     let admin = runtime.block_on(Wire::login(&dev, Person::Admin));
-    let mut rows = Rows::new("overload");
+    let mut row = |name: &str, value: Spread, unit, target| {
+        rows.add(format!("{place}: {name}"), value, unit, target);
+    };
 
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
@@ -51,19 +61,19 @@ fn main() {
         rounds.push((peak, flood));
     }
     let each = |figure: fn(&(Steady, Flood)) -> f64| Spread::of(rounds.iter().map(figure));
-    rows.add("asked for / peak", each(|(peak, flood)| flood.asked / peak.rate), "ratio", Target::None);
-    rows.add("goodput / peak", each(|(peak, flood)| flood.rate / peak.rate), "ratio", Target::AtLeast(0.9));
-    rows.add(
+    row("asked for / peak", each(|(peak, flood)| flood.asked / peak.rate), "ratio", Target::None);
+    row("goodput / peak", each(|(peak, flood)| flood.rate / peak.rate), "ratio", Target::AtLeast(0.9));
+    row(
         "goodput / peak, for the same CPU of the custodian",
         each(|(peak, flood)| flood.rate / flood.cpu / (peak.rate / peak.cpu)),
         "ratio",
         Target::AtLeast(0.9),
     );
     let refused = each(|(_, flood)| millis(at(&flood.refused, 0.5)));
-    rows.add("a refusal (OVERLOADED), p50", refused, "ms", Target::AtMost(10.0));
-    rows.add("a refusal, p99", each(|(_, flood)| millis(at(&flood.refused, 0.99))), "ms", Target::None);
+    row("a refusal (OVERLOADED), p50", refused, "ms", Target::AtMost(10.0));
+    row("a refusal, p99", each(|(_, flood)| millis(at(&flood.refused, 0.99))), "ms", Target::None);
     let revoked = each(|(_, flood)| millis(at(&flood.revoked, 1.0)));
-    rows.add("the slowest revocation meanwhile", revoked, "ms", Target::AtMost(100.0));
+    row("the slowest revocation meanwhile", revoked, "ms", Target::AtMost(100.0));
 
     let people = runtime.block_on(people(&dev, &admin));
     let (mut quiet, mut crowded, mut signed_in) = (Vec::new(), Vec::new(), Vec::new());
@@ -76,22 +86,14 @@ fn main() {
         signed_in.push(runtime.block_on(logins).unwrap() as f64 / ROUND.as_secs_f64());
     }
     let over = |share: f64| {
+        let both = quiet.iter().zip(&crowded);
         Spread::of(
-            quiet
-                .iter()
-                .zip(&crowded)
-                .map(|(quiet, crowded)| at(crowded, share).as_secs_f64() / at(quiet, share).as_secs_f64()),
+            both.map(|(quiet, crowded)| at(crowded, share).as_secs_f64() / at(quiet, share).as_secs_f64()),
         )
     };
-    rows.add("unwraps beside 100 logins a second / alone, p50", over(0.5), "ratio", Target::None);
-    rows.add("unwraps beside 100 logins a second / alone, p99", over(0.99), "ratio", Target::AtMost(1.1));
-    rows.add(
-        "logins that got through beside 64 unwraps in flight",
-        Spread::of(signed_in),
-        "1/s",
-        Target::None,
-    );
-    rows.finish();
+    row("unwraps beside 100 logins a second / alone, p50", over(0.5), "ratio", Target::None);
+    row("unwraps beside 100 logins a second / alone, p99", over(0.99), "ratio", Target::AtMost(1.1));
+    row("logins that got through beside 64 unwraps in flight", Spread::of(signed_in), "1/s", Target::None);
 }
 
 /// Full load, nobody refused.

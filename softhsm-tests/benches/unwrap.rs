@@ -5,7 +5,8 @@
 //!
 //!     cargo bench -p softhsm-tests --bench unwrap
 //!
-//! Client, custodian and worker share the machine's cores. Rounds alternate; medians of the rounds' ratios are printed. Where
+//! Client, custodian and worker share the machine's cores, but for one more half load at the end, where the callers have half of
+//! the cores and the custodian the other. Rounds alternate; medians of the rounds' ratios are printed. Where
 //! only the custodian's own CPU counts, the ratio is of processor time: that of a bare `C_Decrypt` to that of an unwrap in
 //! network process and worker.
 
@@ -94,9 +95,7 @@ fn main() {
     let fsync = common::fsync(&dev);
     rows.add("one fsync of the ledger's disk", millis(fsync), "ms", Target::None);
     let half = runtime.block_on(paced(&wires, &pool, peak / 2.0));
-    let added = |share: f64| millis(at(&half, share)) - alone;
-    rows.add("half load: p50 beyond C_Decrypt", added(0.5), "ms", Target::AtMost(0.3 + millis(fsync)));
-    rows.add("half load: p99 beyond C_Decrypt", added(0.99), "ms", Target::AtMost(3.0));
+    add_half_load(&mut rows, "half load", &half, alone, fsync);
 
     let mut times = runtime.block_on(revoke(&dev, &wires[..1], &pool));
     times.sort();
@@ -121,7 +120,33 @@ fn main() {
         "1/s",
         Target::None,
     );
+    half_load_apart(&mut rows);
     rows.finish();
+}
+
+/// What calls at half load take beyond what a `C_Decrypt` takes alone, ms.
+fn add_half_load(rows: &mut Rows, name: &str, times: &[Duration], alone: f64, fsync: Duration) {
+    for (share, what, most) in [(0.5, "p50", 0.3 + millis(fsync)), (0.99, "p99", 3.0)] {
+        let beyond = millis(at(times, share)) - alone;
+        rows.add(format!("{name}: {what} beyond C_Decrypt"), beyond, "ms", Target::AtMost(most));
+    }
+}
+
+/// The same with callers on cores of their own, as they are on machines of their own.
+fn half_load_apart(rows: &mut Rows) {
+    let custodian = || {
+        let dev = common::dev_without_budgets();
+        let pool = Pool::of(&dev);
+        let alone = millis(common::run_bare(&dev, &pool).alone);
+        (dev, pool, alone)
+    };
+    common::apart(custodian, |(dev, pool, alone)| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let wires = runtime.block_on(common::wires(&dev, 16));
+        let full = runtime.block_on(serve(&dev, &wires, &pool, &WAYS[4]));
+        let half = runtime.block_on(paced(&wires, &pool, full.rate / 2.0));
+        add_half_load(rows, "half load, callers on cores of their own", &half, alone, common::fsync(&dev));
+    });
 }
 
 async fn serve(dev: &Dev, wires: &[Wire], pool: &Arc<Pool>, way: &Way) -> Round {

@@ -67,6 +67,9 @@ fn session(number: u32) -> SessionId {
     SessionId(Sha256::digest(user(number)).into())
 }
 
+/// Microseconds that a look takes the clock further at most: those of a million records. With longer ones sessions would end.
+const MOST_STEP: i64 = 10_512_000;
+
 /// The clock of all ledgers here: each look at it takes it further, from a year ago on.
 #[derive(Clone)]
 pub(crate) struct SlowYear {
@@ -77,11 +80,12 @@ pub(crate) struct SlowYear {
 }
 
 impl SlowYear {
-    /// A year for so many records: a ledger looks three times at most for each.
+    /// A year for so many records, if they are a million or more: a ledger looks three times at most for each.
     pub(crate) fn of(records: u64) -> Self {
         let year = SignedDuration::from_hours(24 * 365).as_micros() as i64;
         let begun = Timestamp::now().as_microsecond() - year;
-        Self { begun, now: Arc::new(AtomicI64::new(begun)), step: (year / (3 * records as i64)).max(1) }
+        let step = (year / (3 * records as i64)).clamp(1, MOST_STEP);
+        Self { begun, now: Arc::new(AtomicI64::new(begun)), step }
     }
 
     /// The time at this share of what has passed.

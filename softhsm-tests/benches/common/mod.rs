@@ -27,6 +27,7 @@ use cryptoki::{
     session::{Session, UserType},
     types::AuthPin,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use softhsm_tests::{Dev, Person, Wire, sealed_key, without_budgets};
 
 /// A custodian without budgets: they are for people, not for benches. They are charged all the same.
@@ -38,6 +39,28 @@ pub fn dev_without_budgets() -> Dev {
     fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
     Dev::signal(dev.pid(), "HUP");
     dev
+}
+
+/// Runs `custodian` on one half of the cores, and gives what it made to `callers` on the other. What a thread starts, other threads
+/// and processes, stays on its cores. Nothing is run where there is one core only.
+pub fn apart<T>(custodian: impl FnOnce() -> T, callers: impl FnOnce(T)) {
+    let all = sched_getaffinity(None).unwrap();
+    let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+    let (of_callers, of_custodian) = cores.split_at(cores.len() / 2);
+    if of_callers.is_empty() {
+        println!("there is one core only: not measured with callers on cores of their own");
+        return;
+    }
+    keep_to(of_custodian);
+    let made = custodian();
+    keep_to(of_callers);
+    callers(made);
+}
+
+fn keep_to(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).unwrap();
 }
 
 /// So many connections, with a session each.
