@@ -8,10 +8,12 @@ mod breaker;
 mod care;
 mod choice;
 mod line;
+mod look;
 mod member;
 mod seat;
 #[cfg(test)]
 mod tests;
+mod token;
 mod usage;
 
 use std::{
@@ -19,11 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use custodian_proto::{
-    key::{FileKey, KeyId, WrappedKey},
-    sign::DigestToSign,
-};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, watch},
     task::JoinSet,
@@ -36,17 +33,14 @@ use self::{
     care::{Tempo, look_after},
     choice::{Choice, Others, Place},
     line::Line,
+    look::learn,
     member::{Readiness, Workers},
     seat::Seat,
-    usage::{DigestSigning, Signing, Unwrapping, Usage},
+    usage::Usage,
 };
 use super::{
-    Drain, Health, KeyDescription, KeyTemplate, MemberConfig, PinSource, StartError, Survey, Token,
-    TokenError, TokenKey, TokenName, WorkerCommand, even::even_out, logins::Logins,
-};
-use crate::{
-    authority::{KeyTask, Permit},
-    custody::Withheld,
+    Drain, KeyTemplate, MemberConfig, PinSource, StartError, TokenError, TokenKey, TokenName, WorkerCommand,
+    logins::Logins,
 };
 
 pub(in crate::token) use member::Miss;
@@ -336,176 +330,6 @@ impl Drop for Pool {
     }
 }
 
-#[async_trait]
-impl Token for Pool {
-    async fn unwrap(
-        &self,
-        permit: Permit,
-        wrapped: &WrappedKey,
-        deadline: Instant,
-    ) -> Result<Withheld<FileKey>, TokenError> {
-        let standing =
-            permit.redeem_for(KeyTask::Unwrap, wrapped.key_id()).ok_or(TokenError::NotPermitted)?;
-        let begun = tokio::time::Instant::now();
-        let unwrapped = self.perform(&Unwrapping(wrapped), deadline).await;
-        even_out(begun, &unwrapped).await;
-        unwrapped.map(|key| Withheld::new(key, standing))
-    }
-
-    async fn sign_digest(
-        &self,
-        permit: Permit,
-        digest: &DigestToSign,
-        deadline: Instant,
-    ) -> Result<Withheld<Vec<u8>>, TokenError> {
-        let standing = permit.redeem_to_sign(digest.key_id()).ok_or(TokenError::NotPermitted)?;
-        let signature = self.perform(&DigestSigning(digest), deadline).await?;
-        Ok(Withheld::new(signature, standing))
-    }
-
-    async fn sign(&self, key: KeyId, message: &[u8], deadline: Instant) -> Result<Vec<u8>, TokenError> {
-        self.perform(&Signing { key, message }, deadline).await
-    }
-
-    async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
-        self.make(None, template, deadline).await
-    }
-
-    async fn generate_in(
-        &self,
-        name: &TokenName,
-        template: KeyTemplate,
-        deadline: Instant,
-    ) -> Result<TokenKey, TokenError> {
-        self.make(Some(name), template, deadline).await
-    }
-
-    /// In every token, drained or not, and by every worker: each must learn that the key is gone. A token that is away may
-    /// still have it, which is an error.
-    async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
-        let mut destroyed = Err(TokenError::UnknownKey(key));
-        let mut failed = None;
-        for seat in &self.seats {
-            for line in &seat.lines {
-                let outcome = match line.member() {
-                    Some(member) => {
-                        let _counted = line.begin();
-                        member.destroy(key, deadline).await
-                    }
-                    None => Err(Miss::Gone),
-                };
-                match outcome {
-                    Ok(()) => destroyed = Ok(()),
-                    Err(Miss::Error(TokenError::UnknownKey(_))) => {}
-                    Err(miss) => failed = Some(self.named(seat, &TokenError::from(miss).to_string())),
-                }
-            }
-        }
-        match failed {
-            Some(why) => Err(TokenError::Unavailable(why)),
-            None => destroyed,
-        }
-    }
-
-    async fn describe(&self, key: KeyId, deadline: Instant) -> Result<Vec<KeyDescription>, TokenError> {
-        let (mut described, mut last) = (Vec::new(), TokenError::UnknownKey(key));
-        for seat in &self.seats {
-            // Any worker of a token can tell.
-            for member in seat.lines.iter().filter_map(|line| line.member()) {
-                match member.describe(key, deadline).await {
-                    Ok(one) => {
-                        described.push(one);
-                        break;
-                    }
-                    Err(Miss::Error(TokenError::UnknownKey(_))) => break,
-                    Err(miss) => last = miss.into(),
-                }
-            }
-        }
-        if described.is_empty() { Err(last) } else { Ok(described) }
-    }
-
-    fn uris(&self, key: KeyId) -> Vec<String> {
-        let surveys: Vec<_> = self.seats.iter().filter_map(|seat| seat.survey()).collect();
-        let keys = surveys.iter().flat_map(|survey| &survey.keys);
-        keys.filter(|known| known.id == key).map(|known| known.uri.clone()).collect()
-    }
-
-    /// Looks into every token that is not drained. One that answers is enough; of the others it is said what is known.
-    async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
-        let lines: Vec<_> = self
-            .seats
-            .iter()
-            .filter(|seat| !seat.is_drained())
-            .flat_map(|seat| seat.lines.iter().cloned())
-            .collect();
-        let found = look(&lines, deadline).await;
-        match (found, self.health().last_survey) {
-            (Ok(()), Some(survey)) => Ok(Arc::unwrap_or_clone(survey)),
-            (Err(error), _) => Err(error),
-            (Ok(()), None) => Err(TokenError::Unavailable("no token tells what it has".to_owned())),
-        }
-    }
-
-    fn health(&self) -> Health {
-        let mut health = Health::default();
-        let mut troubles = Vec::new();
-        let mut serves = false;
-        let mut surveys = Vec::new();
-        for seat in &self.seats {
-            let one = seat.health();
-            health.restarts = health.restarts.saturating_add(one.restarts);
-            match (seat.is_drained(), one.trouble) {
-                (true, _) => troubles.push(self.named(seat, "it is drained")),
-                (false, Some(trouble)) => troubles.push(self.named(seat, &trouble)),
-                (false, None) => serves = true,
-            }
-            surveys.extend(one.last_survey.map(|survey| (seat, survey)));
-        }
-        health.trouble = if serves { None } else { Some(troubles.join("; ")) };
-        health.last_survey = self.merge(surveys);
-        health
-    }
-}
-
-impl Pool {
-    /// With the token's name in front, if there are several.
-    fn named(&self, seat: &Seat, text: &str) -> String {
-        if self.seats.len() == 1 { text.to_owned() } else { format!("token {}: {text}", seat.name) }
-    }
-
-    /// What all tokens together are and have. New keys are made in the first.
-    fn merge(&self, surveys: Vec<(&Arc<Seat>, Arc<Survey>)>) -> Option<Arc<Survey>> {
-        let mut surveys = surveys.into_iter();
-        let (first, merged) = surveys.next()?;
-        if self.seats.len() == 1 {
-            return Some(merged);
-        }
-        let mut merged = Arc::unwrap_or_clone(merged);
-        for text in merged.unserved.iter_mut().chain(&mut merged.remarks) {
-            *text = self.named(first, text);
-        }
-        let (mut labels, mut models) = (vec![merged.label.clone()], vec![merged.model.clone()]);
-        for (seat, survey) in surveys {
-            for (all, one) in [(&mut labels, &survey.label), (&mut models, &survey.model)] {
-                if !all.contains(one) {
-                    all.push(one.clone());
-                }
-            }
-            for key in &survey.keys {
-                if !merged.keys.iter().any(|known| known.id == key.id) {
-                    merged.keys.push(key.clone());
-                }
-            }
-            merged.unserved.extend(survey.unserved.iter().map(|reason| self.named(seat, reason)));
-            merged.remarks.extend(survey.remarks.iter().map(|remark| self.named(seat, remark)));
-        }
-        merged.keys.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
-        (merged.label, merged.model) = (labels.join(", "), models.join(", "));
-        Some(Arc::new(merged))
-    }
-}
-
 /// Starts the workers of a token for the first time, one after the other: a wrong PIN is tried once.
 async fn begin(seat: Arc<Seat>) -> Option<(TokenName, StartError)> {
     for line in &seat.lines {
@@ -517,41 +341,6 @@ async fn begin(seat: Arc<Seat>) -> Option<(TokenName, StartError)> {
         }
     }
     None
-}
-
-/// [`look`], where nobody waits for what is found: a worker that cannot look now learns of new keys at its next start.
-async fn learn(lines: &[Arc<Line>], deadline: Instant) {
-    if lines.is_empty() {
-        return;
-    }
-    if let Err(reason) = look(lines, deadline).await {
-        warn!(%reason, "a token's workers do not look into it: keys that are new there are served after their next start");
-    }
-}
-
-/// Lets the tokens behind these lines be looked into, so that their workers know every key. One that answers is enough.
-async fn look(lines: &[Arc<Line>], deadline: Instant) -> Result<(), TokenError> {
-    let mut looks = JoinSet::new();
-    for line in lines.iter().filter(|line| line.member().is_some()) {
-        let line = Arc::clone(line);
-        looks.spawn(async move {
-            let _counted = line.begin();
-            match line.member() {
-                Some(member) => member.survey(deadline).await.map(drop),
-                None => Err(Miss::Gone),
-            }
-        });
-    }
-    let mut looked = Err(TokenError::Unavailable("no token worker serves".to_owned()));
-    while let Some(ended) = looks.join_next().await {
-        match ended {
-            Ok(Ok(())) => looked = Ok(()),
-            Ok(Err(miss)) if looked.is_err() => looked = Err(miss.into()),
-            Ok(Err(miss)) => warn!(reason = %TokenError::from(miss), "a worker does not look into its token"),
-            Err(error) => warn!(%error, "the look into a token broke down"),
-        }
-    }
-    looked
 }
 
 /// By when one try must be done: another needs time, too.
