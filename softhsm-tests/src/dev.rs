@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
+    time::{Duration, SystemTime},
 };
 
 use tempfile::TempDir;
@@ -66,6 +67,26 @@ impl Dev {
     /// A custodian made from nothing.
     pub fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// A custodian made from nothing whose budgets nobody reaches, for as many calls as a fast machine can make.
+    pub fn without_budgets() -> Self {
+        Self::start_in(Self::configured(|config, _| without_budgets(config)))
+    }
+
+    /// As [`Dev::without_budgets`], but for the budgets that `change` sets. Their hour (UTC) does not turn within a test's time.
+    pub fn with_budgets(change: impl FnOnce(&mut toml::Table)) -> Self {
+        let folder = Self::configured(|config, _| {
+            without_budgets(config);
+            change(config["budgets"].as_table_mut().unwrap());
+        });
+        const HOUR: Duration = Duration::from_secs(3600);
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let left = HOUR - Duration::from_secs(now.as_secs() % HOUR.as_secs());
+        if left < Duration::from_secs(30) {
+            thread::sleep(left);
+        }
+        Self::start_in(folder)
     }
 
     /// The custodian of this folder, made if it is not there.

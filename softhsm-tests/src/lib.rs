@@ -21,4 +21,4 @@ pub use faulty_pkcs11::{Act, Code, Control, Deed, Done, Function, TokenFlag, Tok
 pub use load::{Load, Unwrapped};
 pub use programs::{Ran, bin, run, run_with_input};
 pub use schedule::Schedule;
-pub use wire::{BatchAnswers, Channel, Identity, Released, Wire, sealed_key, unwrap_request};
+pub use wire::{BatchAnswers, Channel, Identity, Released, Wire, reason, sealed_key, unwrap_request};

@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{Dev, Person, Wire, sealed_key};
+use crate::{Dev, Person, Wire, reason, sealed_key};
 
 /// One key that a caller received.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Load {
 
 impl Load {
     /// `callers` callers, all on the operator's one session, until stopped or until the connection is gone for good.
-    /// Calls that fail are simply made again.
+    /// Calls that fail are simply made again, but for those beyond a budget: a load wants a custodian without.
     pub async fn start(dev: &Dev, callers: usize) -> Self {
         let wire = Wire::login(dev, Person::Operator).await;
         Self::start_on(wire, dev.certificate(), callers)
@@ -106,6 +106,10 @@ async fn call(
             }
             // Refused or gone: let others run before asking again.
             Err(status) => {
+                assert!(
+                    reason(&status) != "BUDGET_EXHAUSTED",
+                    "a load on a custodian with budgets: {status:?}"
+                );
                 failed.lock().unwrap().push(format!("{:?}: {}", status.code(), status.message()));
                 tokio::task::yield_now().await;
             }

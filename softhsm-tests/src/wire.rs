@@ -17,7 +17,8 @@ use rustls::{
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_stream::Stream;
-use tonic::{Request, transport::Endpoint};
+use tonic::{Request, Status, transport::Endpoint};
+use tonic_types::StatusExt;
 use x509_cert::Certificate;
 
 use crate::{Dev, Person};
@@ -141,7 +142,7 @@ impl Wire {
     }
 
     /// Signs in on this connection.
-    pub async fn sign_in(&mut self, user: &str, password: &str) -> Result<(), tonic::Status> {
+    pub async fn sign_in(&mut self, user: &str, password: &str) -> Result<(), Status> {
         let request = v1::LoginRequest { user: user.to_owned(), password: password.to_owned() };
         let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?;
         self.token = Some(answer.into_inner().session_token);
@@ -169,7 +170,7 @@ impl Wire {
     }
 
     /// Asks for one file key.
-    pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, tonic::Status> {
+    pub async fn unwrap(&self, key: &str, wrapped_key: Vec<u8>) -> Result<Released, Status> {
         self.ask(unwrap_request(key, wrapped_key)).await.map(|(released, _)| released)
     }
 
@@ -178,11 +179,11 @@ impl Wire {
         &self,
         key: &str,
         wrapped_key: Vec<u8>,
-    ) -> Result<(Released, String), tonic::Status> {
+    ) -> Result<(Released, String), Status> {
         self.ask(v1::UnwrapRequest { with_receipt: true, ..unwrap_request(key, wrapped_key) }).await
     }
 
-    async fn ask(&self, request: v1::UnwrapRequest) -> Result<(Released, String), tonic::Status> {
+    async fn ask(&self, request: v1::UnwrapRequest) -> Result<(Released, String), Status> {
         let v1::UnwrapResponse { file_key, request_id, sequence, receipt } =
             self.custody().unwrap(self.request(request)).await?.into_inner();
         Ok((Released { file_key, request_id, sequence }, receipt))
@@ -192,13 +193,13 @@ impl Wire {
     pub async fn unwrap_batch(
         &self,
         items: impl Stream<Item = v1::UnwrapBatchRequest> + Send + 'static,
-    ) -> Result<BatchAnswers, tonic::Status> {
+    ) -> Result<BatchAnswers, Status> {
         let answers = self.custody().unwrap_batch(self.request(items)).await?.into_inner();
         Ok(BatchAnswers { answers })
     }
 
     /// The receipt of a record.
-    pub async fn receipt(&self, sequence: u64) -> Result<String, tonic::Status> {
+    pub async fn receipt(&self, sequence: u64) -> Result<String, Status> {
         let request = self.request(v1::GetReceiptRequest { sequence });
         Ok(LogServiceClient::new(self.channel()).get_receipt(request).await?.into_inner().receipt)
     }
@@ -248,7 +249,7 @@ pub struct BatchAnswers {
 
 impl BatchAnswers {
     /// The next item's reference and outcome. `None`: that was all. The error is the batch's own.
-    pub async fn next(&mut self) -> Result<Option<(u64, Result<Released, tonic::Status>)>, tonic::Status> {
+    pub async fn next(&mut self) -> Result<Option<(u64, Result<Released, Status>)>, Status> {
         let Some(answer) = self.answers.message().await? else { return Ok(None) };
         let outcome = match answer.outcome.expect("an answer has an outcome") {
             v1::unwrap_batch_response::Outcome::Released(v1::UnwrapResponse {
@@ -258,14 +259,14 @@ impl BatchAnswers {
                 receipt: _,
             }) => Ok(Released { file_key, request_id, sequence }),
             v1::unwrap_batch_response::Outcome::Denied(v1::ItemDenial { code, message, details }) => {
-                Err(tonic::Status::with_details(code.into(), message, details.into()))
+                Err(Status::with_details(code.into(), message, details.into()))
             }
         };
         Ok(Some((answer.reference, outcome)))
     }
 
     /// All that are left, and how the batch ended.
-    pub async fn rest(mut self) -> (Vec<(u64, Result<Released, tonic::Status>)>, Result<(), tonic::Status>) {
+    pub async fn rest(mut self) -> (Vec<(u64, Result<Released, Status>)>, Result<(), Status>) {
         let mut all = Vec::new();
         loop {
             match self.next().await {
@@ -322,4 +323,9 @@ pub fn sealed_key(certificate: &Path, plaintext: &[u8]) -> (String, Vec<u8>) {
     let mut wrapped = vec![0; key.ciphertext_size()];
     key.encrypt(&OAEP_SHA1_MGF1SHA1, plaintext, &mut wrapped, None).unwrap();
     (id.resource_name(), wrapped)
+}
+
+/// Why a call was refused, in one word; empty if the status does not say, as one from the network.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use custodian_proto::v1;
-use softhsm_tests::{BatchAnswers, Dev, Person, Wire, sealed_key, unwrap_request, without_budgets};
+use softhsm_tests::{BatchAnswers, Dev, Person, Wire, reason, sealed_key, unwrap_request, without_budgets};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -12,20 +12,12 @@ use tonic_types::StatusExt;
 /// As many as a batch may have.
 const MOST: u64 = 256;
 
-fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
-
 fn request_id(status: &Status) -> String {
     status.get_error_details().request_info().map(|info| info.request_id.clone()).unwrap_or_default()
 }
 
 fn item(reference: u64, key: &str, wrapped_key: Vec<u8>) -> v1::UnwrapBatchRequest {
     v1::UnwrapBatchRequest { reference, unwrap: Some(unwrap_request(key, wrapped_key)) }
-}
-
-fn unlimited() -> Dev {
-    Dev::start_in(Dev::configured(|config, _| without_budgets(config)))
 }
 
 /// A batch that is fed one item after the other.
@@ -52,7 +44,7 @@ fn assert_no_gap(records: &[v1::Record]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_item_has_its_own_outcome_and_its_own_record_in_the_order_of_the_items() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let unknown = format!("keys/{}", "0".repeat(40));
     let mut expected = Vec::new();
@@ -96,7 +88,7 @@ async fn every_item_has_its_own_outcome_and_its_own_record_in_the_order_of_the_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_fails_as_the_same_request_by_itself_does() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
     let unknown = format!("keys/{}", "0".repeat(40));
@@ -118,7 +110,7 @@ async fn an_item_fails_as_the_same_request_by_itself_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_not_signed_in_is_refused_and_recorded_once() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
     let mut refusals = Vec::new();
@@ -140,7 +132,7 @@ async fn whoever_is_not_signed_in_is_refused_and_recorded_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_2_a_revocation_in_the_middle_ends_the_batch_and_nothing_is_released_behind_it() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let admin = Wire::login(&dev, Person::Admin).await;
     let operator = Wire::login(&dev, Person::Operator).await;
     let (feed, mut answers) = fed(&operator).await;
@@ -179,7 +171,7 @@ async fn law_2_a_revocation_in_the_middle_ends_the_batch_and_nothing_is_released
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_caller_that_hangs_up_what_has_begun_is_settled() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
     let items: Vec<_> = (0..MOST).map(|reference| item(reference, &key, wrapped.clone())).collect();
@@ -202,7 +194,7 @@ async fn of_a_caller_that_hangs_up_what_has_begun_is_settled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_open_when_the_custodian_is_stopped_says_that_items_are_missing() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (feed, mut answers) = fed(&wire).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
@@ -219,7 +211,7 @@ async fn a_batch_that_is_open_when_the_custodian_is_stopped_says_that_items_are_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_1_kill_9_in_the_middle_leaves_no_key_without_a_record() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (feed, mut answers) = fed(&wire).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
@@ -245,43 +237,27 @@ async fn law_1_kill_9_in_the_middle_leaves_no_key_without_a_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_ends_in_the_middle_is_never_exceeded() {
-    // An hour that turns in the middle would have a budget of its own: the loop tries again then.
-    loop {
-        let hour = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 3_600;
-        let begun = hour();
-        let dev = Dev::start_in(Dev::configured(|config, _| {
-            without_budgets(config);
-            config["budgets"]["user"]["files_per_hour"] = 10.into();
-        }));
-        let wire = Wire::login(&dev, Person::Operator).await;
-        let items = (0..40).map(|number| {
-            let (key, wrapped) = sealed_key(&dev.certificate(), &[number as u8; 32]);
-            item(number, &key, wrapped)
-        });
-        let items: Vec<_> = items.collect();
-        let (answers, end) = wire.unwrap_batch(tokio_stream::iter(items)).await.unwrap().rest().await;
-        end.unwrap();
-        if hour() != begun {
-            continue;
-        }
-        let (released, refused): (Vec<_>, Vec<_>) =
-            answers.into_iter().partition(|(_, answer)| answer.is_ok());
-        assert_eq!((released.len(), refused.len()), (10, 30));
-        for (_, status) in refused {
-            let status = status.unwrap_err();
-            assert_eq!(
-                (status.code(), reason(&status).as_str()),
-                (Code::ResourceExhausted, "BUDGET_EXHAUSTED")
-            );
-            assert!(status.get_error_details().retry_info().is_some());
-        }
-        return;
+    let dev = Dev::with_budgets(|budgets| budgets["user"]["files_per_hour"] = 10.into());
+    let wire = Wire::login(&dev, Person::Operator).await;
+    let items = (0..40).map(|number| {
+        let (key, wrapped) = sealed_key(&dev.certificate(), &[number as u8; 32]);
+        item(number, &key, wrapped)
+    });
+    let items: Vec<_> = items.collect();
+    let (answers, end) = wire.unwrap_batch(tokio_stream::iter(items)).await.unwrap().rest().await;
+    end.unwrap();
+    let (released, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, answer)| answer.is_ok());
+    assert_eq!((released.len(), refused.len()), (10, 30));
+    for (_, status) in refused {
+        let status = status.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "BUDGET_EXHAUSTED"));
+        assert!(status.get_error_details().retry_info().is_some());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_item_too_many_ends_the_batch_behind_the_answers() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[1; 32]);
     let items: Vec<_> = (0..MOST + 5).map(|reference| item(reference, &key, wrapped.clone())).collect();
@@ -313,7 +289,7 @@ async fn a_batch_takes_no_room_from_who_asks_for_one_thing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_one_device_there_are_few_batches_at_once() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let wire = Wire::login(&dev, Person::Operator).await;
     let mut open = Vec::new();
     let refused = loop {

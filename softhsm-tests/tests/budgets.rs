@@ -2,14 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use softhsm_tests::{Dev, Person, Ran, Wire, sealed_key, without_budgets};
+use softhsm_tests::{Dev, Person, Ran, Wire, reason, sealed_key, without_budgets};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic_types::StatusExt;
-
-fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
 
 /// What a program learns of a refusal beside its reason.
 fn fact(status: &Status, name: &str) -> String {
@@ -19,10 +15,7 @@ fn fact(status: &Status, name: &str) -> String {
 
 /// A custodian with this limit only: `of` is a user, a device or a key.
 fn limited(of: &str, name: &str, limit: i64) -> Dev {
-    Dev::start_in(Dev::configured(|config, _| {
-        without_budgets(config);
-        config["budgets"][of][name] = limit.into();
-    }))
+    Dev::with_budgets(|budgets| budgets[of][name] = limit.into())
 }
 
 #[tokio::test]
@@ -50,41 +43,30 @@ async fn the_same_file_again_is_no_further_file_and_a_restart_forgets_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_calls_at_once_never_exceed_a_budget() {
     for (of, name) in [("user", "unwraps_per_hour"), ("device", "files_per_hour"), ("key", "files_per_day")] {
-        // An hour that turns in the middle would have a budget of its own: the loop tries again then.
-        loop {
-            let dev = limited(of, name, 7);
-            let wire = Wire::login(&dev, Person::Operator).await;
-            let hour = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 3_600;
-            let begun = hour();
-            let mut calls = JoinSet::new();
-            for byte in 0..40 {
-                let (key, wrapped) = sealed_key(&dev.certificate(), &[byte; 32]);
-                let wire = wire.clone();
-                calls.spawn(async move { wire.unwrap(&key, wrapped).await });
-            }
-            let answers = calls.join_all().await;
-            if hour() != begun {
-                continue;
-            }
-            assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7, "{of} {name}");
-            for refused in answers.into_iter().filter_map(Result::err) {
-                assert_eq!(reason(&refused), "BUDGET_EXHAUSTED");
-            }
-            let records = Wire::records(&dev).await;
-            let told: Vec<_> = records.iter().filter(|record| record.operation == "BudgetExceeded").collect();
-            let [told] = told[..] else { panic!("told {} times", told.len()) };
-            assert_eq!(told.outcome, "BUDGET_EXHAUSTED");
-            assert!(told.target.starts_with(&format!("{of}s/")), "{}", told.target);
-            break;
+        let dev = limited(of, name, 7);
+        let wire = Wire::login(&dev, Person::Operator).await;
+        let mut calls = JoinSet::new();
+        for byte in 0..40 {
+            let (key, wrapped) = sealed_key(&dev.certificate(), &[byte; 32]);
+            let wire = wire.clone();
+            calls.spawn(async move { wire.unwrap(&key, wrapped).await });
         }
+        let answers = calls.join_all().await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7, "{of} {name}");
+        for refused in answers.into_iter().filter_map(Result::err) {
+            assert_eq!(reason(&refused), "BUDGET_EXHAUSTED");
+        }
+        let records = Wire::records(&dev).await;
+        let told: Vec<_> = records.iter().filter(|record| record.operation == "BudgetExceeded").collect();
+        let [told] = told[..] else { panic!("told {} times", told.len()) };
+        assert_eq!(told.outcome, "BUDGET_EXHAUSTED");
+        assert!(told.target.starts_with(&format!("{of}s/")), "{}", told.target);
     }
 }
 
 #[tokio::test]
 async fn whoever_sends_too_much_that_is_bad_is_locked_there_and_nobody_else_is() {
-    let dev = Dev::start_in(Dev::configured(|config, _| {
-        config["budgets"].as_table_mut().unwrap().insert("bad_files_per_hour".into(), 3.into());
-    }));
+    let dev = Dev::with_budgets(|budgets| budgets["bad_files_per_hour"] = 3.into());
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[4; 32]);
     for byte in 1..=3 {

@@ -20,7 +20,7 @@ fn assert_no_record_no_key(received: &[Unwrapped], records: &[v1::Record]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_6_a_killed_worker_is_replaced_and_the_next_requests_succeed() {
-    let dev = Dev::start();
+    let dev = Dev::without_budgets();
     let mut load = Load::start(&dev, 4).await;
     load.received(20).await;
     for _ in 0..3 {
@@ -60,7 +60,7 @@ fn token_status(dev: &Dev) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_1_a_killed_custodian_has_a_record_of_every_key_it_gave() {
-    let mut dev = Dev::start();
+    let mut dev = Dev::without_budgets();
     let mut received = Vec::new();
     for _ in 0..3 {
         let mut load = Load::start(&dev, 8).await;
@@ -79,7 +79,7 @@ async fn law_1_a_killed_custodian_has_a_record_of_every_key_it_gave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_open_calls_end_and_leaves_nothing_behind() {
-    let dev = Dev::start();
+    let dev = Dev::without_budgets();
     let mut load = Load::start(&dev, 4).await;
     load.received(20).await;
     let worker = dev.worker().expect("there is a worker");

@@ -7,12 +7,7 @@ use std::{
 };
 
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Load, Person, Ran, Wire, bin, run, sealed_key};
-use tonic_types::StatusExt;
-
-fn reason(status: &tonic::Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
+use softhsm_tests::{Dev, Load, Person, Ran, Wire, bin, reason, run, sealed_key};
 
 /// `custodianctl key …` of the administrator.
 fn key(dev: &Dev, args: &[&str]) -> Ran {
@@ -79,7 +74,7 @@ fn after_a_rotation_the_old_opens_and_the_new_seals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compromised_key_is_refused_at_once_under_load_and_what_it_unwrapped_is_listed() {
-    let dev = Dev::start();
+    let dev = Dev::without_budgets();
     let admin = Wire::login(&dev, Person::Admin).await;
     let mut load = Load::start(&dev, 8).await;
     load.received(50).await;

@@ -6,14 +6,10 @@ use std::{
 };
 
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Person, Wire, sealed_key};
+use softhsm_tests::{Dev, Person, Wire, reason, sealed_key, without_budgets};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
-
-fn reason(status: &tonic::Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
 
 /// A stopped `dev`, with a change of its configuration.
 fn configured(change: impl FnOnce(String) -> String) -> tempfile::TempDir {
@@ -130,12 +126,20 @@ async fn what_a_token_has_no_room_for_is_refused_at_the_door_and_others_are_serv
     let records = Wire::records(&dev).await;
     let unwraps = records.iter().filter(|record| record.operation == "Unwrap");
     assert_eq!(unwraps.count(), 2, "what was refused was looked at");
+
+    // How many they were is recorded, each minute and at the end.
+    let (folder, ran) = dev.stop();
+    ran.expect(0);
+    let records = Wire::records(&Dev::start_in(folder)).await;
+    let told: Vec<_> = records.iter().filter(|record| record.operation == "Flood").collect();
+    let [told] = told[..] else { panic!("{told:?}") };
+    assert_eq!(told.outcome, "OVERLOADED");
+    assert!(told.detail.starts_with("6 more calls that found no room"), "{}", told.detail);
 }
 
 #[tokio::test]
 async fn the_budget_counts_failures_too() {
-    let dev =
-        Dev::start_in(configured(|text| text.replace("unwraps_per_hour = 1000\n", "unwraps_per_hour = 3\n")));
+    let dev = Dev::with_budgets(|budgets| budgets["user"]["unwraps_per_hour"] = 3.into());
     let wire = Wire::login(&dev, Person::Operator).await;
     let (key, wrapped) = sealed_key(&dev.certificate(), &[4; 32]);
     wire.unwrap(&key, wrapped.clone()).await.unwrap();
@@ -153,8 +157,7 @@ async fn the_budget_counts_failures_too() {
 
 #[tokio::test]
 async fn law_1_a_full_disk_gives_no_key_and_room_brings_it_back() {
-    let (folder, ran) = Dev::start().stop();
-    ran.expect(0);
+    let folder = Dev::configured(|config, _| without_budgets(config));
     // What the ledger has so far fits; its write-ahead log cannot grow much.
     let dev = Dev::start_on_a_small_disk(folder, 4000);
     let wire = Wire::login(&dev, Person::Operator).await;

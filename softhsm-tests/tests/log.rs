@@ -14,6 +14,7 @@ use prost::Message as _;
 use rusqlite::Connection;
 use softhsm_tests::{
     Act, Code, Control, Dev, Function, Load, Person, Ran, Start, When, Wire, bin, run, sealed_key,
+    without_budgets,
 };
 
 /// Seals one small file, and extracts it with these arguments beside.
@@ -328,7 +329,7 @@ fn a_restored_old_ledger_is_refused_and_auditors_see_what_was_accepted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_under_load_every_record_is_in_the_tree_and_every_signed_one_is_still_there() {
-    let mut folder = tempfile::tempdir().unwrap();
+    let mut folder = Dev::configured(|config, _| without_budgets(config));
     for _ in 0..3 {
         let dev = Dev::start_in(folder);
         let mut load = Load::start(&dev, 8).await;

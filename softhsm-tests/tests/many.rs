@@ -7,11 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use softhsm_tests::{Dev, Person, Ran, Wire, bin, run, without_budgets};
-
-fn unlimited() -> Dev {
-    Dev::start_in(Dev::configured(|config, _| without_budgets(config)))
-}
+use softhsm_tests::{Dev, Person, Ran, Wire, bin, run};
 
 /// An envelope of a small file `name`, to this certificate.
 fn sealed_to(dev: &Dev, certificate: &Path, name: &str) -> PathBuf {
@@ -67,7 +63,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn of_forty_envelopes_each_has_its_outcome_in_their_order() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let mut envelopes = sealed(&dev, 40);
     // Cut off; sealed to nobody's key here; and one that was given twice.
     let whole = fs::read(&envelopes[7]).unwrap();
@@ -130,7 +126,7 @@ async fn of_forty_envelopes_each_has_its_outcome_in_their_order() {
 
 #[tokio::test]
 async fn a_file_that_is_in_the_way_is_found_before_its_key_is_asked_for() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let envelopes = sealed(&dev, 5);
     let out = dev.scratch("out");
     fs::write(out.join("file-03"), "mine").unwrap();
@@ -143,7 +139,7 @@ async fn a_file_that_is_in_the_way_is_found_before_its_key_is_asked_for() {
 
 #[tokio::test]
 async fn a_wrapped_key_that_is_rejected_is_charged_once_and_stops_no_other() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let envelopes = sealed(&dev, 5);
     spoil_wrapped_key(&envelopes[2]);
     let ran = run(&mut command(&dev, &envelopes, "out")).expect(5);
@@ -161,7 +157,7 @@ async fn a_wrapped_key_that_is_rejected_is_charged_once_and_stops_no_other() {
 
 #[test]
 fn a_refusal_of_all_is_told_of_each() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let envelopes = sealed(&dev, 4);
     run(&mut command(&dev, &envelopes[..1], "first")).expect(0);
     dev.ctl(Person::Admin, ["key", "suspend", "sample", "--reason", "inventory"]).expect(0);
@@ -172,7 +168,7 @@ fn a_refusal_of_all_is_told_of_each() {
 
 #[test]
 fn ctrl_c_in_the_middle_leaves_what_is_complete_and_nothing_else() {
-    let dev = unlimited();
+    let dev = Dev::without_budgets();
     let envelopes = sealed(&dev, 60);
     let mut child = command(&dev, &envelopes, "out")
         .stdin(Stdio::null())

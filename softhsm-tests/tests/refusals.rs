@@ -2,15 +2,11 @@
 
 use custodian_proto::v1;
 use sha2::{Digest, Sha256};
-use softhsm_tests::{Dev, Identity, Person, Wire, sealed_key};
+use softhsm_tests::{Dev, Identity, Person, Wire, reason, sealed_key};
 use tonic::metadata::KeyAndValueRef;
 use tonic_types::StatusExt;
 
 /// The stable reason of a refusal.
-fn reason(status: &tonic::Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
-
 /// What an error says was the cause, and the cause of that. A status from the network has none.
 fn causes(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()

@@ -1,15 +1,10 @@
 //! Wrapping for callers without RSA code: judged and recorded like an unwrap.
 
 use custodian_proto::v1;
-use softhsm_tests::{Dev, Person, Wire, sealed_key};
+use softhsm_tests::{Dev, Person, Wire, reason, sealed_key};
 use tonic::Code;
-use tonic_types::StatusExt;
 
 const FILE_KEY: [u8; 32] = [0x5e; 32];
-
-fn reason(status: &tonic::Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
 
 async fn wrap(wire: &Wire, key: &str, file_key: &[u8]) -> Result<v1::WrapResponse, tonic::Status> {
     let claims = v1::Claims { file_name: "new.mtd".into(), format: "mtd".into(), ..v1::Claims::default() };
