@@ -31,8 +31,8 @@ impl Accepted {
 }
 
 impl Api {
-    /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once and nothing is
-    /// recorded: the call was never looked at. Callers without an active device and a session have little room, so that
+    /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once, and the call is
+    /// recorded as one of so many within a minute: it was never looked at. Callers without an active device and a session have little room, so that
     /// they cannot fill the log.
     pub(super) async fn accept<T: Message>(&self, request: &Request<T>) -> Result<Accepted, Status> {
         self.accept_as(request, T::encode_to_vec).await
@@ -82,6 +82,7 @@ impl Api {
         let caller = authority.identify(peer, token).instrument(trace_span!("identify")).await;
         let caller = caller.map_err(denied)?;
         if lane == Lane::Stopping && !(authority.has_session(&caller) && is_admin(&caller)) {
+            self.room.turn_away();
             return Err(denied(Refusal::Overloaded.into()));
         }
         if !authority.has_session(&caller) && !self.strangers.admit(&caller) {

@@ -168,9 +168,9 @@ impl Api {
         }
     }
 
-    /// Begins a new minute for callers without a session. How many calls the old one turned away unrecorded.
-    pub fn roll_strangers(&self) -> u64 {
-        self.strangers.roll()
+    /// Begins a new minute. Of which calls the old one turned away how many that were not recorded one by one.
+    pub fn turned_away(&self) -> Vec<(&'static str, u64)> {
+        vec![("calls of strangers", self.strangers.roll()), ("calls that found no room", self.room.roll())]
     }
 
     /// Waits until no call is under way, whether somebody waits for its answer or not; at most this long. Whether it is so then.

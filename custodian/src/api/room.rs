@@ -1,6 +1,12 @@
 //! Room for calls: how many there may be at once, and which of them may have which part of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -26,6 +32,8 @@ pub(super) struct Room {
     items: Arc<Semaphore>,
     /// Beyond all others.
     stopping: Arc<Semaphore>,
+    /// Calls of this minute that found none.
+    turned_away: Arc<AtomicU64>,
 }
 
 /// Which part of the room a call may have.
@@ -56,11 +64,31 @@ impl Room {
             asking_token: semaphore(asking_token),
             items: semaphore(asking_token / 2),
             stopping: semaphore(STOPPING),
+            turned_away: Arc::default(),
         }
     }
 
-    /// A place, and the lane that had it: [`Lane::Stopping`] only if there was none elsewhere. `None`: there is no room.
+    /// A place, and the lane that had it: [`Lane::Stopping`] only if there was none elsewhere. `None`: there is no room, and the
+    /// call is counted.
     pub(super) fn enter(&self, lane: Lane) -> Option<(Place, Lane)> {
+        let entered = self.try_enter(lane);
+        if entered.is_none() {
+            self.turn_away();
+        }
+        entered
+    }
+
+    /// Counts a call that is turned away.
+    pub(super) fn turn_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Begins a new minute. How many calls were turned away in the old one.
+    pub(super) fn roll(&self) -> u64 {
+        self.turned_away.swap(0, Ordering::Relaxed)
+    }
+
+    fn try_enter(&self, lane: Lane) -> Option<(Place, Lane)> {
         let asking = match lane {
             Lane::Token => Some(Arc::clone(&self.asking_token).try_acquire_owned().ok()?),
             Lane::Common | Lane::Stopping => None,
@@ -116,6 +144,7 @@ mod tests {
         assert!(room.enter(Lane::Common).is_none());
         drop(asking);
         assert!(room.enter(Lane::Common).is_some() && room.enter(Lane::Token).is_some());
+        assert_eq!((room.roll(), room.roll()), (2, 0));
     }
 
     #[test]

@@ -64,14 +64,14 @@ pub struct ServerLimits {
 
 /// Serves `routes` on `listener` until `shutdown`, then lets open calls end, at most for `limits.drain`.
 ///
-/// Every new connection uses the newest value of `tls`. Once a minute `turned_away` tells how many calls of strangers were
-/// not recorded one by one; their number is.
+/// Every new connection uses the newest value of `tls`. Once a minute, and at the end, `turned_away` tells of which calls how many
+/// were not recorded one by one; their number is.
 pub async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Arc<Tls>>,
     ledger: Arc<dyn Ledger>,
     routes: Routes,
-    turned_away: impl Fn() -> u64 + Send + 'static,
+    turned_away: impl Fn() -> Vec<(&'static str, u64)> + Send + 'static,
     limits: ServerLimits,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -87,7 +87,8 @@ pub async fn serve(
         limits,
         sender,
     });
-    let minutes = tokio::spawn(every_minute(Arc::clone(&door), ledger, turned_away));
+    let end = CancellationToken::new();
+    let numbers = tokio::spawn(record_numbers(Arc::clone(&door), ledger, turned_away, end.clone()));
     let accepting = tokio::spawn(accept(listener, door, shutdown.clone()));
     let serving = Server::builder()
         .max_concurrent_streams(limits.streams)
@@ -109,25 +110,38 @@ pub async fn serve(
         }
     };
     accepting.abort();
-    minutes.abort();
+    end.cancel();
+    if let Err(error) = numbers.await {
+        tracing::error!("how many calls were turned away is not recorded: {error}");
+    }
     served
 }
 
-/// Puts the numbers of what was not recorded one by one into the log.
-async fn every_minute(door: Arc<Door>, ledger: Arc<dyn Ledger>, turned_away: impl Fn() -> u64) {
+/// Puts the numbers of what was not recorded one by one into the log, once a minute and at the end.
+async fn record_numbers(
+    door: Arc<Door>,
+    ledger: Arc<dyn Ledger>,
+    turned_away: impl Fn() -> Vec<(&'static str, u64)>,
+    end: CancellationToken,
+) {
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     minute.tick().await;
     loop {
-        minute.tick().await;
-        for (what, count) in
-            [("refused handshakes", door.handshakes.roll()), ("calls of strangers", turned_away())]
-        {
+        let ended = tokio::select! {
+            _ = minute.tick() => false,
+            () = end.cancelled() => true,
+        };
+        let handshakes = ("refused handshakes", door.handshakes.roll());
+        for (what, count) in turned_away().into_iter().chain([handshakes]) {
             if count > 0 {
                 let detail = format!("{count} more {what} within a minute were not recorded one by one");
                 let denial = Denial::Refused { refusal: Refusal::Overloaded, detail };
                 let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                 handshakes::record(ledger.as_ref(), "Flood", nobody, None, denial).await;
             }
+        }
+        if ended {
+            return;
         }
     }
 }

@@ -95,7 +95,7 @@ impl Served {
             receiver,
             served_ledger,
             Routes::new(health),
-            || 0,
+            Vec::new,
             limits,
             stop.clone(),
         ));

@@ -68,7 +68,7 @@ pub async fn serve(
         parts.tls.subscribe(),
         Arc::clone(&parts.ledger),
         routes,
-        move || api.roll_strangers(),
+        move || api.turned_away(),
         ServerLimits { connections: connections(config.server_limits.connections), ..config.server_limits },
         shutdown,
     )
