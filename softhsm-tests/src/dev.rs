@@ -83,7 +83,7 @@ impl Dev {
         const HOUR: Duration = Duration::from_secs(3600);
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let left = HOUR - Duration::from_secs(now.as_secs() % HOUR.as_secs());
-        if left < Duration::from_secs(30) {
+        if left < Duration::from_secs(120) {
             thread::sleep(left);
         }
         Self::start_in(folder)

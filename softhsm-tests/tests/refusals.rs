@@ -6,7 +6,6 @@ use softhsm_tests::{Dev, Identity, Person, Wire, reason, sealed_key};
 use tonic::metadata::KeyAndValueRef;
 use tonic_types::StatusExt;
 
-/// The stable reason of a refusal.
 /// What an error says was the cause, and the cause of that. A status from the network has none.
 fn causes(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()

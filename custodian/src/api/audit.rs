@@ -4,7 +4,6 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use custodian_proto::{
     limits::MAX_PAGE_SIZE,
-    refusal::Refusal,
     v1::{self, audit_service_server::AuditService},
 };
 use tokio::sync::mpsc;
@@ -64,7 +63,7 @@ impl AuditService for Api {
             (sequence, _) => sequence,
         });
         query.limit = MAX_PAGE_SIZE;
-        let place = self.tails.clone().try_acquire_owned().map_err(|_| status(Refusal::Overloaded.into()))?;
+        let place = self.tails.clone().try_acquire_owned().map_err(|_| self.room.refuse(call.request_id))?;
         // A reader who does not keep up slows down its own stream, not the ledger; see SLOWEST_READER.
         let (sender, receiver) = mpsc::channel(64);
         let device = call.caller.peer.certificate.spki;

@@ -107,11 +107,7 @@ impl Api {
             self.custodian.admit(&call, Need::Session, "Unwrap").await.map_err(denied)?;
         }
         let device = call.caller.peer.certificate.spki;
-        let overloaded = || {
-            self.room.turn_away();
-            denied(Refusal::Overloaded.into())
-        };
-        let opened = self.batches.open(device).ok_or_else(overloaded)?;
+        let opened = self.batches.open(device).ok_or_else(|| self.room.refuse(call.request_id))?;
         // One more, for how it ends: whoever does not read has filled the others.
         let (sender, answers) = mpsc::channel(AT_ONCE + 1);
         // The batch has its place until its last answer is read.

@@ -31,8 +31,8 @@ impl Accepted {
 }
 
 impl Api {
-    /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once, and the call is
-    /// recorded as one of so many within a minute: it was never looked at. Callers without an active device and a session have little room, so that
+    /// Lets a call in if there is room, and finds out who asks. With no room the answer comes at once; of such calls only the
+    /// number is recorded, each minute. Callers without an active device and a session have little room, so that
     /// they cannot fill the log.
     pub(super) async fn accept<T: Message>(&self, request: &Request<T>) -> Result<Accepted, Status> {
         self.accept_as(request, T::encode_to_vec).await
@@ -73,7 +73,7 @@ impl Api {
         let request_id = Uuid::now_v7();
         let denied = |denial: Denial| to_status(&denial, request_id);
         let room = self.room.enter(lane);
-        let (place, lane) = room.ok_or_else(|| denied(Refusal::Overloaded.into()))?;
+        let (place, lane) = room.ok_or_else(|| self.room.refuse(request_id))?;
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| denied(Fault::Internal("the connection has no peer".into()).into()))?;
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
@@ -82,8 +82,7 @@ impl Api {
         let caller = authority.identify(peer, token).instrument(trace_span!("identify")).await;
         let caller = caller.map_err(denied)?;
         if lane == Lane::Stopping && !(authority.has_session(&caller) && is_admin(&caller)) {
-            self.room.turn_away();
-            return Err(denied(Refusal::Overloaded.into()));
+            return Err(self.room.refuse(request_id));
         }
         if !authority.has_session(&caller) && !self.strangers.admit(&caller) {
             return Err(denied(Refusal::Overloaded.into()));

@@ -204,7 +204,7 @@ impl CertificateService for Api {
         }
         if asked != 0 {
             let in_line = self.list_turn.in_line(Certified::People);
-            let _in_line = in_line.map_err(|denial| accepted.status(denial))?;
+            let _in_line = in_line.ok_or_else(|| self.room.refuse(accepted.call.request_id))?;
             let (_, list) = self.new_people_list(&accepted, &people, days).await?;
             return Ok(Response::new(list));
         }

@@ -159,7 +159,7 @@ impl DeviceService for Api {
             refused.map_err(|denial| accepted.status(denial))?;
         }
         let in_line = self.list_turn.in_line(Certified::Devices);
-        let _in_line = in_line.map_err(|denial| accepted.status(denial))?;
+        let _in_line = in_line.ok_or_else(|| self.room.refuse(accepted.call.request_id))?;
         let (number, revoked) =
             self.revoked(&accepted, need, "GetRevocationList", Certified::Devices).await?;
         let now = Timestamp::now();

@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use custodian_proto::refusal::Refusal;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes};
 use tokio::sync::Semaphore;
@@ -15,10 +14,9 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 use uuid::Uuid;
 
-use super::status::to_status;
+use super::{room::Room, status::to_status};
 use crate::{
     authority::{DeviceState, Peer},
-    custody::Denial,
     ledger::Ledger,
 };
 
@@ -34,11 +32,12 @@ pub(super) struct Large<S> {
     inner: S,
     ledger: Arc<dyn Ledger>,
     places: Arc<Semaphore>,
+    room: Room,
 }
 
 impl<S> Large<S> {
-    pub(super) fn new(inner: S, ledger: Arc<dyn Ledger>) -> Self {
-        Self { inner, ledger, places: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub(super) fn new(inner: S, ledger: Arc<dyn Ledger>, room: Room) -> Self {
+        Self { inner, ledger, places: Arc::new(Semaphore::new(AT_ONCE)), room }
     }
 }
 
@@ -65,7 +64,7 @@ where
         // The one that is ready is the one that was asked whether it is.
         let mut inner = self.inner.clone();
         std::mem::swap(&mut inner, &mut self.inner);
-        let (ledger, places) = (Arc::clone(&self.ledger), Arc::clone(&self.places));
+        let (ledger, places, room) = (Arc::clone(&self.ledger), Arc::clone(&self.places), self.room.clone());
         Box::pin(async move {
             match is_active(ledger.as_ref(), request.extensions().get::<Peer>()).await {
                 Err(status) => Ok(status.into_http()),
@@ -74,7 +73,7 @@ where
                     inner.call(request.map(|_| Body::new(Full::new(Bytes::from_static(EMPTY_MESSAGE))))).await
                 }
                 Ok(true) => match places.try_acquire() {
-                    Err(_) => Ok(denied(Refusal::Overloaded.into()).into_http()),
+                    Err(_) => Ok(room.refuse(Uuid::now_v7()).into_http()),
                     Ok(_place) => inner.call(request).await,
                 },
             }
@@ -85,13 +84,11 @@ where
 /// Whether the peer is an active device now.
 async fn is_active(ledger: &dyn Ledger, peer: Option<&Peer>) -> Result<bool, Status> {
     let Some(peer) = peer else { return Ok(false) };
-    let identity =
-        ledger.identify(peer.certificate.spki, None).await.map_err(|error| denied(error.into()))?;
+    let identity = ledger
+        .identify(peer.certificate.spki, None)
+        .await
+        .map_err(|error| to_status(&error.into(), Uuid::now_v7()))?;
     Ok(identity.device.is_some_and(|device| device.state == DeviceState::Active))
-}
-
-fn denied(denial: Denial) -> Status {
-    to_status(&denial, Uuid::now_v7())
 }
 
 #[cfg(test)]
@@ -102,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        api::ApiLimits,
         authority::{PeerCertificate, PeerKind, SpkiHash},
         ledger::{
             SqliteLedger,
@@ -147,7 +145,8 @@ mod tests {
         world.sets_device("laptop-2", DeviceState::Suspended).await.unwrap();
         let (go_on, begun) = (Arc::new(Semaphore::new(go_on)), Arc::new(Notify::new()));
         let reader = Reader(Arc::clone(&go_on), Arc::clone(&begun));
-        Scene { service: Large::new(reader, ledger), go_on, begun }
+        let room = Room::new(&ApiLimits { calls: 1, asking_token: 1, tails: 1 });
+        Scene { service: Large::new(reader, ledger, room), go_on, begun }
     }
 
     fn request(spki: u8) -> Request<Body> {

@@ -168,9 +168,12 @@ impl Api {
         }
     }
 
-    /// Begins a new minute. Of which calls the old one turned away how many that were not recorded one by one.
+    /// Begins a new minute. For each kind of call, how many were refused in the old one that were not recorded one by one.
     pub fn turned_away(&self) -> Vec<(&'static str, u64)> {
-        vec![("calls of strangers", self.strangers.roll()), ("calls that found no room", self.room.roll())]
+        vec![
+            ("more calls of strangers", self.strangers.roll()),
+            ("calls that found no room", self.room.roll()),
+        ]
     }
 
     /// Waits until no call is under way, whether somebody waits for its answer or not; at most this long. Whether it is so then.
@@ -198,7 +201,7 @@ impl Api {
             .add_service(service!(AuditServiceServer, MAX_PAGE_LEN))
             .add_service(service!(LogServiceServer, MAX_PAGE_LEN))
             .add_service(service!(PolicyServiceServer, MAX_PAGE_LEN))
-            .add_service(large::Large::new(budgets, Arc::clone(self.custodian.ledger())))
+            .add_service(large::Large::new(budgets, Arc::clone(self.custodian.ledger()), self.room.clone()))
             .add_service(service!(StatusServiceServer, MAX_MESSAGE_LEN))
             .add_service(service!(TokenServiceServer, MAX_PAGE_LEN))
             .add_service(service!(ApprovalServiceServer, MAX_PAGE_LEN))

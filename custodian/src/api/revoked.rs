@@ -1,13 +1,12 @@
 //! What revocation lists are made of.
 
-use custodian_proto::refusal::Refusal;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Status;
 
 use super::{Api, call::Accepted};
 use crate::{
     authority::{Need, RevokedCertificate},
-    custody::{Denial, Fault},
+    custody::Fault,
     ledger::{Certified, Change, Changed},
 };
 
@@ -29,13 +28,13 @@ impl Default for ListTurn {
 }
 
 impl ListTurn {
-    /// A place in the line; none left: at once.
-    pub(super) fn in_line(&self, of: Certified) -> Result<SemaphorePermit<'_>, Denial> {
+    /// A place in the line, if one is left.
+    pub(super) fn in_line(&self, of: Certified) -> Option<SemaphorePermit<'_>> {
         let line = match of {
             Certified::Devices => &self.devices,
             Certified::People => &self.people,
         };
-        line.try_acquire().map_err(|_| Refusal::Overloaded.into())
+        line.try_acquire().ok()
     }
 }
 

@@ -24,12 +24,13 @@ const NOBODY: &str =
 /// Of a longer password, the estimator sees so many characters: its work grows faster than the length.
 const ESTIMATED: usize = 72;
 
-/// How many wait for each hash that runs: the last of them for less than a second where processors are not short, for some 20 s
-/// where token workers compute on them all the time.
+/// How many wait for each hash that runs. The last of them waits for less than a second where processors are not short, for some
+/// 20 s where token workers compute on them all the time, and in vain where the network process does: a call ends before.
 const WAITING: usize = 32;
 
 /// How far a thread that hashes gives way, as nice(1) counts: as far as possible. Beside a thread of a token worker that always has
-/// something to do it gets a twentieth of a processor: who signs in then waits for more than half a second, and who opens files hardly longer.
+/// something to do it gets a twentieth of a processor: who signs in then waits for more than half a second, and who opens files
+/// hardly longer.
 const POLITENESS: i32 = 19;
 
 /// Hashes and verifies passwords with Argon2id (RFC 9106), 19 MiB, 2 passes, 1 lane: about 25 ms of one core each, so

@@ -37,8 +37,8 @@ fn as_many_calls_may_ask_tokens_as_all_their_workers_have_room_for() {
         LEAST.replace("label = \"custodian\"", "label = \"custodian\"\nname = \"a\"\nthreads = 3\nqueue = 4");
     let second = "[[token]]\nname = \"b\"\nmodule = \"/usr/lib/hsm.so\"\nlabel = \"b\"\npin_file = \"pin\"\nworkers = 2\nthreads = 5\nqueue = 6";
     let limits = |text: &str| read(text).map_err(|why| panic!("{why}")).unwrap().api_limits;
-    assert_eq!(limits(&first).asking_token, 3 + 4);
-    assert_eq!(limits(&format!("{first}\n{second}")).asking_token, 3 + 4 + 2 * (5 + 6));
+    assert_eq!(limits(&first).asking_token, 3 + 4 - 1);
+    assert_eq!(limits(&format!("{first}\n{second}")).asking_token, 3 + 4 - 1 + 2 * (5 + 6 - 1));
 }
 
 #[test]

@@ -115,18 +115,18 @@ pub struct Call {
 #[derive(Clone, Default)]
 pub struct Place {
     _call: Option<Arc<OwnedSemaphorePermit>>,
-    asking_token: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    asking_token: Arc<Mutex<Vec<OwnedSemaphorePermit>>>,
 }
 
 impl Place {
-    /// Of a call, which has one among those that ask a token, too, if it does.
-    pub fn new(call: OwnedSemaphorePermit, asking_token: Option<OwnedSemaphorePermit>) -> Self {
+    /// Of a call, with what it holds beside until a token has answered it.
+    pub fn new(call: OwnedSemaphorePermit, asking_token: Vec<OwnedSemaphorePermit>) -> Self {
         Self { _call: Some(Arc::new(call)), asking_token: Arc::new(Mutex::new(asking_token)) }
     }
 
     /// The token has answered: the next may ask it. The call itself is not over.
-    fn token_answered(&self) {
-        self.asking_token.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub(crate) fn token_answered(&self) {
+        self.asking_token.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

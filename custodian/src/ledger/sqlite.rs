@@ -196,6 +196,12 @@ impl SqliteLedger {
         ledger.directory = Some(directory);
         ledger
     }
+
+    /// Another program's connection to the file of [`Self::for_test`].
+    #[cfg(test)]
+    pub(crate) fn other_program(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.directory.as_ref().unwrap().path().join("ledger.db")).unwrap()
+    }
 }
 
 /// Threads that have been told to end, or soon will be.

@@ -75,8 +75,12 @@ pub(super) async fn record(
     denial: Denial,
 ) {
     let attempt = ledger.begin(Intent { certificate, ..Intent::of_nobody(operation, ip) });
+    let told = match &denial {
+        Denial::Refused { refusal, detail } => format!("{refusal}: {detail}"),
+        other => other.to_string(),
+    };
     if let Err(Denial::Failed(fault)) = ledger.settle(attempt, Outcome::Denied(denial)).await {
-        tracing::error!(%ip, operation, "a refusal is not recorded: {fault}");
+        tracing::error!(%ip, operation, "a refusal is not recorded ({told}): {fault}");
     }
 }
 

@@ -64,8 +64,8 @@ pub struct ServerLimits {
 
 /// Serves `routes` on `listener` until `shutdown`, then lets open calls end, at most for `limits.drain`.
 ///
-/// Every new connection uses the newest value of `tls`. Once a minute, and at the end, `turned_away` tells of which calls how many
-/// were not recorded one by one; their number is.
+/// Every new connection uses the newest value of `tls`. Once a minute, and at the end, `turned_away` gives for each kind of call how
+/// many were not recorded one by one; these numbers are recorded.
 pub async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Arc<Tls>>,
@@ -131,10 +131,10 @@ async fn record_numbers(
             _ = minute.tick() => false,
             () = end.cancelled() => true,
         };
-        let handshakes = ("refused handshakes", door.handshakes.roll());
+        let handshakes = ("more refused handshakes", door.handshakes.roll());
         for (what, count) in turned_away().into_iter().chain([handshakes]) {
             if count > 0 {
-                let detail = format!("{count} more {what} within a minute were not recorded one by one");
+                let detail = format!("{count} {what} within a minute were not recorded one by one");
                 let denial = Denial::Refused { refusal: Refusal::Overloaded, detail };
                 let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                 handshakes::record(ledger.as_ref(), "Flood", nobody, None, denial).await;

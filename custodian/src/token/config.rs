@@ -20,9 +20,10 @@ pub struct MemberConfig {
 }
 
 impl MemberConfig {
-    /// How many operations there can be at once on it: under way, and waiting for a thread.
+    /// How many operations of callers there can be at once on it: under way, and waiting for a thread. One thread of each worker may
+    /// be making a signature for the custodian itself.
     pub fn room(&self) -> usize {
-        let of_one_worker = self.token.queue.saturating_add(self.token.threads());
+        let of_one_worker = self.token.queue.saturating_add(self.token.threads().saturating_sub(1));
         self.workers.get().saturating_mul(of_one_worker)
     }
 }

@@ -322,6 +322,11 @@ impl Pool {
     fn seat(&self, name: &TokenName) -> Option<&Arc<Seat>> {
         self.seats.iter().find(|seat| seat.name == *name)
     }
+
+    /// With the token's name in front, if there are several.
+    fn named(&self, seat: &Seat, text: &str) -> String {
+        if self.seats.len() == 1 { text.to_owned() } else { format!("token {}: {text}", seat.name) }
+    }
 }
 
 impl Drop for Pool {

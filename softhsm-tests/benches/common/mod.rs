@@ -55,6 +55,7 @@ pub fn apart<T>(custodian: impl FnOnce() -> T, callers: impl FnOnce(T)) {
     let made = custodian();
     keep_to(of_callers);
     callers(made);
+    keep_to(&cores);
 }
 
 fn keep_to(cores: &[usize]) {

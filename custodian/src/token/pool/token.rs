@@ -156,11 +156,6 @@ impl Token for Pool {
 }
 
 impl Pool {
-    /// With the token's name in front, if there are several.
-    pub(super) fn named(&self, seat: &Seat, text: &str) -> String {
-        if self.seats.len() == 1 { text.to_owned() } else { format!("token {}: {text}", seat.name) }
-    }
-
     /// What all tokens together are and have. New keys are made in the first.
     fn merge(&self, surveys: Vec<(&Arc<Seat>, Arc<Survey>)>) -> Option<Arc<Survey>> {
         let mut surveys = surveys.into_iter();

@@ -82,7 +82,7 @@ pub(in crate::token) struct KeyMessage {
     id: Vec<u8>,
     #[prost(string, tag = "2")]
     label: String,
-    /// 0 for ECDSA P-256.
+    /// As of [`bits_of`].
     #[prost(uint32, tag = "3")]
     modulus_bits: u32,
     #[prost(enumeration = "v1::KeyWrapping", tag = "4")]
