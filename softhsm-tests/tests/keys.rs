@@ -207,18 +207,27 @@ async fn a_key_begins_by_date_or_by_hand_and_stops_unwrapping_by_date() {
     key(&dev, &wrong).expect(3).says("INVALID_ARGUMENT");
 }
 
+/// A key whose period for sealing ends soon after `source` was sealed to it, and its certificate. A slow machine gets more time.
+fn sealed_in_a_brief_period(dev: &Dev, source: &Path, envelope: &Path) -> (String, PathBuf) {
+    let sealed = (0..7).map(|power| 3 << power).find_map(|seconds| {
+        let (label, period) = (format!("brief-{seconds}"), format!("{seconds}s"));
+        key(dev, &["create", &label, "--bits", "2048", "--wrap-until", &period]).expect(0);
+        let certificate = certificate(dev, &format!("{label}@1"));
+        (seal(dev, &certificate, source, envelope).code == Some(0)).then_some((label, certificate))
+    });
+    sealed.expect("three minutes are not enough to seal")
+}
+
 #[tokio::test]
 async fn past_its_period_nothing_is_sealed_to_a_key_and_the_old_still_opens() {
     let dev = Dev::start();
     let source = dev.scratch("source").join("a");
     fs::write(&source, b"content").unwrap();
     let [old, new] = ["old.mtd", "new.mtd"].map(|name| dev.scratch("sealed").join(name));
-    key(&dev, &["create", "brief", "--bits", "2048", "--wrap-until", "3s"]).expect(0);
-    let certificate = certificate(&dev, "brief@1");
-    seal(&dev, &certificate, &source, &old).expect(0);
+    let (brief, certificate) = sealed_in_a_brief_period(&dev, &source, &old);
     // Its own date deactivates it, nobody's hand: each look takes a while, so this is no busy loop.
-    while state(&dev, "brief") == "active" {}
-    assert_eq!(state(&dev, "brief"), "deactivated");
+    while state(&dev, &brief) == "active" {}
+    assert_eq!(state(&dev, &brief), "deactivated");
     // The certificate's last second is one of the period.
     let refused = loop {
         let ran = seal(&dev, &certificate, &source, &new);
@@ -230,7 +239,7 @@ async fn past_its_period_nothing_is_sealed_to_a_key_and_the_old_still_opens() {
     refused.expect(1).says("its period for sealing ended at");
     assert_eq!(extract(&dev, &old).expect(0).stdout, "content");
     // Unwrapping ends by a date of its own.
-    key(&dev, &["limit", "brief", "--unwrap-until", "1s", "--reason", "retention"]).expect(0);
+    key(&dev, &["limit", &brief, "--unwrap-until", "1s", "--reason", "retention"]).expect(0);
     let refused = loop {
         let ran = extract(&dev, &old);
         if ran.code != Some(0) {
