@@ -1,6 +1,6 @@
 """One table of what the benches wrote: `bench-table.py FOLDER [DOCUMENT]`. With DOCUMENT, between its two marks; else printed.
 
-Benches can be run one by one. What has no commit yet was measured just now, and is given the present one.
+Benches can be run one by one, so each says which commit it measured. What was run by hand does not know.
 """
 
 import json
@@ -52,19 +52,13 @@ def machine():
 
 
 def benches(folder):
-    commit = said("git", "describe", "--always", "--dirty")
-    for path in sorted(pathlib.Path(folder).glob("*.json")):
-        bench = json.loads(path.read_text())
-        if "commit" not in bench:
-            bench["commit"] = commit
-            path.write_text(json.dumps(bench, indent=2))
-        yield bench
+    return [json.loads(path.read_text()) for path in sorted(pathlib.Path(folder).glob("*.json"))]
 
 
 def table(folder):
     lines = [machine(), ""]
     for bench in benches(folder):
-        lines += [f"### {bench['bench']}", "", f"Commit {bench['commit']}.", "", "| | | target | |", "|---|---|---|---|"]
+        lines += [f"### {bench['bench']}", "", f"Commit {bench.get('commit') or 'not known'}.", "", "| | | target | |", "|---|---|---|---|"]
         lines += [f"| {row['name']} | {figure(row)} | {row.get('target') or ''} | {verdict(row)} |" for row in bench["rows"]]
         lines.append("")
     return "\n".join(lines)

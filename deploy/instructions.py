@@ -52,7 +52,8 @@ def main():
         print(f"{path:<10} {instructions:>14,} instructions, {ratio:.3f} of what was accepted")
     folder = os.environ.get("BENCH_ROWS")
     if folder:
-        pathlib.Path(folder, "instructions.json").write_text(json.dumps({"bench": "instructions", "rows": rows}))
+        bench = {"bench": "instructions", "commit": os.environ.get("BENCH_COMMIT"), "rows": rows}
+        pathlib.Path(folder, "instructions.json").write_text(json.dumps(bench))
     worse = [row["name"] for row in rows if not row["met"]]
     if worse:
         sys.exit("more instructions than accepted: " + "; ".join(worse)

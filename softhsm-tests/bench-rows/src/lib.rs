@@ -9,10 +9,15 @@ use serde::Serialize;
 /// The folder that rows are written to, if the environment names one: a file for each bench.
 const FOLDER: &str = "BENCH_ROWS";
 
+/// The commit that is measured, if the environment names one.
+const COMMIT: &str = "BENCH_COMMIT";
+
 /// The rows of one bench. Printed and written by [`Rows::finish`].
 #[derive(Serialize)]
 pub struct Rows {
     bench: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
     rows: Vec<Row>,
 }
 
@@ -76,7 +81,7 @@ impl From<f64> for Spread {
 impl Rows {
     /// None yet, of the bench of this name.
     pub fn new(bench: impl Into<String>) -> Self {
-        Self { bench: bench.into(), rows: Vec::new() }
+        Self { bench: bench.into(), commit: env::var(COMMIT).ok(), rows: Vec::new() }
     }
 
     /// Adds a row. `unit` is `ratio`, `ms`, `1/s` or the like.
