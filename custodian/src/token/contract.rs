@@ -69,6 +69,7 @@ pub(super) async fn holds(token: &dyn Token) {
     keys_are_described_by_name(token, &key, &signer).await;
     openpgp_keys_unwrap_what_openpgp_wraps(token, &key).await;
     destroyed_keys_are_gone_and_not_missed(token, &before.keys, &key, &signer).await;
+    keys_come_and_go_beside_each_other(token, &before.keys).await;
     ed25519_works_or_is_refused_cleanly(token).await;
     assert_eq!(token.health().trouble, None);
 }
@@ -350,6 +351,25 @@ async fn destroyed_keys_are_gone_and_not_missed(
     assert_eq!(unwrap(token, &wrapped, soon()).await, Err(TokenError::UnknownKey(key.id)));
     assert_eq!(token.survey(soon()).await.unwrap().keys, before);
     assert_eq!(token.health().restarts, restarts, "a key that we destroyed is no fault");
+}
+
+async fn keys_come_and_go_beside_each_other(token: &dyn Token, before: &[TokenKey]) {
+    let restarts = token.health().restarts;
+    let come_and_go = async |name: &str| {
+        for _ in 0..12 {
+            let key = token.generate(template(name, KeyKind::EcdsaP256Sign), soon()).await.unwrap();
+            assert_eq!(token.destroy(key.id, soon()).await, Ok(()));
+        }
+    };
+    let look = async || {
+        for _ in 0..12 {
+            let keys = token.survey(soon()).await.unwrap().keys;
+            assert!(before.iter().all(|key| keys.contains(key)));
+        }
+    };
+    tokio::join!(come_and_go("one"), come_and_go("two"), come_and_go("three"), look());
+    assert_eq!(token.survey(soon()).await.unwrap().keys, before);
+    assert_eq!(token.health().restarts, restarts, "a key that somebody destroyed is no fault");
 }
 
 #[tokio::test]

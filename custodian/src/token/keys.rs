@@ -24,6 +24,7 @@ use super::{
     attributes::{Failed, Inspected, inspect, public_key_of},
     describe::uri,
     grip::Grip,
+    listed::Listed,
     mechanism::{self, Canary, decrypting},
     pkcs11::Hands,
     public::{PublicKey, edwards25519},
@@ -67,18 +68,17 @@ impl KeyRing {
     /// # Errors
     /// If the token cannot be searched, or can do no OAEP at all.
     pub(super) fn find(hands: &Hands, old: &HashMap<KeyId, Arc<ServedKey>>) -> Result<Self, Failure> {
-        let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
-        let handles = hands
-            .session
-            .find_objects(&template)
-            .map_err(|error| Failure::from(error).of("the token does not list its keys"))?;
+        let listed = Listed::of(&hands.session, ObjectClass::PRIVATE_KEY)
+            .map_err(|failure| failure.of("the token does not list its keys"))?;
         let mut unserved = Vec::new();
         let mut passed = Vec::new();
-        for handle in handles {
+        for handle in listed.handles() {
             match inspect(&hands.session, handle) {
                 Ok(inspected) => passed.push((handle, inspected)),
                 Err(Failed::Unfit(reason)) => unserved.push(reason),
-                Err(Failed::Unread(failure)) => unserved.push(only_this(failure)?),
+                Err(Failed::Unread(failure)) => {
+                    unserved.extend(listed.unless_gone(handle, only_this(failure))?);
+                }
             }
         }
         let passed = without_doubles(passed, old, &mut unserved);
@@ -86,7 +86,8 @@ impl KeyRing {
         let rsa = passed.iter().filter(|(_, one)| matches!(one.public.kind, KeyKind::RsaUnwrap { .. }));
         let mut wrappings = Vec::new();
         for (handle, one) in rsa {
-            wrappings = wrappings_of_key(hands, *handle, &one.public.spki)?;
+            let found = wrappings_of_key(hands, *handle, &one.public.spki);
+            wrappings = listed.unless_gone(*handle, found)?.unwrap_or_default();
             if !wrappings.is_empty() {
                 break;
             }
@@ -109,7 +110,7 @@ impl KeyRing {
                 None => match ServedKey::new(hands, handle, inspected, &wrappings) {
                     Ok(key) => Arc::new(key),
                     Err(failure) => {
-                        unserved.push(only_this(failure)?);
+                        unserved.extend(listed.unless_gone(handle, only_this(failure))?);
                         continue;
                     }
                 },
@@ -422,23 +423,23 @@ fn try_to_sign(hands: &Hands, private: ObjectHandle, public: &PublicKey) -> Resu
 /// Destroys every object of a key pair, served or not. How many that were.
 pub(super) fn destroy(session: &Session, id: KeyId) -> Result<usize, Failure> {
     let cannot = |failure: Failure| failure.of(format!("the key {id} is not destroyed"));
-    let objects = |class| session.find_objects(&[Attribute::Class(class), Attribute::Token(true)]);
-    let mut found = Vec::new();
+    let id_of = |class, handle| match class {
+        ObjectClass::PRIVATE_KEY => Ok(public_key_of(session, handle)?.map(|public| public.id)),
+        _ => Ok(public_id(session, handle)?),
+    };
+    let mut destroyed = 0;
     // Private keys first: without them, the public ones are no harm.
-    for private in objects(ObjectClass::PRIVATE_KEY).map_err(|error| cannot(error.into()))? {
-        if public_key_of(session, private).map_err(cannot)?.is_some_and(|public| public.id == id) {
-            found.push(private);
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        let listed = Listed::of(session, class).map_err(cannot)?;
+        for handle in listed.handles() {
+            let its_id = listed.unless_gone(handle, id_of(class, handle)).map_err(cannot)?;
+            if its_id.flatten() == Some(id) {
+                session.destroy_object(handle).map_err(|error| cannot(error.into()))?;
+                destroyed += 1;
+            }
         }
     }
-    for public in objects(ObjectClass::PUBLIC_KEY).map_err(|error| cannot(error.into()))? {
-        if public_id(session, public).map_err(|error| cannot(error.into()))? == Some(id) {
-            found.push(public);
-        }
-    }
-    for object in &found {
-        session.destroy_object(*object).map_err(|error| cannot(error.into()))?;
-    }
-    Ok(found.len())
+    Ok(destroyed)
 }
 
 /// The id of a public key in the token. `None`: it is of a kind that is not served.

@@ -40,7 +40,7 @@ use self::{
 };
 use super::{
     Drain, KeyTemplate, MemberConfig, PinSource, StartError, TokenError, TokenKey, TokenName, WorkerCommand,
-    logins::Logins,
+    turns::Turns,
 };
 
 pub(in crate::token) use member::Miss;
@@ -80,10 +80,10 @@ impl Pool {
             let threads = config.token.threads();
             let asks = config.token.pin == PinSource::Prompt;
             let drain = drains.iter().find(|drain| drain.token == config.name).cloned();
-            let logins = Logins::default();
+            let turns = Turns::default();
             let lines = (0..config.workers.get()).map(|_| {
-                let (command, config, logins) = (command.clone(), config.clone(), logins.clone());
-                let workers = Workers { command, config, logins };
+                let (command, config, turns) = (command.clone(), config.clone(), turns.clone());
+                let workers = Workers { command, config, turns };
                 Arc::new(Line::new(Box::new(workers), threads))
             });
             let found_by = (config.token.select.clone(), config.token.module.clone());

@@ -27,8 +27,8 @@ use super::{
     inventory::Inventory,
     keeper::Keeper,
     link::{Link, NoReply, Reply},
-    logins::Logins,
     pool::Miss,
+    turns::Turns,
     wire::{Sign, SignDigest, Task, Unwrap},
 };
 use crate::{
@@ -77,6 +77,7 @@ pub struct Supervisor {
     restarts: Arc<AtomicU32>,
     stop: CancellationToken,
     pub(super) inventory: Arc<Inventory>,
+    pub(super) turns: Turns,
 }
 
 /// Where the supervision stands.
@@ -105,14 +106,14 @@ impl Supervisor {
     /// # Errors
     /// [`StartError`], for the person who configures the token.
     pub async fn start(command: WorkerCommand, config: TokenConfig) -> Result<Self, StartError> {
-        Self::start_among(command, config, Logins::default()).await
+        Self::start_among(command, config, Turns::default()).await
     }
 
-    /// As [`Supervisor::start`], beside others of the same token, which share the logins.
+    /// As [`Supervisor::start`], beside others of the same token, which share the turns.
     pub(super) async fn start_among(
         command: WorkerCommand,
         config: TokenConfig,
-        logins: Logins,
+        turns: Turns,
     ) -> Result<Self, StartError> {
         let (sender, state) = watch::channel(State::Restarting);
         let (started, outcome) = oneshot::channel();
@@ -122,7 +123,7 @@ impl Supervisor {
         let keeper = Keeper {
             command,
             config,
-            logins,
+            logins: turns.logins.clone(),
             state: sender,
             stop: stop.clone(),
             restarts: Arc::clone(&restarts),
@@ -130,7 +131,7 @@ impl Supervisor {
             callers: Handle::current(),
         };
         // From here on a dropped future ends the worker, too.
-        let supervisor = Self { state, restarts, stop, inventory };
+        let supervisor = Self { state, restarts, stop, inventory, turns };
         thread::Builder::new().name("token".to_owned()).spawn(move || keeper.run(started)).map_err(
             |error| {
                 StartError::Worker(format!("cannot start a thread to watch over the token worker: {error}"))
@@ -273,6 +274,7 @@ impl Token for Supervisor {
     }
 
     async fn generate(&self, template: KeyTemplate, deadline: Instant) -> Result<TokenKey, TokenError> {
+        let _turn = self.turns.change(deadline).await;
         match self.ask(Task::Generate((&template).into()), deadline, Repeat::Unsafe).await? {
             Reply::Key(key) => Ok(key),
             _ => Err(unexpected()),
@@ -280,6 +282,7 @@ impl Token for Supervisor {
     }
 
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), TokenError> {
+        let _turn = self.turns.change(deadline).await;
         // Before it is asked: should the worker end in the middle, the next one must not miss the key. If the key is still
         // there, the next survey knows it again.
         self.inventory.forget(key);
@@ -299,6 +302,7 @@ impl Token for Supervisor {
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, TokenError> {
+        let _turn = self.turns.list(deadline).await;
         match self.ask(Task::Survey(()), deadline, Repeat::Safe).await? {
             Reply::Survey(survey) => Ok(survey),
             _ => Err(unexpected()),

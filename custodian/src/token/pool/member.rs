@@ -12,8 +12,8 @@ use super::super::{
     Health, KeyDescription, KeyTemplate, MemberConfig, StartError, Supervisor, Survey, TokenError, TokenKey,
     WorkerCommand,
     link::Reply,
-    logins::Logins,
     supervisor::{State, unexpected},
+    turns::Turns,
     wire::{Sign, SignDigest, Task, Unwrap},
 };
 
@@ -105,14 +105,14 @@ pub(in crate::token) struct Workers {
     pub(in crate::token) command: WorkerCommand,
     pub(in crate::token) config: MemberConfig,
     /// Those of all workers of this token.
-    pub(in crate::token) logins: Logins,
+    pub(in crate::token) turns: Turns,
 }
 
 #[async_trait]
 impl Source for Workers {
     async fn start(&self) -> Result<Arc<dyn Member>, StartError> {
         let (command, config) = (self.command.clone(), self.config.token.clone());
-        let supervisor = Supervisor::start_among(command, config, self.logins.clone()).await?;
+        let supervisor = Supervisor::start_among(command, config, self.turns.clone()).await?;
         let found = supervisor.health().last_survey.map(|survey| survey.label.clone()).unwrap_or_default();
         match &self.config.label {
             Some(label) if *label != found => {
@@ -156,6 +156,7 @@ impl Member for Supervisor {
     }
 
     async fn generate(&self, template: &KeyTemplate, deadline: Instant) -> Result<TokenKey, Miss> {
+        let _turn = self.turns.change(deadline).await;
         match self.ask_once(&Task::Generate(template.into()), deadline).await? {
             Reply::Key(key) => Ok(key),
             _ => Err(Miss::Error(unexpected())),
@@ -163,6 +164,7 @@ impl Member for Supervisor {
     }
 
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss> {
+        let _turn = self.turns.change(deadline).await;
         self.inventory.forget(key);
         match self.ask_once(&Task::Destroy(key.as_bytes().to_vec()), deadline).await? {
             Reply::Destroyed => Ok(()),
@@ -180,6 +182,7 @@ impl Member for Supervisor {
     }
 
     async fn survey(&self, deadline: Instant) -> Result<Survey, Miss> {
+        let _turn = self.turns.list(deadline).await;
         match self.ask_once(&Task::Survey(()), deadline).await? {
             Reply::Survey(survey) => Ok(survey),
             _ => Err(Miss::Error(unexpected())),

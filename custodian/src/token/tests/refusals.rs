@@ -6,8 +6,8 @@ use super::{Bench, PIN, command, good, kill, rsa_key, until};
 use crate::token::{
     PinSource, StartError, Supervisor, Token, TokenConfig, TokenError, TokenSelect, WorkerCommand,
     contract::{soon, unwrap},
-    logins::Logins,
     supervisor::State,
+    turns::Turns,
 };
 
 #[tokio::test]
@@ -48,10 +48,10 @@ async fn a_pin_that_becomes_wrong_stops_the_supervisor() {
 #[tokio::test]
 async fn a_pin_that_becomes_wrong_is_tried_once_by_all_workers_of_the_token() {
     let bench = Bench::new();
-    let logins = Logins::default();
+    let turns = Turns::default();
     let mut workers = Vec::new();
     for _ in 0..3 {
-        let worker = Supervisor::start_among(bench.counted(), bench.config(), logins.clone()).await;
+        let worker = Supervisor::start_among(bench.counted(), bench.config(), turns.clone()).await;
         workers.push(worker.unwrap());
     }
     bench.write_pin("9999");
@@ -62,7 +62,7 @@ async fn a_pin_that_becomes_wrong_is_tried_once_by_all_workers_of_the_token() {
     }
     assert_eq!(bench.starts(), 3 + 1);
     // Nor does one that is added.
-    let error = Supervisor::start_among(bench.counted(), bench.config(), logins).await.err().unwrap();
+    let error = Supervisor::start_among(bench.counted(), bench.config(), turns).await.err().unwrap();
     assert!(matches!(error, StartError::Pin(_)), "{error:?}");
     assert_eq!(bench.starts(), 3 + 1);
 }
