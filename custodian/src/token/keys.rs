@@ -427,16 +427,26 @@ pub(super) fn destroy(session: &Session, id: KeyId) -> Result<usize, Failure> {
         ObjectClass::PRIVATE_KEY => Ok(public_key_of(session, handle)?.map(|public| public.id)),
         _ => Ok(public_id(session, handle)?),
     };
-    let mut destroyed = 0;
-    // Private keys first: without them, the public ones are no harm.
+    // All are found before the first is destroyed: what cannot be read costs nothing then. Private keys first: without them,
+    // the public ones are no harm.
+    let mut found = Vec::new();
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
         let listed = Listed::of(session, class).map_err(cannot)?;
+        let mut its = Vec::new();
         for handle in listed.handles() {
-            let its_id = listed.unless_gone(handle, id_of(class, handle)).map_err(cannot)?;
-            if its_id.flatten() == Some(id) {
-                session.destroy_object(handle).map_err(|error| cannot(error.into()))?;
-                destroyed += 1;
+            let read = listed.unless_gone(handle, id_of(class, handle)).map_err(cannot)?;
+            if read.flatten() == Some(id) {
+                its.push(handle);
             }
+        }
+        found.push((listed, its));
+    }
+    let mut destroyed = 0;
+    for (listed, its) in &found {
+        for handle in its {
+            let gone = session.destroy_object(*handle).map_err(Failure::from);
+            listed.unless_gone(*handle, gone).map_err(cannot)?;
+            destroyed += 1;
         }
     }
     Ok(destroyed)

@@ -87,7 +87,8 @@ impl Pool {
                 Arc::new(Line::new(Box::new(workers), threads))
             });
             let found_by = (config.token.select.clone(), config.token.module.clone());
-            let seat = Seat::new(config.name.clone(), found_by, config.deadline, lines.collect(), drain);
+            let lines = lines.collect();
+            let seat = Seat::new(config.name.clone(), found_by, config.deadline, (lines, turns), drain);
             (Arc::new(seat), asks)
         });
         let seats: Vec<_> = seats.collect();

@@ -34,7 +34,8 @@ pub(in crate::token) trait Member: Send + Sync + 'static {
     /// Generates a key pair. Not safe to repeat.
     async fn generate(&self, template: &KeyTemplate, deadline: Instant) -> Result<TokenKey, Miss>;
 
-    /// Destroys a key pair, and forgets it whatever comes of it: its absence is no fault from now on.
+    /// Destroys a key pair, and forgets it whatever comes of it: its absence is no fault from now on. Whoever asks has the turn
+    /// ([`Turns::change`]).
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss>;
 
     /// What the token says of a key.
@@ -164,7 +165,6 @@ impl Member for Supervisor {
     }
 
     async fn destroy(&self, key: KeyId, deadline: Instant) -> Result<(), Miss> {
-        let _turn = self.turns.change(deadline).await;
         self.inventory.forget(key);
         match self.ask_once(&Task::Destroy(key.as_bytes().to_vec()), deadline).await? {
             Reply::Destroyed => Ok(()),

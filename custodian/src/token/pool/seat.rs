@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{line::Line, member::Readiness};
-use crate::token::{Drain, Health, Survey, TokenName, TokenSelect, uri};
+use crate::token::{Drain, Health, Survey, TokenName, TokenSelect, turns::Turns, uri};
 
 /// One token of the pool.
 pub(super) struct Seat {
@@ -21,6 +21,8 @@ pub(super) struct Seat {
     pub(super) deadline: Duration,
     /// Its workers; at least one.
     pub(super) lines: Vec<Arc<Line>>,
+    /// What they do in turn.
+    pub(super) turns: Turns,
     drain: RwLock<Option<Drain>>,
     /// It refused the PIN at a start.
     refused: AtomicBool,
@@ -50,7 +52,7 @@ impl Seat {
         name: TokenName,
         (select, module): (TokenSelect, PathBuf),
         deadline: Duration,
-        lines: Vec<Arc<Line>>,
+        (lines, turns): (Vec<Arc<Line>>, Turns),
         drain: Option<Drain>,
     ) -> Self {
         Self {
@@ -59,6 +61,7 @@ impl Seat {
             module,
             deadline,
             lines,
+            turns,
             drain: RwLock::new(drain),
             refused: AtomicBool::new(false),
         }

@@ -30,6 +30,7 @@ use crate::token::{
     contract::{self, FILE_KEY, RSA, encrypt, soon, template, unwrap, wrapped},
     even,
     memory::MemoryToken,
+    turns::Turns,
 };
 
 /// Canaries at once where something is wrong, and never for being idle.
@@ -191,7 +192,7 @@ fn drain(token: &str) -> Drain {
 fn seat(token: &str, sources: Vec<Starts>) -> Arc<Seat> {
     let lines = sources.into_iter().map(|source| Arc::new(Line::new(Box::new(source), 2))).collect();
     let found_by = (TokenSelect::Label(token.to_owned()), "/module.so".into());
-    Arc::new(Seat::new(name(token), found_by, Duration::from_secs(20), lines, None))
+    Arc::new(Seat::new(name(token), found_by, Duration::from_secs(20), (lines, Turns::default()), None))
 }
 
 async fn open(seats: Vec<Arc<Seat>>, tempo: Tempo) -> Result<Pool, StartError> {

@@ -73,6 +73,8 @@ impl Token for Pool {
         let mut destroyed = Err(TokenError::UnknownKey(key));
         let mut failed = None;
         for seat in &self.seats {
+            // Until all its workers know: one that looked in between would miss the key.
+            let _turn = seat.turns.change(deadline).await;
             for line in &seat.lines {
                 let outcome = match line.member() {
                     Some(member) => {
