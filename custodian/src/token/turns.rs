@@ -20,9 +20,9 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Waits until nobody makes, destroys or lists keys. SoftHSM breaks a key that it makes while another thread lists or destroys some
-    /// (CKR_GENERAL_ERROR, CKR_TEMPLATE_INCONSISTENT, or a key without some of its attributes). HSMs do not, and may take a minute to make
-    /// one: after half of the time until `deadline` it is done without waiting.
+    /// Waits until nobody makes, destroys or lists keys. SoftHSM now and then fails to make one while another thread lists or destroys
+    /// some (CKR_GENERAL_ERROR, CKR_TEMPLATE_INCONSISTENT). An HSM may take a minute to make one: after half of the time until
+    /// `deadline` it is done without waiting.
     pub(super) async fn change(&self, deadline: Instant) -> Option<OwnedRwLockWriteGuard<()>> {
         timeout(patience(deadline), Arc::clone(&self.objects).write_owned()).await.ok()
     }
